@@ -25,7 +25,7 @@ export interface Place {
 }
 
 /** Of ranks/ranks.cc, whose sums are part of results: here it is part of the code that stages' keys have. */
-const source = "50e946e54a3fa182"
+const source = "56ca88717b431b13"
 
 let place: Place | undefined
 let device: "cpu" | "cuda" = "cpu"
@@ -76,6 +76,15 @@ export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
         ? "A rank did not start, or can't reach this machine: look at the others' logs, and set MASTER_ADDR to an address of this machine that they see."
         : "Is rank 0 running, and do MASTER_ADDR and MASTER_PORT name it?"
     throw new RankError(`Rank ${rank} of ${size} did not meet the others at ${where} within ${joining} seconds: ${lines(cause)}. ${hint}`)
+  }
+  const [backend, prefix] = nccl ? ["NCCL", "NCCL"] : ["Gloo", "GLOO"]
+  const interfaces = `${prefix}_SOCKET_IFNAME names the network interface that all machines are on${nccl ? ", and NCCL_DEBUG=INFO shows what NCCL tries" : ""}`
+  try {
+    call("connect_all", `connecting to the others over ${backend} (${interfaces})`)
+  } catch (cause) {
+    throw new RankError(
+      `Rank ${rank} of ${size} met the others at ${where}, and could not connect to them over ${backend}: ${lines(cause)}. ${interfaces}.`
+    )
   }
   place = to
   device = on

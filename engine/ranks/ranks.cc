@@ -9,13 +9,19 @@
 #define USE_C10D_GLOO
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #endif
+#include <ATen/ATen.h>
+#include <netdb.h>
 #include <node_api.h>
+#include <sys/socket.h>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/library.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -41,17 +47,22 @@ std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::mil
 
 /** An operation that was begun and may not be done. */
 struct Pending {
+  /** None while it is being begun. */
   Work work;
   std::string what;
   Clock::time_point begun;
+  /** Seconds that it may take. */
+  double deadline;
   /** Done once the work is. */
   std::function<void()> after;
+  bool isDone() const { return work != nullptr && work->isCompleted(); }
 };
 
 struct Group {
   int rank = 0, size = 1;
-  double deadline = 0;
+  double joining = 0, deadline = 0;
   std::string host;
+  int port = 0;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<Backend> backend;
   /** Guards what follows. */
@@ -85,7 +96,7 @@ c10::intrusive_ptr<c10d::TCPStore> connect(const std::string& host, int port, do
 std::string placeOf(Group& all) {
   std::lock_guard<std::mutex> lock(all.mutex);
   for (auto& [number, pending] : all.pending)
-    if (!pending.work->isCompleted()) return "is in operation " + std::to_string(number) + ", " + pending.what;
+    if (!pending.isDone()) return "is in operation " + std::to_string(number) + ", " + pending.what;
   return "has done operation " + std::to_string(all.number) + ", " + all.last + ", and is in none";
 }
 
@@ -164,7 +175,7 @@ void watch(std::shared_ptr<Group> all, int port) {
     {
       std::lock_guard<std::mutex> lock(all->mutex);
       for (auto& [number, pending] : all->pending)
-        if (late == -1 && secondsSince(pending.begun) > all->deadline && !pending.work->isCompleted()) {
+        if (late == -1 && secondsSince(pending.begun) > pending.deadline && !pending.isDone()) {
           late = number;
           what = pending.what;
           waited = secondsSince(pending.begun);
@@ -183,7 +194,7 @@ void watch(std::shared_ptr<Group> all, int port) {
 int64_t begin(const std::string& what, Work work, std::function<void()> after = {}) {
   Group& all = joined();
   std::lock_guard<std::mutex> lock(all.mutex);
-  all.pending.emplace(++all.number, Pending{std::move(work), what, Clock::now(), std::move(after)});
+  all.pending.emplace(++all.number, Pending{std::move(work), what, Clock::now(), all.deadline, std::move(after)});
   return all.number;
 }
 
@@ -205,7 +216,7 @@ void finish(int64_t number) {
   all.last = found->second.what;
 #ifdef CARAVAN_NCCL
   // The GPU may still be at it: it is watched until it is done.
-  for (auto at = all.pending.begin(); at != all.pending.end();) at = at->second.work->isCompleted() ? all.pending.erase(at) : std::next(at);
+  for (auto at = all.pending.begin(); at != all.pending.end();) at = at->second.isDone() ? all.pending.erase(at) : std::next(at);
 #else
   all.pending.erase(found);
 #endif
@@ -252,38 +263,111 @@ int64_t reduceScatter(const Tensor& shard, const Tensor& whole, const std::strin
 #endif
 }
 
-/** Joins the group; waits `joining` seconds for all to come. An operation may take `deadline` seconds. */
+// ---- joining ---------------------------------------------------------------------------------------------------------------------------
+
+bool isLocal(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+struct Address {
+  addrinfo* found = nullptr;
+  Address(const std::string& host, int port, int type) {
+    addrinfo wanted{};
+    wanted.ai_socktype = type;
+    int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &wanted, &found);
+    TORCH_CHECK(error == 0, "the address ", host, " is not known: ", gai_strerror(error));
+  }
+  ~Address() { freeaddrinfo(found); }
+};
+
+/** A socket that listens at this address alone. */
+int listenAt(const std::string& host, int port) {
+  Address address(host, port, SOCK_STREAM);
+  int fd = socket(address.found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  bool ok = fd >= 0 && bind(fd, address.found->ai_addr, address.found->ai_addrlen) == 0 && listen(fd, 1024) == 0;
+  TORCH_CHECK(ok, "listening at ", host, ":", port, ": ", std::strerror(errno));
+  return fd;
+}
+
+/** Has the store of a single machine listen on loopback alone. libtorch 1.13 has no such option: its store listens at every address. */
+template <class Options>
+auto listenOnLoopback(Options& options, const std::string& host, int port, int) -> decltype(options.masterListenFd = 0, void()) {
+  if (isLocal(host)) options.masterListenFd = listenAt(host, port);
+}
+template <class Options>
+void listenOnLoopback(Options&, const std::string&, int, long) {}
+
+/** Meets the others at the store; waits `joining` seconds for all to come. An operation may take `deadline` seconds. */
 void join(int64_t rank, int64_t size, const std::string& host, int64_t port, double joining, double deadline) {
   TORCH_CHECK(group() == nullptr, "this process has joined a group of ranks already");
   auto all = std::make_shared<Group>();
   all->rank = static_cast<int>(rank);
   all->size = static_cast<int>(size);
   all->host = host;
+  all->port = static_cast<int>(port);
+  all->joining = joining;
   all->deadline = deadline;
   c10d::TCPStoreOptions options;
   options.port = static_cast<uint16_t>(port);
   options.isServer = rank == 0;
   options.waitWorkers = false;
   options.timeout = milliseconds(joining);
+  if (options.isServer) listenOnLoopback(options, host, all->port, 0);
   all->store = c10::make_intrusive<c10d::TCPStore>(host, options);
   auto began = Clock::now();
   for (int64_t here = all->store->add("here", 1); here < size; here = all->store->add("here", 0)) {
     TORCH_CHECK(secondsSince(began) < joining, here, " of ", size, " ranks came");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
+  group() = all;
+  std::thread(tell, all, all->port).detach();
+  std::thread(watch, all, all->port).detach();
+}
+
+#ifndef CARAVAN_NCCL
+/** This machine's address on the way to another one. */
+std::string addressTowards(const std::string& host, int port) {
+  Address address(host, port, SOCK_DGRAM);
+  sockaddr_storage own{};
+  socklen_t length = sizeof own;
+  char text[NI_MAXHOST];
+  int fd = socket(address.found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  bool ok = fd >= 0 && connect(fd, address.found->ai_addr, address.found->ai_addrlen) == 0 && getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+            getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
+  int error = errno;
+  close(fd);
+  TORCH_CHECK(ok, "there is no way to ", host, ": ", std::strerror(error));
+  return text;
+}
+#endif
+
+/** Connects every rank to every other, once all have met. */
+void connectAll(const std::string& what) {
+  Group& all = joined();
+  int64_t number = begin(what, Work());
+  {
+    std::lock_guard<std::mutex> lock(all.mutex);
+    all.pending.at(number).deadline = all.joining;
+  }
 #ifdef CARAVAN_NCCL
   auto how = c10d::ProcessGroupNCCL::Options::create();
+  auto device = at::kCUDA;
 #else
   auto how = c10d::ProcessGroupGloo::Options::create();
-  bool local = host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
-  how->devices.push_back(local ? c10d::ProcessGroupGloo::createDeviceForHostname(host) : c10d::ProcessGroupGloo::createDefaultDevice());
+  auto device = at::kCPU;
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  how->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                                              : c10d::ProcessGroupGloo::createDeviceForHostname(isLocal(all.host) ? all.host : addressTowards(all.host, all.port)));
 #endif
-  // Joining has a time of its own; afterwards the group's own watch comes first.
-  how->timeout = milliseconds(std::max(joining, deadline) + 3600);
-  all->backend = c10::make_intrusive<Backend>(all->store, all->rank, all->size, how);
-  group() = all;
-  std::thread(tell, all, static_cast<int>(port)).detach();
-  std::thread(watch, all, static_cast<int>(port)).detach();
+  // The group's own watch comes first.
+  how->timeout = milliseconds(std::max(all.joining, all.deadline) + 3600);
+  all.backend = c10::make_intrusive<Backend>(all.store, all.rank, all.size, how);
+  // NCCL connects at its first operation.
+  std::vector<Tensor> tensors{at::ones({1}, at::device(device))};
+  all.backend->allreduce(tensors)->wait();
+  TORCH_CHECK(tensors[0].item<float>() == static_cast<float>(all.size), "a sum of ones over ", all.size, " ranks was ", tensors[0].item<float>());
+  std::lock_guard<std::mutex> lock(all.mutex);
+  all.pending.erase(number);
+  all.number = 0;
 }
 
 // ---- memory ----------------------------------------------------------------------------------------------------------------------------
@@ -302,6 +386,7 @@ void setGradient(const Tensor& x, const Tensor& gradient) { x.mutable_grad() = g
 
 TORCH_LIBRARY(caravan_ranks, library) {
   library.def("join(int rank, int size, str host, int port, float joining, float deadline) -> ()", join);
+  library.def("connect_all(str what) -> ()", connectAll);
   library.def("all_reduce(Tensor(a!) x, str what) -> ()", allReduce);
   library.def("broadcast(Tensor(a!) x, int root, str what) -> ()", broadcast);
   library.def("all_gather(Tensor(a!) whole, Tensor shard, str what) -> int", allGather);

@@ -88,6 +88,17 @@ describe.skipIf(noGloo)("a group that does not come together", () => {
   })
 })
 
+describe.skipIf(noGloo && environment().gpus < 2)("a group whose ranks can't connect", () => {
+  it("says over what, and what names the interface", async () => {
+    const device = noGloo ? "cuda" : "cpu"
+    const interfaces = { GLOO_SOCKET_IFNAME: "nosuch0", NCCL_SOCKET_IFNAME: "=nosuch0" }
+    const [first] = await runRanks("collectives", { size: 2, device, joining: 5, environment: interfaces })
+    expect(first!.said.error).toMatch(
+      /^Rank 0 of 2 met the others at 127\.0\.0\.1:\d+, and could not connect to them over (Gloo|NCCL): .*(GLOO|NCCL)_SOCKET_IFNAME names the network interface/
+    )
+  })
+})
+
 describe.skipIf(noGloo)("a group that loses a rank", () => {
   it("is told of by those who wait for it", async () => {
     const [first, second] = await runRanks("die", { size: 2 })

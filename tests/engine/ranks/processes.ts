@@ -29,6 +29,7 @@ export const runRanks = async (
     ranks = Array.from({ length: size }, (_, rank) => rank),
     joining = 60,
     deadline = 60,
+    environment = {},
     ...given
   }: {
     readonly size: number
@@ -38,6 +39,7 @@ export const runRanks = async (
     readonly deadline?: number
     readonly host?: string
     readonly port?: number
+    readonly environment?: Readonly<Record<string, string>>
   }
 ): Promise<ReadonlyArray<Ended>> => {
   const { host = "127.0.0.1", port = await freePort() } = given
@@ -50,7 +52,7 @@ export const runRanks = async (
           const variables = { RANK: `${rank}`, WORLD_SIZE: `${size}`, LOCAL_RANK: `${rank}`, MASTER_ADDR: host, MASTER_PORT: `${port}` }
           const gpu = device === "cuda" ? { CUDA_VISIBLE_DEVICES: `${rank}`, NCCL_NVLS_ENABLE: "0" } : {}
           const child = spawn(process.execPath, [member, what, device, `${joining}`, `${deadline}`], {
-            env: { ...process.env, ...variables, ...gpu }
+            env: { ...process.env, ...variables, ...gpu, ...environment }
           })
           children.push(child)
           let [out, errors] = ["", ""]
