@@ -75,11 +75,12 @@ export interface Resources {
   /** Computes with tensors: runs one at a time, and the machine's numerics are part of the key. */
   readonly tensors?: boolean
   /**
-   * May run as several ranks of one group (`--ranks`): processes with the same arguments that split the rows among themselves. Results are equal
-   * except for the order of float sums, so the number of ranks, if more than one, is part of the key. The first rank's output is the result; the
-   * others' outputs are discarded.
+   * May run as several ranks of one group (`--ranks`): processes with the same arguments that split the work among themselves. The first rank's
+   * output is the result; the others' outputs are discarded. true: results are equal except for the order of float sums, so the number of ranks, if
+   * more than one, is part of the key. "batches": the ranks distribute batches, each of which has the same bits on any rank, so the number of ranks is
+   * not part of the key.
    */
-  readonly ranks?: boolean
+  readonly ranks?: boolean | "batches"
   /**
    * Runs in the run's own process instead of a child: for thousands of nodes that take a millisecond each. Such a stage must yield to others at least
    * every 50 ms (a loop that does not can't be stopped, not even by Ctrl-C) and must not exit the process. Nodes with a time or memory limit and

@@ -51,7 +51,9 @@ const spreadNumerics = (numerics: NonNullable<Facts["numerics"]>, ranks: number,
 const ofRanks = new WeakMap<object, Map<string, Readonly<Record<string, string>>>>()
 
 const numericsOf = (node: StageNode, { machine, numerics }: Facts): KeyParts["numerics"] => {
-  if (node.stage.resources.tensors !== true || numerics === null) return null
+  const { ranks: spreads, tensors } = node.stage.resources
+  if (tensors !== true || numerics === null) return null
+  if (spreads !== true) return numerics
   const ranks = ranksOf(node, machine)
   return ranks === 1 ? numerics : spreadNumerics(numerics, ranks, machine)
 }

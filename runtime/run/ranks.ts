@@ -37,7 +37,7 @@ interface Asked {
  * support ranks has one; a mapped stage processes its shards one by one.
  */
 export const ranksOf = ({ placement, stage }: Pick<StageNode, "placement" | "stage">, { device = "cpu", ranks = 1 }: Asked): number => {
-  if (stage.resources.ranks !== true || stage.sharding !== undefined) return 1
+  if ((stage.resources.ranks ?? false) === false || stage.sharding !== undefined) return 1
   const gpus = device === "cuda" ? placement?.gpus : undefined
   return gpus === undefined ? ranks : gpus * (placement?.nodes ?? 1)
 }

@@ -2,15 +2,19 @@
  * A log of a stage's results per batch, so that a killed stage does not compute them again. The results are stored in order of computation.
  * A stage computes the same batches in the same order each time, however many phases it has (two models, turn after turn), so the next result it
  * requests is either the next one in the log or the first that must be computed.
+ *
+ * Several ranks distribute the batches among themselves. Each batch is the same as on one rank, so its result has the same bits.
  */
 import { open } from "node:fs/promises"
 import { join } from "node:path"
 import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
+import { gatherAll, rank, ranks } from "../../engine/ranks.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { ofAllRanks } from "./checkpointed.ts"
 
 export interface Batch<A, E> {
   /** Identifies the batch; compared with the name in the log. */
@@ -18,18 +22,20 @@ export interface Batch<A, E> {
   readonly compute: Effect.Effect<A, E>
   /** The progress to report once the batch is computed. */
   readonly tell: (result: A) => Progress
+  /** Always computed by rank 0, because it asks a program or a server. */
+  readonly byFirst?: boolean
 }
 
 export interface BatchLog {
-  /** The result of the stage's next batch: from a checkpoint, or computed now. Results are plain data. */
-  readonly next: <A, E>(batch: Batch<A, E>) => Effect.Effect<A, E | ArtifactError>
+  /** The results of the stage's next batches: from a checkpoint, or computed now. No batch needs the result of another. Results are plain data. */
+  readonly all: <A, E>(batches: ReadonlyArray<Batch<A, E>>) => Effect.Effect<Array<A>, E | ArtifactError>
 }
 
 type Report = (progress: Progress) => Effect.Effect<void>
 
-/** A log that stores nothing: for batches within a step that is stored as a unit. */
+/** A log that stores nothing, and computes every batch on this rank: for batches within a step that is stored as a unit. */
 export const withoutLog = (progress: Report): BatchLog => ({
-  next: ({ compute, tell }) => Effect.tap(compute, (result) => progress(tell(result)))
+  all: (batches) => Effect.forEach(batches, ({ compute, tell }) => Effect.tap(compute, (result) => progress(tell(result))))
 })
 
 /** One result after another, each preceded by its size in bytes. v8's serialisation preserves the bits of every number, including -0 and NaN. */
@@ -82,12 +88,13 @@ const failed = (folder: string, expected: string, found: string) =>
     hint: `Delete the folder ${folder} and run again: the stage then starts from the beginning.`
   })
 
-/** The log of a stage, with the results in its newest checkpoint; a checkpoint is saved whenever one is due. */
+/** The log of a stage, with the results in its newest checkpoint; a checkpoint is saved whenever one is due. All ranks of a stage open it at the same place. */
 export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
   readonly checkpoints: Checkpoints
   readonly progress: Report
 }): Effect.fn.Return<BatchLog, ArtifactError | StageError> {
-  const { checkpoints, progress } = context
+  const { progress } = context
+  const checkpoints = ofAllRanks(context.checkpoints)
   const found = yield* checkpoints.latest
   const entries =
     found === undefined
@@ -99,16 +106,20 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
         })
   if (found !== undefined) yield* progress({ note: `resumes after ${found.step} batches, from a checkpoint` })
   let at = 0
-  const next = Effect.fnUntraced(function* <A, E>({ name, compute, tell }: Batch<A, E>): Effect.fn.Return<A, E | ArtifactError> {
-    const kept = entries[at]
-    at++
-    if (kept !== undefined) {
-      if (kept.name === name) return kept.result as A
-      return yield* failed(found?.path ?? "", `batch ${at} to be ${name}`, kept.name)
+  const kept = Effect.fnUntraced(function* (name: string): Effect.fn.Return<unknown, ArtifactError> {
+    const entry = entries[at++]!
+    return entry.name === name ? entry.result : yield* failed(found?.path ?? "", `batch ${at} to be ${name}`, entry.name)
+  })
+  /** One batch for each rank, or a single one for the first. */
+  const round = Effect.fnUntraced(function* <A, E>(batches: ReadonlyArray<Batch<A, E>>): Effect.fn.Return<ReadonlyArray<A>, E> {
+    const own = batches[rank()]
+    const result = own === undefined ? undefined : yield* own.compute
+    const results = gatherAll(result as A, `exchanging results, from ${batches[0]!.name}`).slice(0, batches.length)
+    for (const [i, { name, tell }] of batches.entries()) {
+      entries.push({ name, result: results[i]! })
+      at++
+      yield* progress(tell(results[i]!))
     }
-    const result = yield* compute
-    entries.push({ name, result })
-    yield* progress(tell(result))
     if (checkpoints.due())
       yield* checkpoints.save(entries.length, (folder) =>
         Effect.tryPromise({
@@ -116,7 +127,16 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
           catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
         })
       )
-    return result
+    return results
   })
-  return { next }
+  const all = Effect.fnUntraced(function* <A, E>(batches: ReadonlyArray<Batch<A, E>>): Effect.fn.Return<Array<A>, E | ArtifactError> {
+    const results: Array<A> = []
+    while (results.length < batches.length) {
+      const next = batches.slice(results.length, results.length + ranks())
+      if (at < entries.length) results.push((yield* kept(next[0]!.name)) as A)
+      else results.push(...(yield* round(next.some(({ byFirst }) => byFirst) ? next.slice(0, 1) : next)))
+    }
+    return results
+  })
+  return { all }
 })

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
-import { generate, promptsAtOnce } from "../../models/sampler.ts"
+import { type Generated, generate, promptsAtOnce } from "../../models/sampler.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
@@ -112,10 +112,10 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   )
   const out = new Array<Sampled>(draws.length)
   let done = 0
-  for (const batch of batches) {
-    done += batch.length
+  const computed = batches.map((batch) => {
+    const step = (done += batch.length)
     const { seed, temperature } = batch[0]!.draw
-    const generated = yield* log.next({
+    return {
       name: `${batch.length} completions at ${temperature}, the first of seed ${seed}`,
       compute: Effect.sync(() =>
         generate(
@@ -133,16 +133,18 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
           }
         )
       ),
-      tell: (generated) => ({
-        step: done,
+      tell: (generated: ReadonlyArray<Generated>) => ({
+        step,
         total: work.length,
         tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0)
       })
-    })
-    generated.forEach(({ tokens, logProbabilities, finished }, i) => {
-      const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
-      out[batch[i]!.index] = { text, tokens, logProbabilities, finished }
-    })
-  }
+    }
+  })
+  const generated = (yield* log.all(computed)).flat()
+  batches.flat().forEach(({ index }, i) => {
+    const { finished, logProbabilities, tokens } = generated[i]!
+    const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
+    out[index] = { text, tokens, logProbabilities, finished }
+  })
   return out
 })

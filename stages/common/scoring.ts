@@ -90,10 +90,10 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
   const scores = new Array<number>(sequences.length)
   const order = sequences.map((_, i) => i).sort((a, b) => sequences[a]!.length - sequences[b]!.length || a - b)
   let done = 0
-  for (const batch of chunks(order, options.batchSize)) {
+  const batches = chunks(order, options.batchSize).map((batch) => {
     const part = batch.map((i) => sequences[i]!)
-    done += batch.length
-    const values = yield* log.next({
+    const step = (done += batch.length)
+    return {
       name: `scores of ${part.length} sequences of up to ${part.at(-1)!.length} tokens, the first number ${batch[0]!}`,
       compute: Effect.suspend(() => {
         const values = scoped(() =>
@@ -109,10 +109,11 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
               hint: "The reward model's weights are damaged or have diverged: train it again with a lower learning rate, or score in float32."
             })
       }),
-      tell: () => ({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
-    })
-    batch.forEach((index, i) => (scores[index] = values[i]!))
-  }
+      tell: () => ({ step, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
+    }
+  })
+  const values = (yield* log.all(batches)).flat()
+  order.forEach((index, i) => (scores[index] = values[i]!))
   return scores
 })
 
@@ -132,16 +133,17 @@ export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
   options: Pick<ScoringOptions, "batchSize" | "progress" | "log">
 ): Effect.fn.Return<Array<number | undefined>, ScorerError | ArtifactError> {
   const { batchSize, log = withoutLog(options.progress), progress } = options
-  const out: Array<number | undefined> = []
-  for (const batch of chunks(answers, batchSize)) {
-    const numbers = yield* log.next({
+  let done = 0
+  const batches = chunks(answers, batchSize).map((batch) => {
+    const step = (done += batch.length)
+    return {
       name: `numbers of ${batch.length} answers, the first ${batch[0]!.id}`,
       compute: scorer.score(batch, progress),
-      tell: () => ({ step: out.length + batch.length, total: answers.length })
-    })
-    out.push(...numbers)
-  }
-  return out
+      tell: () => ({ step, total: answers.length }),
+      byFirst: true
+    }
+  })
+  return (yield* log.all(batches)).flat()
 })
 
 /** Scores of responses by a scorer; as with a reward model, a response without a word has no score. */

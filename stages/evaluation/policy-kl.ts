@@ -45,7 +45,7 @@ export const policyKl = Stage.make("policy-kl", {
   config: Schema.Struct(scoringFields),
   inputs: { completions: Completions, reference: Policy },
   output: PolicyKlReport,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("policy-kl")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const completions = yield* readRows(inputs.completions, Completions)
     const other = completions.find(({ temperature }) => temperature !== 1)
@@ -70,10 +70,12 @@ export const policyKl = Stage.make("policy-kl", {
     if (responses.length === 0)
       return yield* EmptyDatasetError.of("estimate the KL on", `${completions.length} completions, none of which fits the reference`)
     const log = yield* openBatchLog({ checkpoints, progress })
-    const rows: Array<{ readonly promptId: string; readonly kl: number }> = []
-    for (const batch of chunks(responses, config.batchSize)) {
-      const sums = yield* log.next({
-        name: `KL of ${batch.length} completions, the first number ${rows.length}`,
+    let done = 0
+    const batches = chunks(responses, config.batchSize).map((batch) => {
+      const first = done
+      const step = (done += batch.length)
+      return {
+        name: `KL of ${batch.length} completions, the first number ${first}`,
         compute: Effect.sync(() =>
           logProbabilitiesOf(model, batch, {
             padId: tokenizer.padId,
@@ -81,13 +83,14 @@ export const policyKl = Stage.make("policy-kl", {
           }).map((row) => sum(row))
         ),
         tell: () => ({
-          step: rows.length + batch.length,
+          step,
           total: responses.length,
           tokens: batch.reduce((all, { prompt, response }) => all + prompt.length + response.length, 0)
         })
-      })
-      batch.forEach(({ completion }, i) => rows.push({ promptId: completion.promptId, kl: klOf(completion, sums[i]!) }))
-    }
+      }
+    })
+    const sums = (yield* log.all(batches)).flat()
+    const rows = responses.map(({ completion }, i) => ({ promptId: completion.promptId, kl: klOf(completion, sums[i]!) }))
     const byPrompt = [...meanByPrompt(rows, ({ kl }) => kl).values()]
     return yield* writeReport(output, { completions: rows.length, prompts: byPrompt.length, kl: bootstrapMean(byPrompt, seed) })
   })

@@ -67,7 +67,7 @@ export const evaluationStage = (checker: InstructionChecker) => ({
   config: GhostEvaluationConfig,
   inputs: ports,
   output: GhostAttentionReport,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" as const },
   run: Effect.fn("evaluate-ghost-attention")(function* ({
     config,
     inputs,

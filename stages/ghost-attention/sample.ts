@@ -140,7 +140,7 @@ export const ghostSample = Stage.make("ghost-sample", {
   }),
   inputs: { policy: Policy, dialogues: GhostDialogues },
   output: GhostSamples,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("ghost-sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
     const dialogues = yield* readRows(inputs.dialogues, GhostDialogues)

@@ -36,7 +36,7 @@ export const collectPairs = Stage.make("collect-pairs", {
   config: CollectConfig,
   inputs: { first: Policy, second: Policy, prompts: Prompts },
   output: ResponsePairs,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { topP, topK, maxNewTokens, batchSize, temperatureFirst, temperatureSecond, redraws, precision } = config
     const load = (ref: typeof inputs.first) => loadPolicy(ref, { device, dtype: precision })

@@ -66,7 +66,7 @@ export const sample = Stage.make("sample", {
   config: SampleConfig,
   inputs: { policy: Policy, prompts: Prompts },
   output: Completions,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { k, temperature, topP, topK, maxNewTokens, batchSize, precision } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })

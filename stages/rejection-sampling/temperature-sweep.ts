@@ -191,7 +191,7 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   config: Schema.Struct(fieldsButTemperature),
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { k, topP, topK, maxNewTokens, batchSize, precision } = config
     const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best

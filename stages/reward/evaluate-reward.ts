@@ -35,7 +35,7 @@ export const scorePairs = Stage.make("score-pairs", {
   inputs: { reward: Reward, pairs: Preferences },
   output: PairScores,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
     const log = yield* openBatchLog({ checkpoints, progress })
@@ -257,7 +257,7 @@ export const safetyRecall = Stage.make("safety-recall", {
   inputs: { reward: SafetyReward, pairs: Preferences },
   output: SafetyRecallReport,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
     const labelled = pairs.flatMap(({ id, prompt, chosen, rejected, chosenSafe, rejectedSafe }) => [

@@ -49,7 +49,7 @@ export const scoreCombined = Stage.make("score-combined", {
   inputs: { completions: Completions, helpfulness: HelpfulnessReward, safety: Stage.optional(SafetyReward) },
   output: ScoredCompletions,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const completions = yield* readRows(inputs.completions, Completions)
     const { threshold, scope, batchSize, precision } = config

@@ -21,7 +21,7 @@ export const score = Stage.make("score", {
   inputs: { completions: Completions, reward: Reward },
   output: ScoredCompletions,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("score")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { role } = yield* readJson(join(inputs.reward.path, roleFile), "Reading what the reward model is for")
     const completions = yield* readRows(inputs.completions, Completions)

@@ -201,15 +201,16 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     })
   })
   let done = 0
-  for (const batch of chunks(work, batchSize)) {
-    done += batch.length
-    const classifications = yield* log.next({
+  const batches = chunks(work, batchSize).map((batch) => {
+    const step = (done += batch.length)
+    return {
       name: `classifications of ${batch.length} texts, the first number ${batch[0]!.index}`,
       compute: classifyBatch(batch),
-      tell: () => ({ step: done, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
-    })
-    batch.forEach(({ index }, i) => (out[index] = classifications[i]))
-  }
+      tell: () => ({ step, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
+    }
+  })
+  const classifications = (yield* log.all(batches)).flat()
+  work.forEach(({ index }, i) => (out[index] = classifications[i]))
   return out
 })
 

@@ -23,7 +23,7 @@ export const classifyPrompts = Stage.make("classify-prompts", {
   inputs: { classifier: SafetyClassifier, prompts: Prompts },
   output: Prompts,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["prompt"], { device, dtype })
@@ -67,7 +67,7 @@ export const classifyCompletions = Stage.make("classify-completions", {
   inputs: { classifier: SafetyClassifier, completions: Completions },
   output: ClassifiedCompletions,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["response"], { device, dtype })

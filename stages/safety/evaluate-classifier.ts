@@ -136,7 +136,7 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
   },
   output: ClassifierEvaluationReport,
   seeded: false,
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()

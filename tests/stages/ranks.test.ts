@@ -2,6 +2,7 @@
  * Training stages on two and four ranks (Gloo, real processes) beside one process; ranks that fail, die or hang; and what is gone on from then. On two GPUs the same over NCCL.
  */
 import { readdirSync, readFileSync } from "node:fs"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { beforeAll, describe, expect, it } from "vitest"
@@ -27,10 +28,11 @@ const farthest = (many: Ran, alone: Ran): number =>
 
 // A libtorch with CUDA comes without Gloo's headers.
 const noGloo = backendOf() !== "gloo"
-for (const { device, sizes, skip } of [
+const devices = [
   { device: "cpu" as const, sizes: [2, 4], skip: noGloo },
   { device: "cuda" as const, sizes: [2], skip: environment().gpus < 2 }
-])
+]
+for (const { device, sizes, skip } of devices)
   describe.skipIf(skip)(`on ${device}`, () => {
     it.each(["sft", "safety-reward-model", "dpo", "ppo with held-out prompts"])(
       "%s trains to one process's losses, whatever is spread over how many ranks",
@@ -70,6 +72,44 @@ describe.skipIf(noGloo)("on the CPU", () => {
     const [alone, single] = [await run(one), await run(one, { ranks: 1 })]
     expect(single.curve).toEqual(alone.curve)
     expect(await weightsIn(single.output)).toEqual(await weightsIn(alone.output))
+  })
+})
+
+/** The files that a stage put out, by name. */
+const filesIn = (folder: string) =>
+  Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name)).toString("base64")]))
+/** Stages whose batches are dealt out; on GPUs both ranks have the same kind. */
+const dealtOut = ["sample", "collect-pairs", "score-combined"]
+const dearlyDealt = dear(
+  ...["sample in bfloat16", "sample-at-temperature", "ghost-sample", "evaluate-ghost-attention", "score", "score in bfloat16", "policy-kl"],
+  ...["score-pairs", "safety-recall", "classify-prompts", "classify-completions", "evaluate-classifier"]
+)
+for (const { device, sizes, skip } of devices)
+  describe.skipIf(skip)(`sampling and scoring on ${device}`, () => {
+    it.each([...dealtOut, ...dearlyDealt])("%s gives the bytes of one process, however many ranks", { timeout: 120_000 }, async (name) => {
+      const one = named(name)
+      const alone = await run(one, { device })
+      for (const ranks of sizes.map((size) => size + (size === 4 ? -1 : 0))) {
+        const many = await run(one, { device, ranks })
+        expect(filesIn(many.output)).toEqual(filesIn(alone.output))
+        expect(many.metrics).toEqual(alone.metrics)
+      }
+    })
+  })
+
+describe.skipIf(noGloo)("sampling of which a rank is killed", () => {
+  it("goes on from the batches that are kept, with as many ranks as there are then", { timeout: 120_000 }, async () => {
+    const one = named("sample")
+    const config = { batchSize: 2 }
+    const alone = await run(one, { config })
+    const checkpoints = newFolder()
+    // In the second round of four: the first is kept.
+    const kill = () => process.kill(processOf(1), "SIGKILL")
+    const error = await failure(one, { ranks: 2, checkpoints, config, onProgress: ({ step }) => (step === 6 ? kill() : undefined) })
+    expect(error.message).toMatch(/^Rank 1 of 2: The process of stage sample was killed/)
+    const resumed = await run(one, { ranks: 3, checkpoints, config })
+    expect(resumed.notes).toEqual([expect.stringMatching(/^resumes after \d batches/)])
+    expect(filesIn(resumed.output)).toEqual(filesIn(alone.output))
   })
 })
 
