@@ -12,7 +12,9 @@ export const Profile = Schema.Struct({
   qos: optional(Name),
   /** GPUs on each node, of stages with tensors in a run with --device cuda. */
   gpus: optional(Whole),
+  /** Machines that the ranks of a stage are spread over. */
   nodes: optional(Whole),
+  /** Processor cores on each node. */
   cpus: optional(Whole),
   /** MiB on each node. */
   memory: optional(Whole),
@@ -49,8 +51,11 @@ export const usualSaveSeconds = 120
 /** What a job asks Slurm for. */
 export interface Request extends Profile {
   readonly name: string
+  /** On each node. */
   readonly gpus: number
   readonly nodes: number
+  /** Ranks on each of several nodes, a task each; on one node its worker starts them. */
+  readonly tasks?: number
 }
 
 /** Profiles that something names and that are not there. */
@@ -76,7 +81,7 @@ export const requestOf = (
   }: {
     readonly tensors: boolean
     readonly device: "cpu" | "cuda"
-    /** Processes that the stage is spread over. */
+    /** Processes that the stage is spread over; undefined for a single process. */
     readonly ranks?: number | undefined
     /** The node's limits: MiB, seconds. */
     readonly memory?: number | undefined
@@ -85,29 +90,34 @@ export const requestOf = (
 ): Request => {
   const name = profileName(config, placement, tensors)
   const profile = config.profiles?.[name] ?? {}
-  const gpus = placement.gpus ?? (device === "cuda" && tensors ? (ranks ?? profile.gpus ?? 1) : 0)
+  // A stage that is one process has no use for a second node.
+  const nodes = ranks === undefined ? (placement.nodes ?? 1) : (placement.nodes ?? profile.nodes ?? 1)
+  const here = Math.ceil((ranks ?? 1) / nodes)
+  const gpus = placement.gpus ?? (device === "cuda" && tensors ? (ranks === undefined ? (profile.gpus ?? 1) : here) : 0)
+  const cpus = placement.cpus ?? profile.cpus ?? (here > 1 ? here : undefined)
   return {
     ...profile,
     name,
     gpus,
-    nodes: placement.nodes ?? profile.nodes ?? 1,
-    ...(placement.cpus === undefined ? {} : { cpus: placement.cpus }),
+    nodes,
+    ...(nodes > 1 ? { tasks: here } : {}),
+    ...(cpus === undefined ? {} : { cpus }),
     // Room for the process that watches the stage's.
-    ...(profile.memory === undefined && memory !== undefined ? { memory: Math.ceil(memory) + 200 } : {}),
+    ...(profile.memory === undefined && memory !== undefined ? { memory: Math.ceil(memory) * here + 200 } : {}),
     ...(profile.minutes === undefined && seconds !== undefined ? { minutes: Math.ceil(seconds / 60) + 2 } : {})
   }
 }
 
 /** The arguments of sbatch. */
 export const sbatchArguments = (request: Request): ReadonlyArray<string> => {
-  const { account, cpus, gpus, memory, minutes, nodes, partition, qos, saveSeconds = usualSaveSeconds, sbatch = [] } = request
+  const { account, cpus, gpus, memory, minutes, nodes, partition, qos, saveSeconds = usualSaveSeconds, sbatch = [], tasks = 1 } = request
   const given: ReadonlyArray<readonly [string, string | number | undefined]> = [
     ["partition", partition],
     ["account", account],
     ["qos", qos],
     ["nodes", nodes],
-    ["ntasks-per-node", 1],
-    ["cpus-per-task", cpus],
+    ["ntasks-per-node", tasks],
+    ["cpus-per-task", cpus === undefined ? undefined : Math.max(1, Math.floor(cpus / tasks))],
     ["mem", memory === undefined ? undefined : `${memory}M`],
     ["time", minutes],
     ["gres", gpus === 0 ? undefined : `gpu:${gpus}`],

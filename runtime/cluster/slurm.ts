@@ -87,14 +87,16 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         const unknown = unknownProfile(config, request.name)
         if (unknown !== undefined)
           throw new StageError({ reason: "Slurm", message: `The job of node "${on.node}": ${unknown}.`, isRetryable: false })
-        if (request.nodes > 1)
+        const { ranks } = work.job
+        if (request.nodes > 1 && (ranks?.size ?? 1) % request.nodes !== 0)
           throw new StageError({
             reason: "Slurm",
-            message: `The job of node "${on.node}" asks for ${request.nodes} nodes, and a stage's ranks are started on one node as yet. Ask for GPUs of one node: on({ gpus: 8 }) and --ranks 8.`,
+            message: `The job of node "${on.node}" asks for ${request.nodes} nodes and runs as ${ranks === undefined ? "one process" : `${ranks.size} ranks`}: each node must have as many ranks as any other. Ask for GPUs on each node, on({ gpus: 8, nodes: ${request.nodes} }), or for --ranks ${request.nodes * Math.max(1, Math.round((ranks?.size ?? 1) / request.nodes))}. Only stages that train can run as several ranks.`,
             isRetryable: false
           })
         const note = (message: string) => work.onProgress({ note: message })
-        return { work, on, folder: jobFolder(home, on.key), request, states, engine, home, note }
+        const job = ranks === undefined ? work.job : { ...work.job, ranks: { ...ranks, nodes: request.nodes } }
+        return { work: { ...work, job }, on, folder: jobFolder(home, on.key), request, states, engine, home, note }
       })
 
     /** Waits for the end of a job. */

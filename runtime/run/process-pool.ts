@@ -60,10 +60,17 @@ const tailBytes = 4000
  * the scope ends.
  */
 export const processPool = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
+  Effect.map(children(prepare), ({ run }) => run)
+
+/** The same for one rank of a group whose others are started elsewhere: its place is in this process's environment (`rankVariables`). */
+export const rankProcess = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
+  Effect.map(children(prepare), ({ one }) => one)
+
+const children = (prepare: string | undefined) =>
   Effect.acquireRelease(
     Effect.sync(() => childProcesses(prepare)),
     ({ close }) => Effect.sync(close)
-  ).pipe(Effect.map(({ run }) => run))
+  )
 
 /** An idle child. Memory left from earlier stages would count against a limit, so a stage with a limit uses a child below half of it, if there is one. */
 const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildProcess | undefined => {
@@ -90,7 +97,7 @@ const killed = (child: ChildProcess): Promise<void> =>
 
 const hasEnded = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode !== null || signalCode !== null
 
-const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
+const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly one: Execute; readonly close: () => void } => {
   // A child with the tensor engine uses more memory: a light stage with a memory limit does not run there.
   const idle = { tensors: [] as Array<ChildProcess>, light: [] as Array<ChildProcess> }
   const all = new Set<ChildProcess>()
@@ -260,6 +267,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
   })
   return {
     run: (work) => (work.job.ranks === undefined ? one(work) : several(work)),
+    one,
     close: () => {
       for (const child of all) child.kill("SIGKILL")
     }

@@ -92,7 +92,12 @@ export interface Place {
   readonly home: string
   readonly diary: () => ReadonlyArray<string>
   readonly configure: (config: object) => void
-  readonly start: (flags: ReadonlyArray<string>, environment?: NodeJS.ProcessEnv) => Driver
+  /** The pipeline of two walks, or another with what is set of it. */
+  readonly start: (
+    flags: ReadonlyArray<string>,
+    environment?: NodeJS.ProcessEnv,
+    other?: { readonly pipeline: string; readonly sets: ReadonlyArray<string> }
+  ) => Driver
   /** Runs a pipeline of this folder to its end; what is set is `name=value`. */
   readonly run: (pipeline: string, sets: ReadonlyArray<string>, flags: ReadonlyArray<string>) => RunDocument
   readonly caravan: (...args: ReadonlyArray<string>) => { readonly status: number | null; readonly stdout: string; readonly stderr: string }
@@ -115,9 +120,11 @@ export const makePlace = (environment: NodeJS.ProcessEnv, { steps = 10, pause = 
     home,
     diary: () => (existsSync(diary) ? readFileSync(diary, "utf8").trim().split("\n") : []),
     configure,
-    start: (flags, more = {}) => {
-      const sets = Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`])
-      const args = [command, "run", pipeline, ...sets, "--json", "--checkpoint-seconds", "0", ...flags]
+    start: (flags, more = {}, other) => {
+      const sets = other?.sets ?? Object.entries(settings).map(([name, value]) => `${name}=${value}`)
+      const words = sets.flatMap((set) => ["--set", set])
+      const usual = other === undefined ? ["--checkpoint-seconds", "0"] : []
+      const args = [command, "run", other?.pipeline ?? pipeline, ...words, "--json", ...usual, ...flags]
       const child = spawn(process.execPath, args, { cwd: folder, env: { ...env, ...more }, stdio: ["ignore", "pipe", "pipe"] })
       let [said, out] = ["", ""]
       child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text))

@@ -1,5 +1,6 @@
 /** What a job asks Slurm for: from the node, its limits and the profiles of caravan.json. */
 import { describe, expect, it } from "vitest"
+import { lostTasks } from "../../../runtime/cluster/ranks.ts"
 import { requestOf, sbatchArguments, type SlurmConfig, unknownProfile } from "../../../runtime/cluster/config.ts"
 import { shardFolder } from "../../../runtime/store/shard-folder.ts"
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -53,7 +54,20 @@ describe("a job asks for", () => {
     expect(requestOf(config, {}, { tensors: true, device: "cpu" }).gpus).toBe(0)
     expect(requestOf(config, {}, { ...tensors, ranks: 8 }).gpus).toBe(8)
     expect(requestOf(config, { gpus: 4 }, { ...tensors, ranks: 8 }).gpus).toBe(4)
+    expect(requestOf({}, {}, { tensors: true, device: "cpu", ranks: 4 })).toEqual({ name: "default", gpus: 0, nodes: 1, cpus: 4 })
     expect(requestOf({}, {}, tensors)).toEqual({ name: "default", gpus: 1, nodes: 1 })
+  })
+  it("nodes on which its ranks are tasks, as many on each; one node for a single process", () => {
+    const several = { profiles: { default: { nodes: 2, cpus: 16 } } }
+    expect(sbatchArguments(requestOf(several, {}, { ...tensors, ranks: 8 }))).toEqual([
+      "--nodes=2",
+      "--ntasks-per-node=4",
+      "--cpus-per-task=4",
+      "--gres=gpu:4"
+    ])
+    expect(requestOf(several, { nodes: 4, gpus: 8 }, { ...tensors, ranks: 32 })).toMatchObject({ nodes: 4, gpus: 8, tasks: 8 })
+    expect(requestOf(several, {}, tensors)).toMatchObject({ nodes: 1, gpus: 1 })
+    expect(requestOf({}, {}, { tensors: true, device: "cpu", ranks: 2, memory: 300 }).memory).toBe(800)
   })
   it("room and time that its limits need, where its profile says nothing of them", () => {
     expect(requestOf({}, {}, { tensors: false, device: "cpu", memory: 300, seconds: 61 })).toEqual({
@@ -70,6 +84,14 @@ describe("a job asks for", () => {
     expect(unknownProfile(config, "big")).toBe('there is no profile "big". caravan.json has gpu, cpu, long')
     expect([unknownProfile(config, "gpu"), unknownProfile({}, "default")]).toEqual([undefined, undefined])
     expect(unknownProfile({}, "big")).toBe('there is no profile "big": `slurm.profiles` of caravan.json has none')
+  })
+})
+
+describe("what srun says of tasks that are lost", () => {
+  it("names their ranks, node and end", () => {
+    expect(lostTasks("srun: error: n2: task 1: Killed")).toEqual([{ rank: 1, node: "n2", how: "Killed" }])
+    expect(lostTasks("srun: error: gpu-07: tasks 0,2-3: Exited with exit code 1").map(({ rank }) => rank)).toEqual([0, 2, 3])
+    expect(lostTasks("srun: error: Unable to create step for job 7: Requested node configuration is not available")).toEqual([])
   })
 })
 

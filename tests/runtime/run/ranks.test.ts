@@ -11,7 +11,7 @@ import * as Stage from "../../../runtime/define/stage.ts"
 import { StageError } from "../../../runtime/errors.ts"
 import type { Work } from "../../../runtime/run/execute.ts"
 import { keyParts } from "../../../runtime/run/facts.ts"
-import { gang } from "../../../runtime/run/gang.ts"
+import { gang, together } from "../../../runtime/run/gang.ts"
 import { machineOf } from "../../../runtime/run/options.ts"
 import { rankPlace, ranksOf, rankVariables } from "../../../runtime/run/ranks.ts"
 import type { Outcome } from "../../../runtime/run/run-stage.ts"
@@ -28,6 +28,7 @@ const stageOf = (resources: Stage.Resources) =>
   })
 const spreading = stageOf({ tensors: true, ranks: true })
 const single = stageOf({ tensors: true })
+const dealing = stageOf({ tensors: true, ranks: "batches" })
 const nodeOf = (stage: Stage.AnyStage, placement?: StageNode["placement"]): StageNode => ({
   ...{ kind: "stage", id: "n", stage: stage.stage, config: {}, seed: 0, inputs: {}, type: Texts, expected: undefined, limits: undefined },
   placement
@@ -36,6 +37,7 @@ const nodeOf = (stage: Stage.AnyStage, placement?: StageNode["placement"]): Stag
 describe("how many ranks a stage runs as", () => {
   it("is what the run asks for, of a stage that can spread", () => {
     expect(ranksOf(nodeOf(spreading), { ranks: 3 })).toBe(3)
+    expect(ranksOf(nodeOf(dealing), { ranks: 3 })).toBe(3)
     expect(ranksOf(nodeOf(spreading), {})).toBe(1)
     expect(ranksOf(nodeOf(single), { ranks: 3 })).toBe(1)
     expect(ranksOf(nodeOf(Stage.map(spreading, { over: "texts", rows: 2 })), { ranks: 3 })).toBe(1)
@@ -46,15 +48,15 @@ describe("how many ranks a stage runs as", () => {
     expect(ranksOf(nodeOf(spreading, { gpus: 4 }), { device: "cpu", ranks: 2 })).toBe(2)
     expect(ranksOf(nodeOf(single, { gpus: 4 }), { device: "cuda" })).toBe(1)
   })
-  it("is part of the key with how it is spread, and of no other stage's; one rank leaves the key as it is", () => {
+  it("is part of the key of a stage whose sums it changes, with how they are spread; of no other stage's, and not where it is one", () => {
     const numericsOf = (stage: Stage.AnyStage, asked: Parameters<typeof machineOf>[0]) => {
       const code = new Map([["n", { digest: "c", exportName: "", root: "", files: {}, packages: {} }]])
       return keyParts(nodeOf(stage), { code, numerics: { device: "cpu" }, machine: machineOf(asked) }, () => "").numerics
     }
     expect(numericsOf(spreading, { ranks: 2 })).toEqual({ device: "cpu", ranks: "2, sharding weights" })
     expect(numericsOf(spreading, { ranks: 2, sharding: "none" })).toEqual({ device: "cpu", ranks: "2, sharding none" })
-    for (const same of [numericsOf(spreading, {}), numericsOf(spreading, { ranks: 1 }), numericsOf(single, { ranks: 2 })])
-      expect(same).toEqual({ device: "cpu" })
+    const alike = [numericsOf(spreading, {}), numericsOf(spreading, { ranks: 1 }), numericsOf(single, { ranks: 2 })]
+    for (const same of [...alike, numericsOf(dealing, { ranks: 2 })]) expect(same).toEqual({ device: "cpu" })
   })
 })
 
@@ -184,11 +186,22 @@ describe("a gang", () => {
     await Effect.runPromise(Fiber.interrupt(fiber))
     expect(seen.every(({ killed }) => killed > 0)).toBe(true)
   })
-  it("on several machines is refused", async () => {
+  it("on several machines is Slurm's to start", async () => {
     const { on, seen } = gangOf(() => done)
     expect((await Effect.runPromise(Effect.flip(on(2)))).message).toMatch(
-      /is placed on 2 machines .*not supported yet\. Place it on one machine/
+      /is placed on 2 machines .*starts its ranks on one\. Run it with --on slurm/
     )
     expect(seen).toEqual([])
+  })
+  it("whose ranks are on several machines names those of all that it speaks of", async () => {
+    const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is in none."
+    const members = [Effect.fail(crash(`Its last words:\n${words}`)), Effect.never].map((ends) => ({
+      execute: () => ends,
+      kill: () => Promise.resolve()
+    }))
+    const job = { ranks: { size: 2, sharding: "weights", seconds: 5, nodes: 2 }, output: join(folder, "out") }
+    const work = { stage: spreading.stage, job } as unknown as Work
+    const error = await Effect.runPromise(Effect.flip(together(members, work, (rank) => `n${rank + 1}`)))
+    expect(error.message).toBe("Rank 0 of 2 on n1 waited 5 s for the others in operation 2, a sum. Rank 1 on n2 is in none.")
   })
 })

@@ -1,0 +1,111 @@
+/** What a worker does on its node, alone (worker.ts) or as one of several ranks (rank-worker.ts): checks the node, loads the stage, runs it in a child, writes down what happens. */
+import { appendFileSync, mkdirSync } from "node:fs"
+import { hostname } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type { Progress, StageInfo } from "../define/stage-info.ts"
+import { messageOf, StageError } from "../errors.ts"
+import type { KeyCache } from "../key/key-cache.ts"
+import type { Execute } from "../run/execute.ts"
+import type { Job, Outcome } from "../run/run-stage.ts"
+import { withoutSecrets } from "../run/secrets.ts"
+import { type JobEnd, type JobEvent, type JobFile, jobFormat, readJsonFile, writeJson } from "./job-files.ts"
+
+export const host = process.env.SLURMD_NODENAME ?? hostname()
+
+/** Minimum interval between progress reports, in milliseconds. Curves are kept by the stage itself. */
+const tellInterval = 250
+
+/** Nothing is kept from job to job. */
+const noCache: KeyCache = {
+  code: () => Effect.succeed(undefined),
+  recordCode: () => Effect.void,
+  fileDigest: () => Effect.succeed(undefined),
+  recordFile: () => Effect.void
+}
+
+/** Where a worker writes what happens: events as they come, and how it ended. */
+export interface Log {
+  readonly onProgress: (progress: Progress) => void
+  readonly onOutput: (output: string) => void
+  readonly end: (end: JobEnd) => void
+}
+
+export const logIn = (folder: string): Log => {
+  mkdirSync(folder, { recursive: true })
+  let told = 0
+  let later: { readonly progress: Progress; readonly timer: NodeJS.Timeout } | undefined
+  const append = (event: JobEvent) => {
+    try {
+      appendFileSync(join(folder, "events.ndjson"), `${JSON.stringify(event)}\n`)
+    } catch {
+      // A full disk: the report is lost, the result is not.
+    }
+  }
+  return {
+    onProgress: (progress) => {
+      if (progress.note !== undefined) return append({ progress })
+      clearTimeout(later?.timer)
+      later = undefined
+      const tell = () => {
+        told = performance.now()
+        later = undefined
+        append({ progress })
+      }
+      const wait = told + tellInterval - performance.now()
+      if (wait <= 0) tell()
+      else later = { progress, timer: setTimeout(tell, wait) }
+    },
+    onOutput: (output) => append({ output }),
+    end: (end) => {
+      clearTimeout(later?.timer)
+      if (later !== undefined) append({ progress: later.progress })
+      writeJson(join(folder, "outcome.json"), { ...end, host })
+    }
+  }
+}
+
+export const failure = (reason: string, message: string): JobEnd => ({ type: "failed", error: { reason, message, isRetryable: false } })
+
+/** The job in its folder; where there is none that this version can read, how the job ends. */
+export const jobIn = (folder: string): JobFile | JobEnd => {
+  const file = readJsonFile(join(folder, "job.json")) as JobFile | undefined
+  if (file?.format === jobFormat) return file
+  const found = file === undefined ? "no job.json" : `a job of format ${file.format}`
+  return failure(
+    "Version",
+    `there is ${found} in ${folder}, expected format ${jobFormat}: the node has another version of caravan than the driver. Let both see the same project folder.`
+  )
+}
+
+/** The node's properties that change bits and differ from those in the key. */
+const differentNumerics = async ({ describe, job, numerics, numericsFolder }: JobFile): Promise<string | undefined> => {
+  if (numerics === null || describe === null) return undefined
+  type Describing = { readonly numericsOf: (device: string, threads: number, folder: string) => Promise<Record<string, string>> }
+  const here = await ((await import(describe)) as Describing).numericsOf(job.device, job.threads, numericsFolder)
+  const names = Object.keys(here).filter((name) => numerics[name] !== here[name])
+  if (names.length === 0) return undefined
+  const list = names.map((name) => `${name} is ${here[name]}, expected ${numerics[name] ?? "none"}`)
+  return `it would compute other bits than the key says: ${list.join("; ")}. Choose nodes that are alike (a partition, or "sbatch": ["--constraint=..."] of the profile), and let all see the same libtorch (LIBTORCH)`
+}
+
+/** Runs the stage of a job file on this node, as `job` says. */
+export const runHere = (file: JobFile, job: Job, execute: Execute, { onOutput, onProgress }: Log): Effect.Effect<Outcome, StageError> =>
+  Effect.gen(function* () {
+    const wrong = yield* Effect.tryPromise({
+      try: () => differentNumerics(file),
+      catch: (cause) => new StageError({ reason: "Node", message: `looking at its tensor engine: ${messageOf(cause)}`, isRetryable: false })
+    })
+    if (wrong !== undefined) return yield* new StageError({ reason: "Node", message: wrong, isRetryable: false })
+    const stage = yield* Effect.tryPromise({
+      try: async () => ((await import(job.module)) as Record<string, { readonly stage: StageInfo }>)[job.exportName]!.stage,
+      catch: (cause) =>
+        new StageError({
+          reason: "Node",
+          message: `loading stage ${file.stage} from ${job.module}: ${messageOf(cause)}. The node must see the project folder under the same path as the driver`,
+          isRetryable: false
+        })
+    })
+    mkdirSync(job.output, { recursive: true })
+    return yield* withoutSecrets(execute)({ stage, job, code: file.code, cache: noCache, limits: file.limits, onProgress, onOutput })
+  })
