@@ -1,13 +1,13 @@
 /**
- * Training spread over many GPUs, on paper: memory of a rank, bytes that it sends and receives in a step, and how long that and computing take. Prints the tables of docs/scale.md.
+ * Training and sampling spread over many GPUs, on paper: memory of a rank, bytes that it sends and receives in a step, and how long that and computing take; rollouts. Prints the tables of docs/scale.md.
  *
  *     node bench/scale.ts
  *
  * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; how many a rank reads at once and which blocks it computes again is what `caravan run` would choose for an H200 (stages/training/fit.ts).
  */
 import { presets } from "../models/config.ts"
-import { accelerators, trainingFlops } from "../models/cost.ts"
-import { type SpreadOver, totalMemory, trainedParameterCount } from "../models/memory.ts"
+import { accelerators, decodingTraffic, generationFlops, trainingFlops } from "../models/cost.ts"
+import { generationMemory, type SpreadOver, totalMemory, trainedParameterCount, usableMemory, weightBytes } from "../models/memory.ts"
 import { fitOnGpu, trainingStep } from "../stages/training/fit.ts"
 
 const length = 4096
@@ -24,10 +24,10 @@ line([
   "GPUs",
   "micro-batches x rows",
   "blocks recomputed",
-  "GiB a rank",
+  "GiB per rank",
   "fits",
-  "GB each way a step",
-  "s computing",
+  "GB each way per step",
+  "s compute",
   "s NVLink",
   "s network"
 ])
@@ -48,3 +48,28 @@ for (const name of ["7b", "13b", "70b"] as const)
       ...[work / (flops.bfloat16 * mfu), sent / rates.NVLink, sent / rates.network].map((seconds) => seconds.toFixed(1))
     ])
   }
+
+/**
+ * Rollouts: data-parallel ranks, each with the whole model, and the largest of these numbers of sequences at a time that fits. The rate is what the memory's bandwidth or the peak allows, whichever is less: 0.64 of 4.8 TB/s is what 7B reaches with
+ * 64 sequences (docs/performance.md: 0.71 of 4.3 TB/s). The paper gives no lengths; 512 tokens and 512 new ones are an assumption.
+ */
+const lengths = { prompt: 512, response: 512 }
+const ofBandwidth = 0.64
+const gpus = [8, 64, 512]
+process.stdout.write("\n")
+line(["model", "sequences per GPU", "GiB per rank", "fits", "tokens/s per GPU", ...gpus.map((n) => `hours for 2M responses on ${n}`)])
+line(new Array<string>(8).fill("---"))
+for (const name of ["7b", "13b", "70b"] as const) {
+  const model = { config: { ...presets[name], maxPositions: length }, scalarHead: false }
+  const memoryOf = (sequences: number) => {
+    const { activations, cache } = generationMemory(model, "bfloat16", sequences, lengths)
+    return weightBytes(model, "bfloat16") + activations + cache
+  }
+  const fits = (sequences: number) => memoryOf(sequences) <= usableMemory(device)
+  const sequences = [256, 128, 64, 32, 16].find(fits) ?? 16
+  const traffic = decodingTraffic(model, "bfloat16", sequences, lengths) / (accelerators.h200.bandwidth * ofBandwidth)
+  const computing = (sequences * generationFlops(model, lengths.prompt, lengths.response)) / (flops.bfloat16 * mfu)
+  const rate = (sequences * lengths.response) / Math.max(traffic, computing)
+  const hours = gpus.map((n) => ((2e6 * lengths.response) / (rate * n) / 3600).toFixed(1))
+  line([name, sequences, gib(memoryOf(sequences)), fits(sequences) ? "yes" : "no", Math.round(rate).toLocaleString("en"), ...hours])
+}
