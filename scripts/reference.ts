@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url"
 import { artifactsPage, path as artifactsPath } from "./reference/artifacts.ts"
 import { commandsPage, path as commandsPath } from "./reference/commands.ts"
 import { decisionsPage, path as decisionsPath } from "./reference/decisions.ts"
+import { errorsPage, path as errorsPath } from "./reference/errors.ts"
 import { generated } from "./reference/markdown.ts"
 import { indexPage, path as indexPath } from "./reference/overview.ts"
 import { loadStages, stagePages } from "./reference/stages.ts"
@@ -22,6 +23,7 @@ export const reference = async (): Promise<ReadonlyMap<string, string>> => {
     ...stagePages(stages),
     [artifactsPath, artifactsPage(stages)],
     [commandsPath, await commandsPage()],
+    [errorsPath, errorsPage()],
     [decisionsPath, decisionsPage()]
   ])
 }
@@ -35,12 +37,15 @@ export const stale = (pages: ReadonlyMap<string, string>): ReadonlyArray<string>
   return [...changed.map(([path]) => path), ...gone]
 }
 
-if (import.meta.main) {
+const main = async (): Promise<void> => {
   mkdirSync(`${root}docs/reference`, { recursive: true })
   const pages = await reference()
   const paths = stale(pages)
   for (const path of paths) process.stdout.write(`${path}\n`)
-  if (process.argv.includes("--check")) process.exit(paths.length === 0 ? 0 : 1)
+  if (process.argv.includes("--check")) {
+    process.exitCode = paths.length === 0 ? 0 : 1
+    return
+  }
   for (const path of paths) {
     const page = pages.get(path)
     mkdirSync(dirname(root + path), { recursive: true })
@@ -48,3 +53,9 @@ if (import.meta.main) {
     else writeFileSync(root + path, page)
   }
 }
+
+if (import.meta.main)
+  await main().catch((error: unknown) => {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+    process.exitCode = 1
+  })

@@ -16,6 +16,7 @@ export const indexPage = (): string =>
         ],
         ["[Artifacts](artifacts.md)", "what stages exchange: datasets with their columns, checkpoints, reports"],
         ["[Commands](commands.md)", "every command with its flags, examples and exit codes"],
+        ["[Errors](errors.md)", "every error and message with its meaning and what to do"],
         ["[Shapes of data](../shapes.md)", "the layouts of your own files that imports recognise"]
       ]
     ),

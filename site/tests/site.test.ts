@@ -23,6 +23,9 @@ describe("the site", () => {
     expect([...places, ...api].filter((place) => !existsSync(join(dist, place)))).toEqual([])
     expect(readFileSync(join(dist, "reference/api/caravan/stages.html"), "utf8")).toContain('id="policyloss"')
   })
+  it("shows neither the notes on generated pages nor tags", () => {
+    for (const place of places) expect([place, /&lt;!--|&lt;a id=/.test(readFileSync(join(dist, place), "utf8"))]).toEqual([place, false])
+  })
   it("has the files of the repository that pages link to", () => {
     expect(readFileSync(join(dist, "source/stages/ppo/ppo.ts.txt"), "utf8")).toBe(readFileSync(join(root, "stages/ppo/ppo.ts"), "utf8"))
   })

@@ -1,0 +1,179 @@
+/** Error classes and the messages that the code makes of them, read from the sources. */
+import { readdirSync, readFileSync } from "node:fs"
+import { parseAst } from "rolldown/parseAst"
+
+export interface ErrorClass {
+  readonly name: string
+  readonly file: string
+  /** Its docstring, as one paragraph. */
+  readonly meaning: string
+  /** Whether a stage that fails with it is tried again: "no" and "yes" of the class, "says so" where each error has its own answer. */
+  readonly retried: "yes" | "no" | "says so"
+}
+export interface ErrorMessage {
+  readonly name: string
+  /** Of a StageError. */
+  readonly reason: string | undefined
+  /** With `<names>` for what is filled in. */
+  readonly message: string
+}
+
+interface Node {
+  readonly type: string
+  readonly start: number
+  readonly end: number
+  readonly [key: string]: unknown
+}
+
+const root = new URL("../../", import.meta.url)
+const layers = ["cli", "data", "engine", "models", "runtime", "schemas", "stages"]
+
+const isNode = (value: unknown): value is Node => typeof value === "object" && value !== null && typeof (value as Node).type === "string"
+const walk = (node: Node, visit: (node: Node) => void): void => {
+  visit(node)
+  for (const value of Object.values(node)) for (const child of Array.isArray(value) ? value : [value]) if (isNode(child)) walk(child, visit)
+}
+
+const nameOf = (node: unknown): string | undefined =>
+  isNode(node)
+    ? node.type === "Identifier"
+      ? (node.name as string)
+      : node.type === "MemberExpression"
+        ? nameOf(node.property)
+        : undefined
+    : undefined
+
+/** Stands for what is filled in and has no name. */
+const unnamed = "<…>"
+
+/** "the file <path>" of `the file ${path}`. */
+const textOf = (node: unknown): string => {
+  if (!isNode(node)) return unnamed
+  switch (node.type) {
+    case "Literal":
+      return String(node.value)
+    case "TemplateLiteral": {
+      const texts = (node.quasis as ReadonlyArray<{ value: { cooked: string } }>).map(({ value }) => value.cooked)
+      return (node.expressions as ReadonlyArray<Node>).reduce((text, expression, i) => text + textOf(expression) + texts[i + 1]!, texts[0]!)
+    }
+    case "BinaryExpression":
+      // A sum of numbers: `${i + 1}`.
+      if (isNode(node.right) && node.right.type === "Literal" && typeof node.right.value === "number") return textOf(node.left)
+      return node.operator === "+" ? textOf(node.left) + textOf(node.right) : unnamed
+    case "CallExpression": {
+      const [first] = node.arguments as ReadonlyArray<Node>
+      const name = nameOf(node.callee)
+      return name === "stringify" ? `"${textOf(first)}"` : name === "String" || name === "messageOf" ? textOf(first) : unnamed
+    }
+    default: {
+      const name = nameOf(node)
+      if (name === "length" || name === "size") return "<n>"
+      return name === undefined ? unnamed : `<${name}>`
+    }
+  }
+}
+
+const fieldsOf = (node: unknown): ReadonlyMap<string, Node> =>
+  new Map(
+    isNode(node) && node.type === "ObjectExpression"
+      ? (node.properties as ReadonlyArray<Node>).flatMap((property) => {
+          const name = nameOf(property.key)
+          return name === undefined || !isNode(property.value) ? [] : [[name, property.value] as const]
+        })
+      : []
+  )
+
+/** The docstring that ends where a declaration begins. */
+const docstringBefore = (source: string, start: number): string => {
+  const comment = /\/\*\*((?:[^*]|\*(?!\/))*)\*\/\s*$/.exec(source.slice(0, start))?.[1] ?? ""
+  return comment
+    .replaceAll(/^\s*\*/gm, "")
+    .replaceAll(/\s+/g, " ")
+    .trim()
+}
+
+/** On one line, with one placeholder where several adjoin. */
+const sentence = (text: string) =>
+  text
+    .replaceAll(/\s+/g, " ")
+    .replaceAll(/(<…>){2,}/g, "<…>")
+    .replaceAll(/(<n>){2,}/g, "<n>")
+    .trim()
+
+const messageOf = ([first, second]: ReadonlyArray<Node>): string | undefined => {
+  const fields = fieldsOf(first)
+  const [doing, expected, found, hint] = ["doing", "expected", "found", "hint"].map((name) => fields.get(name))
+  if (doing !== undefined && hint !== undefined)
+    return `${textOf(doing)}: expected ${textOf(expected)}, found ${textOf(found)}. ${textOf(hint)}`
+  if (first?.type === "ObjectExpression") return fields.has("message") ? textOf(fields.get("message")) : undefined
+  // A row's field and what is wrong with it, an operator and what it got.
+  return first === undefined ? undefined : second === undefined || !isText(second) ? textOf(first) : `${textOf(first)}: ${textOf(second)}`
+}
+const isText = (node: Node) => node.type === "TemplateLiteral" || (node.type === "Literal" && typeof node.value === "string")
+
+/** A message that has words of its own: not only what another error said. */
+const hasWords = (message: string) => /[A-Za-z]{2}/.test(message.replaceAll(/<[\w…]+>/g, ""))
+
+export const errorSources = (): { readonly classes: ReadonlyArray<ErrorClass>; readonly messages: ReadonlyArray<ErrorMessage> } => {
+  const files = layers.flatMap((layer) =>
+    readdirSync(new URL(`${layer}/`, root), { recursive: true, encoding: "utf8" })
+      .filter((name) => name.endsWith(".ts"))
+      .sort()
+      .map((name) => `${layer}/${name}`)
+  )
+  const parsed = files.flatMap((file) => {
+    const source = readFileSync(new URL(file, root), "utf8")
+    return /Error|Refus|Passing|Told|BadRow|LeftOut|BadLabel/.test(source)
+      ? [{ file, source, program: parseAst(source, { lang: "ts" }) as unknown as Node }]
+      : []
+  })
+  const classes: Array<ErrorClass> = []
+  for (const { file, program, source } of parsed)
+    walk(program, (node) => {
+      if (node.type !== "ClassDeclaration" || node.superClass === null) return
+      const heading = source.slice((node.superClass as Node).start, (node.superClass as Node).end)
+      if (!/^(Error$|ExplainedError|Schema\.TaggedError)/.test(heading)) return
+      const body = source.slice(node.start, node.end)
+      const own = /isRetryable = (true|false)/.exec(body)?.[1]
+      classes.push({
+        name: nameOf(node.id)!,
+        file,
+        meaning: docstringBefore(source, node.start).replace(/^export\s*/, "") || docstringBefore(source, node.start - "export ".length),
+        retried:
+          own === "true"
+            ? "yes"
+            : own === "false"
+              ? "no"
+              : /isRetryable/.test(heading) || heading.startsWith("ExplainedError")
+                ? "says so"
+                : "no"
+      })
+    })
+  const names = new Set(classes.map(({ name }) => name))
+  const messages: Array<ErrorMessage> = []
+  for (const { file, program } of parsed)
+    walk(program, (node) => {
+      // The helpers of runtime/cluster/ that make a StageError: (reason, message).
+      if (file.startsWith("runtime/cluster/") && node.type === "CallExpression" && /^fail(ed)?$/.test(nameOf(node.callee) ?? "")) {
+        const [reason, message] = node.arguments as ReadonlyArray<Node>
+        if (reason?.type === "Literal" && message !== undefined)
+          messages.push({ name: "StageError", reason: String(reason.value), message: sentence(textOf(message)) })
+      }
+      const callee = node.callee as Node | undefined
+      const name =
+        node.type === "NewExpression"
+          ? nameOf(callee)
+          : node.type === "CallExpression" && callee?.type === "MemberExpression" && nameOf(callee.property) === "of"
+            ? nameOf(callee.object)
+            : undefined
+      if (name === undefined || !names.has(name)) return
+      const [argument, ...more] = node.arguments as ReadonlyArray<Node>
+      // `of` of a class of its own makes the message of what it is given; that is found where it does.
+      if (node.type === "CallExpression" && argument?.type !== "ObjectExpression") return
+      const message = messageOf(argument === undefined ? [] : [argument, ...more])
+      const reason = fieldsOf(argument).get("reason")
+      if (message !== undefined && hasWords(message))
+        messages.push({ name, reason: reason?.type === "Literal" ? String(reason.value) : undefined, message: sentence(message) })
+    })
+  return { classes, messages }
+}
