@@ -5,6 +5,9 @@ import { commands } from "../cli/main.ts"
 import { describeConfig } from "../schemas/hyper.ts"
 import { reference, stale } from "../scripts/reference.ts"
 import { code, text } from "../scripts/reference/markdown.ts"
+import { errorSources } from "../scripts/reference/error-sources.ts"
+import { reasons } from "../scripts/reference/reasons.ts"
+import { sourceOf } from "../scripts/reference/source.ts"
 import { loadStages, placesIn } from "../scripts/reference/stages.ts"
 
 const root = new URL("../", import.meta.url)
@@ -38,6 +41,64 @@ describe("docs/reference", () => {
       const { flags } = (await load()).command
       expect([name, Object.keys(flags).filter((flag) => !section.includes(`| \`--${flag}`))]).toEqual([name, []])
     }
+  })
+})
+
+describe("the reference of errors", () => {
+  const page = pages.get("docs/reference/errors.md")!
+  const filesIn = (layer: string) =>
+    readdirSync(new URL(`${layer}/`, root), { recursive: true, encoding: "utf8" })
+      .filter((name) => name.endsWith(".ts"))
+      .map((name) => readFileSync(new URL(`${layer}/${name}`, root), "utf8"))
+  const sources = ["cli", "data", "engine", "models", "runtime", "schemas", "stages"].flatMap(filesIn)
+  it("has every tagged error class", () => {
+    const tags = sources.flatMap((source) =>
+      [...source.matchAll(/(?:TaggedError|ExplainedError)<\w+>\(\)\(\s*"(\w+)"/g)].map(([, tag]) => tag!)
+    )
+    expect(tags.length).toBeGreaterThan(30)
+    expect(tags.filter((tag) => !page.includes(`\n### ${tag}\n`))).toEqual([])
+  })
+  it("has every reason of a failed node, and none that the code does not give", () => {
+    const given = filesIn("runtime").flatMap((source) =>
+      [...source.matchAll(/\breason: "([A-Z]\w+)"|\bfail(?:ed)?\(\s*"([A-Z]\w+)"|\? "(Failure)" : "Defect"/g)].map(
+        ([, a, b, c]) => a ?? b ?? c!
+      )
+    )
+    expect([...new Set(given)].sort()).toEqual(Object.keys(reasons).sort())
+  })
+  it("has messages as the code makes them, with names for what is filled in", () => {
+    const text = `
+      /** The seal is
+       * broken. */
+      export class SealError extends ExplainedError<SealError>()("SealError") {}
+      class QuietError extends Schema.TaggedError<QuietError>()("QuietError", { message: Schema.String }) {
+        readonly isRetryable = false
+      }
+      SealError.of({ doing: \`Opening \${file.path}\`, expected: "a seal", found: seals.length + 1, hint: hintFor(file) + " Stop." })
+      new QuietError({ message: \`\${i + 1} of \${JSON.stringify(name)} is \${a ? b : c}\` })
+      new QuietError({ message: other.message })
+      new StageErrorOfOthers({ message: "not ours" })`
+    expect(errorSources([sourceOf("a.ts", text)])).toEqual({
+      classes: [
+        { name: "SealError", file: "a.ts", meaning: "The seal is broken.", retried: "says so" },
+        { name: "QuietError", file: "a.ts", meaning: "", retried: "no" }
+      ],
+      messages: [
+        { name: "SealError", reason: undefined, message: "Opening <path>: expected a seal, found <n>. <…> Stop." },
+        { name: "QuietError", reason: undefined, message: '<i> of "<name>" is <…>' }
+      ]
+    })
+  })
+})
+
+describe("the reference of artifacts", () => {
+  it("has the columns of a dataset with Arrow's types, and the fields of a report, nested ones too", () => {
+    const page = pages.get("docs/reference/artifacts.md")!
+    const sectionOf = (name: string) => page.split(`\n## \`${name}\`\n`)[1]!.split("\n## ")[0]!
+    for (const row of ["| `id` | `utf8` |", "| `rating` | `int32?` | 0 ", "| `prompt` | `list<{role:utf8,content:utf8}>` |"])
+      expect(sectionOf("dataset:preference/1")).toContain(row)
+    for (const row of ["| `iterations` | list of PpoIteration |", "| `iterations[].kl` | number |"])
+      expect(sectionOf("report:ppo-diagnostics/1")).toContain(row)
   })
 })
 

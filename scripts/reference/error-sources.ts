@@ -1,6 +1,5 @@
 /** Error classes and the messages that the code makes of them, read from the sources. */
-import { readdirSync, readFileSync } from "node:fs"
-import { parseAst } from "rolldown/parseAst"
+import { docstringBefore, isNode, nameOf, type Node, type Source, sourcesWith, walk } from "./source.ts"
 
 export interface ErrorClass {
   readonly name: string
@@ -18,30 +17,7 @@ export interface ErrorMessage {
   readonly message: string
 }
 
-interface Node {
-  readonly type: string
-  readonly start: number
-  readonly end: number
-  readonly [key: string]: unknown
-}
-
-const root = new URL("../../", import.meta.url)
 const layers = ["cli", "data", "engine", "models", "runtime", "schemas", "stages"]
-
-const isNode = (value: unknown): value is Node => typeof value === "object" && value !== null && typeof (value as Node).type === "string"
-const walk = (node: Node, visit: (node: Node) => void): void => {
-  visit(node)
-  for (const value of Object.values(node)) for (const child of Array.isArray(value) ? value : [value]) if (isNode(child)) walk(child, visit)
-}
-
-const nameOf = (node: unknown): string | undefined =>
-  isNode(node)
-    ? node.type === "Identifier"
-      ? (node.name as string)
-      : node.type === "MemberExpression"
-        ? nameOf(node.property)
-        : undefined
-    : undefined
 
 /** Stands for what is filled in and has no name. */
 const unnamed = "<…>"
@@ -83,15 +59,6 @@ const fieldsOf = (node: unknown): ReadonlyMap<string, Node> =>
       : []
   )
 
-/** The docstring that ends where a declaration begins. */
-const docstringBefore = (source: string, start: number): string => {
-  const comment = /\/\*\*((?:[^*]|\*(?!\/))*)\*\/\s*$/.exec(source.slice(0, start))?.[1] ?? ""
-  return comment
-    .replaceAll(/^\s*\*/gm, "")
-    .replaceAll(/\s+/g, " ")
-    .trim()
-}
-
 /** On one line, with one placeholder where several adjoin. */
 const sentence = (text: string) =>
   text
@@ -114,31 +81,23 @@ const isText = (node: Node) => node.type === "TemplateLiteral" || (node.type ===
 /** A message that has words of its own: not only what another error said. */
 const hasWords = (message: string) => /[A-Za-z]{2}/.test(message.replaceAll(/<[\w…]+>/g, ""))
 
-export const errorSources = (): { readonly classes: ReadonlyArray<ErrorClass>; readonly messages: ReadonlyArray<ErrorMessage> } => {
-  const files = layers.flatMap((layer) =>
-    readdirSync(new URL(`${layer}/`, root), { recursive: true, encoding: "utf8" })
-      .filter((name) => name.endsWith(".ts"))
-      .sort()
-      .map((name) => `${layer}/${name}`)
-  )
-  const parsed = files.flatMap((file) => {
-    const source = readFileSync(new URL(file, root), "utf8")
-    return /Error|Refus|Passing|Told|BadRow|LeftOut|BadLabel/.test(source)
-      ? [{ file, source, program: parseAst(source, { lang: "ts" }) as unknown as Node }]
-      : []
-  })
+const ownSources = () => sourcesWith(layers, /Error|BadRow|BadLabel|LeftOut|\bfail(ed)?\(|UnsupportedTokenizer|httpApiStatus/)
+
+export const errorSources = (
+  sources: ReadonlyArray<Source> = ownSources()
+): { readonly classes: ReadonlyArray<ErrorClass>; readonly messages: ReadonlyArray<ErrorMessage> } => {
   const classes: Array<ErrorClass> = []
-  for (const { file, program, source } of parsed)
+  for (const { file, program, text } of sources)
     walk(program, (node) => {
       if (node.type !== "ClassDeclaration" || node.superClass === null) return
-      const heading = source.slice((node.superClass as Node).start, (node.superClass as Node).end)
+      const heading = text.slice((node.superClass as Node).start, (node.superClass as Node).end)
       if (!/^(Error$|ExplainedError|Schema\.TaggedError)/.test(heading)) return
-      const body = source.slice(node.start, node.end)
+      const body = text.slice(node.start, node.end)
       const own = /isRetryable = (true|false)/.exec(body)?.[1]
       classes.push({
         name: nameOf(node.id)!,
         file,
-        meaning: docstringBefore(source, node.start).replace(/^export\s*/, "") || docstringBefore(source, node.start - "export ".length),
+        meaning: docstringBefore(text, node.start),
         retried:
           own === "true"
             ? "yes"
@@ -151,7 +110,7 @@ export const errorSources = (): { readonly classes: ReadonlyArray<ErrorClass>; r
     })
   const names = new Set(classes.map(({ name }) => name))
   const messages: Array<ErrorMessage> = []
-  for (const { file, program } of parsed)
+  for (const { file, program } of sources)
     walk(program, (node) => {
       // The helpers of runtime/cluster/ that make a StageError: (reason, message).
       if (file.startsWith("runtime/cluster/") && node.type === "CallExpression" && /^fail(ed)?$/.test(nameOf(node.callee) ?? "")) {
