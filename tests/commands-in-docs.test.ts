@@ -42,9 +42,11 @@ const wordsOf = (line: string): ReadonlyArray<string> => {
 /** Lines of blocks of code that have no language or a shell's, or are indented by four; a continued line is one. */
 const linesOf = (text: string): ReadonlyArray<string> => {
   const joined = text.replaceAll(/\\\n\s*/g, "")
-  const blocks = [...joined.matchAll(/^```(?:sh|bash)?\n(.*?)^```$/gms)].map(([, block]) => block!)
+  const blocks = [...joined.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, language, block]) =>
+    ["", "sh", "bash"].includes(language!) ? [block!] : []
+  )
   const indented = [...joined.replaceAll(/^```.*?^```$/gms, "").matchAll(/^ {4}(\S.*)$/gm)].map(([, line]) => line!)
-  return [...blocks, ...indented].flatMap((block) => block.split("\n")).map((line) => line.trim())
+  return [...blocks, ...indented].flatMap((block) => block.split("\n")).flatMap((line) => (line.trim() === "" ? [] : [line.trim()]))
 }
 
 /** Stands for any number of words: $small, ${all[@]}, dots. After a flag a variable is the flag's value. */
