@@ -1,4 +1,4 @@
-/** Prints the numerics of a device as JSON: run as a process of its own by numerics.ts. */
+/** Prints a device's numerics as JSON. numerics.ts runs it in a separate process. */
 import { describeNumerics } from "./device.ts"
 import { prepare } from "./prepare.ts"
 

@@ -3,54 +3,54 @@ import { type Environment, native } from "./native.ts"
 
 export { type Environment, isOutOfMemory } from "./native.ts"
 
-/** What libtorch says of itself and of the machine. */
+/** What libtorch reports about itself and the machine. */
 export const environment = (): Environment => native().environment()
 
 /** Whether a CUDA device can be used. */
 export const hasCuda = (): boolean => native().environment().gpus > 0
 
-/** Threads that an operator may use on the CPU; part of the numerics, since sums are split by thread. */
+/** Sets the number of CPU threads per operator. It is part of the numerics because sums are split by thread. */
 export const setThreads = (threads: number): void => native().setThreads(threads)
 
-/** Whether float32 products on a GPU may use TensorFloat-32: 10 bits of mantissa, several times the speed. Off unless called, as in PyTorch. */
+/** Sets whether float32 matrix products on a GPU may use TensorFloat-32: 10 bits of mantissa, several times the speed. Off by default, as in PyTorch. */
 export const allowTf32 = (on: boolean): void => native().allowTf32(on)
 
-/** Why this project's kernels for the GPU are not there, and slower operators of libtorch run instead; undefined where they are, or where there is no GPU. */
+/** Why our GPU kernels are unavailable, so that libtorch's slower operators run instead; undefined if they are available or there is no GPU. */
 export const gpuKernelsMissing = (): string | undefined => native().gpuKernelsMissing() ?? undefined
 
-/** Waits until the GPU has done all it was given. Nothing to do on the CPU. */
+/** Waits until the GPU has finished all queued work. Does nothing on the CPU. */
 export const synchronize = (): void => native().synchronize()
 
 export interface DeviceMemory {
   readonly current: number
   readonly peak: number
-  /** What this process has of the GPU or could get: all that other programs do not hold. undefined where the driver does not tell. */
+  /** Memory that this process holds or could allocate: everything that other programs do not hold. undefined if the driver does not report it. */
   readonly available: number | undefined
 }
 
-/** Bytes that tensors hold on the GPU now, and at most since the last reset; undefined without a GPU (or before libtorch 2.9). */
+/** Bytes that tensors hold on the GPU now, and the peak since the last reset; undefined without a GPU (or before libtorch 2.9). */
 export const deviceMemory = (options: { readonly resetPeak?: boolean } = {}): DeviceMemory | undefined => {
   const memory = native().deviceMemory(options.resetPeak ?? false)
   return memory === null ? undefined : { current: memory[0], peak: memory[1], available: memory[2] ?? undefined }
 }
 
 /**
- * Bytes of the first GPU's memory in whole GiB, whatever of it is free; undefined on the CPU. It is the same for every GPU of a model, and part of
- * the numerics: what is chosen by it follows from the key.
+ * Total memory of the first GPU in bytes, rounded down to whole GiB; undefined on the CPU. It is the same for every GPU of a given model and part of
+ * the numerics, so choices that depend on it follow from the key.
  */
 export const totalMemory = (device: "cpu" | "cuda"): number | undefined => {
   if (device === "cpu") return undefined
   return Math.floor(environment().gpuMemory / 2 ** 30) * 2 ** 30
 }
 
-/** What a stage reports of its memory: the most MiB that tensors held on the GPU; nothing without one. */
+/** A stage's memory metric: the peak memory of tensors on the GPU, in MiB; empty without a GPU. */
 export const gpuMemory = (): { readonly gpuMemory: number } | Record<string, never> => {
   const memory = deviceMemory()
   return memory === undefined ? {} : { gpuMemory: memory.peak / 2 ** 20 }
 }
 
 /**
- * Everything that was seen to change bits of a result, apart from the program and its inputs: it enters the cache key of stages that compute
+ * Everything known to change the bits of a result, apart from the program and its inputs. It is part of the cache key of stages that compute
  * with tensors.
  */
 export const describeNumerics = (device: "cpu" | "cuda", threads: number): Record<string, string> => {

@@ -1,24 +1,24 @@
 /**
- * Operations that exist as one kernel for float32 on the CPU (native/layers.cc, attention.cc, decoding.cc) and as a few ATen operators elsewhere. Both forms compute the
- * same; tests hold them against one another.
+ * Operations that run as one kernel for float32 on the CPU (native/layers.cc, attention.cc, decoding.cc) and as a few ATen operators elsewhere. Both forms compute the
+ * same function; tests compare them.
  */
 import { hasOperator, native } from "./native.ts"
 import { aten, atenMany, atenVoid, cat, linear, noGrad, type Tensor, zeros } from "./tensor.ts"
 
 let kernels = true
 
-/** With false, ATen's operators compute from now on what the kernels would: tests hold both forms to the same statements. */
+/** Turns the kernels on or off. When off, ATen operators are used instead, so that tests can check both forms. */
 export const useKernels = (on: boolean): void => {
   kernels = on
 }
 
 export const kernelsAreOn = (): boolean => kernels
 
-/** Whether the CPU's kernels take this tensor. */
+/** Whether the CPU kernels support this tensor. */
 export const isFused = (x: Tensor): boolean => kernels && x.dtype === "float32" && x.device === "cpu"
 
 let onGpu: boolean | undefined
-/** Whether the kernels for the GPU take this tensor (native/gpu.h): compiled when the first is asked about. */
+/** Whether the GPU kernels support this tensor (native/gpu.h). The first call compiles them. */
 export const hasGpuKernels = (x: Tensor): boolean =>
   kernels && x.device === "cuda" && (x.dtype === "float32" || x.dtype === "bfloat16") && (onGpu ??= native().gpuKernelsMissing() === null)
 
@@ -36,7 +36,7 @@ export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Ten
   return (wide === x ? normed : normed.to({ dtype: x.dtype })).mul(weight)
 }
 
-/** silu(gate) up, of gate and up side by side: (..., 2F) -> (..., F) (Shazeer 2020). */
+/** silu(gate) up, with gate and up concatenated in x: (..., 2F) -> (..., F) (Shazeer 2020). */
 export const swiglu = (x: Tensor): Tensor => (kernels ? aten("caravan::swiglu", x) : composedSwiglu(x))
 
 export const composedSwiglu = (x: Tensor): Tensor => {
@@ -44,31 +44,31 @@ export const composedSwiglu = (x: Tensor): Tensor => {
   return gate.silu().mul(up)
 }
 
-/** x (..., K) through linear layers that read the same, weights (N_i, K): their outputs side by side, (..., N_1 + N_2 + ...). */
+/** Applies several linear layers, weights (N_i, K), to the same x (..., K): their outputs concatenated, (..., N_1 + N_2 + ...). */
 export const joinedLinear = (x: Tensor, weights: ReadonlyArray<Tensor>): Tensor =>
   kernels ? aten("caravan::joined_linear", x, weights) : linear(x, cat(weights, 0))
 
-/** Moves the weights of layers that read the same side by side in memory, so that one product reads them without a copy. They stay the tensors that they were. */
+/** Makes the weights of layers with the same input adjacent in memory, so that one product reads them without a copy. They remain separate tensors. */
 export const joinWeights = (weights: ReadonlyArray<Tensor>): void => atenVoid("caravan::join_", weights)
 
-/** Weights (N_i, K) as one (N_1 + N_2 + ..., K): a view of those that lie side by side. */
+/** Weights (N_i, K) as one (N_1 + N_2 + ..., K): a view if they are adjacent in memory. */
 export const joinedWeight = (weights: ReadonlyArray<Tensor>): Tensor => aten("caravan::joined", weights)
 
 export interface TokenDistribution {
   /** log softmax(states weight^T / temperature)[target], (N,). */
   readonly logProbabilities: Tensor
-  /** Entropy of each row's distribution in nats, (N,), without gradients; empty unless asked for. */
+  /** Entropy of each row's distribution in nats, (N,), without gradients; empty unless requested. */
   readonly entropies: Tensor
 }
 export interface TokenDistributionOptions {
-  /** 1 unless given. */
+  /** Default: 1. */
   readonly temperature?: number
   readonly entropies?: boolean
 }
 
 /**
- * What an output layer says of given tokens: states (N, D), weight (V, D), targets (N,) int64. In float32 (float64 where the states are), without ever
- * holding all logits (N, V) in float32: native/vocabulary.cc.
+ * Log-probabilities (and entropies) of target tokens under an output layer: states (N, D), weight (V, D), targets (N,) int64. Computed in float32 (float64 if the
+ * states are float64) without ever holding all logits (N, V) in float32: native/vocabulary.cc.
  */
 export const tokenDistribution = (
   states: Tensor,
@@ -98,17 +98,17 @@ export const composedTokenDistribution = (
   }
 }
 
-/** A linear layer's weight as inference reads it fastest: made once, used in every step. It takes no part in gradients. */
+/** A linear layer's weight in the layout that inference reads fastest: packed once, used in every step. It has no gradient. */
 export interface InferenceWeight {
   readonly tensor: Tensor
-  /** Rows of the weight: the width of what it gives. */
+  /** Rows of the weight: the width of the output. */
   readonly columns: number
 }
 
 /** Rows in a panel of the kernel's layout. */
 const panel = 32
 
-/** Packs a weight (N, K): on the CPU into panels of rows, transposed (ceil(N / 32), K, 32), zeros beyond N; elsewhere it stays as it is. */
+/** Packs a weight (N, K): on the CPU into transposed panels of rows (ceil(N / 32), K, 32), padded with zeros beyond N; on other devices it is unchanged. */
 export const inferenceWeight = (weight: Tensor): InferenceWeight => {
   const [columns, dim] = weight.shape as [number, number]
   if (!isFused(weight)) return { tensor: weight, columns }

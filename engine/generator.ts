@@ -1,4 +1,4 @@
-/** libtorch's own generators, for filling whole tensors (Tensor.normal_). Seed one by purpose before each use. */
+/** libtorch's own random generators, for filling whole tensors (Tensor.normal_). Seed them by purpose before each use. */
 import { native } from "./native.ts"
 import { deriveSeed, type Purpose } from "./random.ts"
 import { type Device, Tensor } from "./tensor.ts"
@@ -7,7 +7,7 @@ import { type Device, Tensor } from "./tensor.ts"
 export const seedGenerator = (device: Device, seed: number, ...purpose: Purpose): void =>
   native().seedGenerator(device, deriveSeed(seed, ...purpose))
 
-/** The generator's whole state, a uint8 tensor on the CPU: what a checkpoint keeps. */
+/** The generator's complete state, a uint8 tensor on the CPU, as saved in checkpoints. */
 export const generatorState = (device: Device): Tensor => new Tensor(native().generatorState(device))
 
 export const setGeneratorState = (device: Device, state: Tensor): void => native().setGeneratorState(device, state.handle)

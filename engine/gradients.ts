@@ -1,8 +1,8 @@
 /**
- * Gradients of a step: added up over micro-batches and over the tokens of one, measured and clipped.
+ * The gradients of a step: accumulated over micro-batches and over the tokens within each, measured and clipped.
  *
- * The gradients of bfloat16 and float16 parameters are added up in float32. In their own dtype a sum that is some hundred times as large as what is added
- * to it stays as it is, and where large terms cancel, their rounding is what remains (docs/performance.md).
+ * The gradients of bfloat16 and float16 parameters are accumulated in float32. In their own dtype, adding a term a few hundred times smaller than the sum
+ * leaves the sum unchanged, and where large terms cancel, only their rounding errors remain (docs/performance.md).
  */
 import { hasGpuKernels } from "./fused.ts"
 import { hasOperator } from "./native.ts"
@@ -13,14 +13,14 @@ import { aten, atenMany, atenVoid, embedding, noGrad, recordsGradients, scoped, 
 
 export type Parameters = Readonly<Record<string, Tensor>>
 
-/** Whether a tensor has 16 bits an element: too few for sums and small updates. */
+/** Whether a tensor has 16 bits per element: too few for sums and small updates. */
 export const isNarrow = ({ dtype }: Tensor): boolean => dtype === "bfloat16" || dtype === "float16"
 
 /**
- * Calls `compute` with each micro-batch, in a scope of its own; it computes the micro-batch's loss and gives it to `backward` (engine/segments.ts). The parameters' gradients are
- * then the sum over all. Returns what the calls returned. A single micro-batch's gradients stay in the parameters' dtype: there is nothing to add, and so
- * no second copy. The first `recompute` blocks of a model keep no activations and are computed again in the backward pass. Of `weights` that are spread over ranks
- * the gradients are the sum over all ranks' micro-batches, of which each has as many.
+ * Calls `compute` for each micro-batch, each in its own scope; `compute` computes the micro-batch's loss and passes it to `backward` (engine/segments.ts). Afterwards the
+ * parameters' gradients are the sum over all micro-batches. Returns the results of the calls. The gradients of a single micro-batch stay in the parameters' dtype:
+ * nothing is added, so no float32 copy is made. The first `recompute` blocks of a model keep no activations and are recomputed in the backward pass. If `weights` are
+ * sharded over ranks, the gradients are the sum over all ranks' micro-batches; every rank must have the same number of them.
  */
 export const accumulateGradients = <MicroBatch, A>(
   parameters: Parameters,
@@ -37,7 +37,7 @@ export const accumulateGradients = <MicroBatch, A>(
   return results
 }
 
-/** Makes 16-bit gradients float32. What a later backward() adds to one is added in float32: libtorch keeps the dtype that a gradient has. */
+/** Converts 16-bit gradients to float32. Later backward() calls then add in float32, because libtorch keeps a gradient's dtype. */
 const widenGradients = (parameters: Parameters): void =>
   noGrad(() => {
     for (const parameter of Object.values(parameters)) {
@@ -50,15 +50,15 @@ const widenGradients = (parameters: Parameters): void =>
   })
 
 /**
- * Rows of a table (V, D) by id: (...) int64 -> (..., D), the same as `embedding` gives. A row's gradient is a sum over all the places of its id in the batch. libtorch
- * adds it up in the table's dtype, and for a 16-bit table this does so in float32.
+ * Rows of a table (V, D) by id: (...) int64 -> (..., D), the same values as `embedding`. A row's gradient is a sum over all positions of its id in the batch. libtorch
+ * accumulates it in the table's dtype; for a 16-bit table this function accumulates it in float32.
  */
 export const trainableEmbedding = (table: Tensor, ids: Tensor): Tensor =>
   isNarrow(table) && recordsGradients()
     ? scoped(() => embedding(table.to({ dtype: "float32" }), ids).to({ dtype: table.dtype }))
     : embedding(table, ids)
 
-/** The gradients of all parameters, in order. A parameter the loss does not depend on is an error: it would silently stay as it is. */
+/** The gradients of all parameters, in order. Throws if the loss does not depend on a parameter: that parameter would silently stay unchanged. */
 export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
   const missing: Array<string> = []
   const gradients: Array<Tensor> = []
@@ -75,11 +75,11 @@ export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
   return gradients
 }
 
-/** The Euclidean norm of all gradients together, in float32 (float64 if they are): a tensor of one element on their device. */
+/** The Euclidean norm of all gradients together, in float32 (float64 if they are float64): a tensor with one element on their device. */
 const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
-  if (gradients.length === 0) throw new Error("The norm of gradients: there are no gradients to measure; give at least one parameter.")
+  if (gradients.length === 0) throw new Error("Computing the norm of gradients: expected at least one parameter, got none.")
   if (gradients.every(hasGpuKernels)) return aten("caravan::gradient_norm", gradients)
-  // Of 16-bit gradients in float32, without a copy of them.
+  // The norm of 16-bit gradients is computed in float32 without copying them.
   const norms = gradients.some(isNarrow)
     ? gradients.map((gradient) => aten("linalg_vector_norm", gradient, 2, null, false, dtypeCodes.float32))
     : atenMany("_foreach_norm.Scalar", gradients, 2)
@@ -90,9 +90,9 @@ const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
 export const gradientNorm = (parameters: Parameters): number => scoped(() => noGrad(() => globalNorm(gradientsOf(parameters)).item()))
 
 /**
- * Scales all gradients by maxNorm / (norm + 1e-6) where their global norm exceeds maxNorm, as torch.nn.utils.clip_grad_norm_ does. Returns the
- * norm before clipping, as a tensor of one element so that a GPU need not be waited for. Call inside a scope. `isPart`: other ranks have the other parts of the
- * parameters, and the norm is that of all.
+ * Scales all gradients by maxNorm / (norm + 1e-6) if their global norm exceeds maxNorm, as torch.nn.utils.clip_grad_norm_ does. Returns the
+ * norm before clipping, as a tensor with one element so that the caller need not wait for the GPU. Call it inside a scope. `isPart`: other ranks hold the other parts of
+ * the parameters, and the norm is computed over all parts.
  */
 export const clipGradientNorm = (parameters: Parameters, maxNorm: number, { isPart = false } = {}): Tensor =>
   noGrad(() => {
@@ -107,7 +107,7 @@ export const clipGradientNorm = (parameters: Parameters, maxNorm: number, { isPa
     if (gradients.every(hasGpuKernels)) {
       atenVoid("caravan::shrink_", gradients, scale)
     } else if (gradients.some(isNarrow)) {
-      // Of one dimension: a number, or a tensor without dimensions, would be rounded to 16 bits first.
+      // One-dimensional: a number, or a tensor without dimensions, would be rounded to 16 bits first.
       const factor = scale.reshape(1)
       for (const gradient of gradients) gradient.mul_(factor)
     } else if (gradients[0]!.device === "cpu") {

@@ -1,7 +1,7 @@
 /**
- * Which of OpenBLAS's kernels multiply matrices on the CPU. OpenBLAS knows processors by their model number, and takes those of 2004 (Prescott, SSE3) for
- * one that is newer than itself: 0.3.21 of Debian 12 does so for Intel's Emerald Rapids, where they take three to five times as long as those for AVX-512
- * (docs/performance.md). Here what the processor can do decides in such a case.
+ * Selects the OpenBLAS kernels that multiply matrices on the CPU. OpenBLAS identifies processors by their model number, and on a processor newer than itself
+ * falls back to kernels of 2004 (Prescott, SSE3): 0.3.21 of Debian 12 does so on Intel's Emerald Rapids, where they take three to five times as long as the AVX-512
+ * kernels (docs/performance.md). In such a case this module decides by the processor's features.
  */
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
@@ -28,7 +28,7 @@ export const parseProcessor = (cpuinfo: string): Processor => {
   }
 }
 
-/** This machine's; undefined where there is no /proc/cpuinfo. */
+/** This machine's processor; undefined if there is no /proc/cpuinfo. */
 export const processor = (): Processor | undefined => {
   try {
     return parseProcessor(readFileSync("/proc/cpuinfo", "utf8"))
@@ -37,7 +37,7 @@ export const processor = (): Processor | undefined => {
   }
 }
 
-/** Cores of OpenBLAS whose kernels know no AVX2. No processor that has it is one of them. */
+/** OpenBLAS cores whose kernels do not use AVX2: wrong for any processor that has AVX2. */
 const withoutAvx2 = new Set(
   [
     "Katmai",
@@ -55,27 +55,27 @@ const withoutAvx2 = new Set(
   ].concat(["Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Steamroller"])
 )
 
-/** Cores whose kernels OpenBLAS should take on this processor in place of `core`, which it took by itself: the best first; none where that is right. */
+/** Cores whose kernels OpenBLAS should use on this processor instead of its own choice `core`, best first; empty if its choice is right. */
 export const missedCores = ({ flags, vendor }: Processor, core: string): ReadonlyArray<string> => {
   if (!withoutAvx2.has(core) || !flags.has("avx2") || !flags.has("fma")) return []
   const avx512 = ["avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"].every((flag) => flags.has(flag))
   return [...(avx512 ? ["SkylakeX"] : []), vendor === "AuthenticAMD" ? "Zen" : "Haswell"]
 }
 
-/** A file as it is now, for telling whether it has changed. */
+/** A file's path, size and modification time, to detect changes. */
 const stamp = (path: string): string => {
   if (!existsSync(path)) return `${path} none`
   const { size, mtimeMs } = statSync(path)
   return `${realpathSync(path)} ${size} ${mtimeMs}`
 }
 
-/** What decides about kernels and is cheap to see: the processor, and the libraries' files. */
+/** Everything that determines the kernels and is cheap to read: the processor and the libraries' files. */
 export const machineOf = (libtorch: Libtorch | undefined): ReadonlyArray<string> => {
   const found = processor()
   const folder = libtorch?.libDir ?? "/usr/lib/x86_64-linux-gnu"
   const libraries = existsSync(folder) ? readdirSync(folder).filter((name) => /^lib(torch|c10|openblas|blas|mkl)/.test(name)) : []
   return [
-    // The name says little on x86 and all there is elsewhere.
+    // The name says little on x86; on other architectures it is all there is.
     cpus()[0]?.model ?? "",
     ...(found === undefined ? [] : [found.vendor, found.version, [...found.flags].sort().join(" ")]),
     ...libraries.map((name) => stamp(join(folder, name))),
@@ -83,7 +83,7 @@ export const machineOf = (libtorch: Libtorch | undefined): ReadonlyArray<string>
   ]
 }
 
-/** How a process ended that was asked. */
+/** Output and exit status of a process that was asked. */
 export interface Asked {
   readonly status: number | null
   readonly signal: string | null
@@ -91,7 +91,7 @@ export interface Asked {
   readonly stderr: string
 }
 
-/** Loads the addon in a process of its own, multiplies two matrices, and prints what BLAS did it. */
+/** Loads the addon in a separate process, multiplies two matrices, and prints which BLAS did it. */
 const ask = (addon: string, core: string | undefined): Asked => {
   const script = `
     const addon = require(${JSON.stringify(addon)})
@@ -104,25 +104,25 @@ const ask = (addon: string, core: string | undefined): Asked => {
   return spawnSync(process.execPath, ["-e", script], { encoding: "utf8", env })
 }
 
-/** The core at the end of what OpenBLAS says of itself; empty for another BLAS. */
+/** The core at the end of OpenBLAS's description of itself; empty for another BLAS. */
 const coreOf = (blas: string): string => (blas.startsWith("OpenBLAS") ? blas.split(" ").at(-1)! : "")
 
 /**
- * The core to set for this addon on this machine; empty: none. Asks libtorch two or three times, up to a second each, and keeps the answer beside the addon: under
- * what it depends on, this module among that. Throws where a process that was asked did not answer: taking slow kernels for that would change what is computed.
+ * The core to set for this addon on this machine; empty if none. Asks libtorch two or three times, up to a second each, and caches the answer next to the addon, keyed by
+ * everything that it depends on, including this module. Throws if a process does not answer: falling back to slow kernels would change the results.
  */
 export const chosenCore = (addon: string, machine: ReadonlyArray<string>, here: Processor, asking = ask): string => {
   const parts = [...machine, readFileSync(fileURLToPath(import.meta.url), "utf8")]
   const file = join(dirname(addon), `core-${createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 16)}`)
   if (existsSync(file)) return readFileSync(file, "utf8")
-  /** undefined: the processor, or the product, does not bear these kernels. */
+  /** undefined: these kernels do not run on this processor or give a wrong product. */
   const answer = (core: string | undefined): string | undefined => {
     const { signal, status, stderr, stdout } = asking(addon, core)
     if (status === 0) return coreOf(stdout)
     if (core !== undefined && (signal === "SIGILL" || status === 3)) return undefined
     const end = signal === null ? `ended with ${status}: ${stderr.trim().split("\n").at(-1)!}` : `was ended by ${signal}`
     throw new Error(
-      `Asking libtorch which OpenBLAS kernels it takes on this processor: expected an answer, but the process ${end}. Run this again, or name them in OPENBLAS_CORETYPE (Haswell for AVX2, SkylakeX for AVX-512).`
+      `Asking libtorch which OpenBLAS kernels it uses on this processor: expected an answer, but the process ${end}. Run this again, or set OPENBLAS_CORETYPE (Haswell for AVX2, SkylakeX for AVX-512).`
     )
   }
   const chosen = missedCores(here, answer(undefined)!).find((core) => answer(core) === core) ?? ""
@@ -130,16 +130,16 @@ export const chosenCore = (addon: string, machine: ReadonlyArray<string>, here: 
     writeFileSync(`${file}.${process.pid}`, chosen)
     renameSync(`${file}.${process.pid}`, file)
   } catch {
-    // The cache can't be written: asked again next time.
+    // The cache can't be written: ask again next time.
   }
   return chosen
 }
 
-/** Before the addon is loaded: sets OPENBLAS_CORETYPE where OpenBLAS would mistake this processor. A user's own setting stays; an empty one is none. */
+/** Call before the addon is loaded: sets OPENBLAS_CORETYPE if OpenBLAS would misidentify this processor. A non-empty user setting is kept. */
 export const chooseKernels = (addon: string, libtorch: Libtorch | undefined): void => {
   const set = process.env["OPENBLAS_CORETYPE"]
   if (set !== undefined && set !== "") return
-  // OpenBLAS takes an empty one for the name of a core that it does not know.
+  // OpenBLAS treats an empty value as the name of an unknown core.
   delete process.env["OPENBLAS_CORETYPE"]
   const here = processor()
   if (here?.flags.has("avx2") !== true) return

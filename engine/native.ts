@@ -8,7 +8,7 @@ import { chooseKernels } from "./kernels.ts"
 /** A tensor's handle: slot and generation (see native/handles.h). */
 export type Handle = number
 
-/** What a call may be given: handles, numbers, strings, lists; null is None, undefined the operator's default. */
+/** An argument of a call: a handle, number, string or list; null is None, undefined the operator's default. */
 export type Argument = number | boolean | string | null | undefined | ReadonlyArray<number | boolean | null>
 
 export interface Environment {
@@ -62,15 +62,15 @@ export interface Native {
 }
 
 /**
- * Whether an error is libtorch's for memory that could not be had, on the GPU or the CPU. The computation that it ended left nothing behind but what was there before,
- * and gradients that were added until then.
+ * Whether an error is libtorch's out-of-memory error, on the GPU or the CPU. The failed computation leaves nothing behind except gradients that were accumulated
+ * before the failure.
  */
 export const isOutOfMemory = (cause: unknown): cause is Error & { readonly code: "OUT_OF_MEMORY" } =>
   cause instanceof Error && "code" in cause && cause.code === "OUT_OF_MEMORY"
 
 let loaded: Native | undefined
 
-/** Loads the addon, building it first if need be. Throws with the reason and the command that mends it. One torch thread unless told otherwise. */
+/** Loads the addon, building it first if necessary. Throws with the reason and the command that fixes it. Uses one torch thread by default. */
 export function native(): Native {
   if (loaded !== undefined) return loaded
   const require = createRequire(import.meta.url)
@@ -85,7 +85,7 @@ export function native(): Native {
 
 const operators = new Map<string, number>()
 
-/** The number of an operator: ATen's "add.Tensor" or "mm", or with a namespace "caravan::swiglu"; -1 when there is none of that name. */
+/** The number of an operator: ATen's "add.Tensor" or "mm", or with a namespace "caravan::swiglu"; -1 if there is no operator of that name. */
 export function findOperator(name: string): number {
   let operator = operators.get(name)
   if (operator === undefined) {

@@ -1,6 +1,6 @@
 /**
- * The machine's numerics: for cache keys. Asking libtorch means loading it (half a second), so its answer is kept in a file, under everything it
- * can depend on that is cheap to see: the addon, the libraries' files, the processor, the GPUs and the variables they read.
+ * The machine's numerics, for cache keys. Asking libtorch means loading it (half a second), so the answer is cached in a file, keyed by everything that it
+ * can depend on and that is cheap to read: the addon, the libraries' files, the processor, the GPUs and the environment variables they read.
  */
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
@@ -12,7 +12,7 @@ import { promisify } from "node:util"
 import { chooseKernels, machineOf } from "./kernels.ts"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "./native/build.mjs"
 
-/** Variables that libtorch and its BLAS choose kernels by. */
+/** Environment variables by which libtorch and its BLAS choose kernels. */
 const variables = [
   "ATEN_CPU_CAPABILITY",
   "OPENBLAS_CORETYPE",
@@ -28,19 +28,19 @@ const variables = [
   "CUBLAS_WORKSPACE_CONFIG"
 ]
 
-/** Variables that turn TensorFloat-32 on or off whatever the program says: on a GPU they change bits, and are part of the numerics where set. */
+/** Environment variables that override the program's TensorFloat-32 setting. On a GPU they change bits, so they are part of the numerics when set. */
 const overrides = ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"]
 
-/** What is looked at, for tests to put something else in its place. */
+/** What this module reads from the machine; tests substitute their own. */
 export interface Surroundings {
-  /** Where NVIDIA's driver tells of itself: its version, and a folder for each GPU. */
+  /** The folder where NVIDIA's driver publishes its version and a folder for each GPU. */
   readonly nvidia: string
   readonly environment: Readonly<Record<string, string | undefined>>
-  /** Asks libtorch, in a process of its own. */
+  /** Asks libtorch in a separate process. */
   readonly ask: (device: string, threads: number) => Promise<Record<string, string>>
 }
 
-/** The driver and the GPUs of this machine; undefined where they are not told apart: the answer is not kept then. */
+/** The driver and the GPUs of this machine; undefined if they can't be identified, in which case the answer is not cached. */
 export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
   try {
     const version = readFileSync(join(root, "version"), "utf8").trim()
@@ -49,7 +49,7 @@ export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
       .map((place) => {
         const told = readFileSync(join(root, "gpus", place, "information"), "utf8")
         const [model, uuid] = ["Model", "GPU UUID"].map((name) => new RegExp(`^${name}:[ \\t]*(.*\\S)`, "m").exec(told)?.[1] ?? "")
-        // A GPU that nobody has used since the driver was loaded may be without a name as yet.
+        // A GPU that has not been used since the driver was loaded may not have a name yet.
         if (model === "" || model === "Unknown" || uuid === "") throw new Error("unknown")
         return `${place} ${model} ${uuid}`
       })
@@ -59,7 +59,7 @@ export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
   }
 }
 
-/** Digest of what the answer depends on; undefined when part of that can't be seen. */
+/** Digest of everything the answer depends on; undefined if part of it can't be read. */
 const fingerprint = (device: string, threads: number, { nvidia, environment }: Surroundings): string | undefined => {
   const gpus = device === "cuda" ? gpusOf(nvidia) : []
   if (gpus === undefined) return undefined
@@ -76,12 +76,12 @@ const fingerprint = (device: string, threads: number, { nvidia, environment }: S
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 24)
 }
 
-/** Another module of this folder, as it is here: TypeScript, or what was built from it. */
+/** The URL of another module of this folder: TypeScript, or the JavaScript built from it. */
 const beside = (name: string): string => new URL(`${name}${extname(import.meta.url)}`, import.meta.url).href
 
-/** The module whose `prepare(device, threads)` sets the engine up in a process that runs stages. */
+/** The module whose `prepare(device, threads)` sets up the engine in a process that runs stages. */
 export const prepareModule = beside("prepare")
-/** This module: a job on another machine asks it what would change bits there. */
+/** This module: a job on another machine uses it to describe that machine's numerics. */
 export const numericsModule = import.meta.url
 
 const ask = async (device: string, threads: number): Promise<Record<string, string>> => {
@@ -89,13 +89,13 @@ const ask = async (device: string, threads: number): Promise<Record<string, stri
   const script = fileURLToPath(beside("describe-numerics"))
   const asking = promisify(execFile)(process.execPath, [script, device, String(threads)], { encoding: "utf8" })
   const { stdout } = await asking.catch((error: Error & { readonly stderr: string }) => {
-    // What it said is the reason; the command that was run is none of the user's.
+    // Report what the process printed; the command line means nothing to the user.
     throw new Error(error.stderr.trim() || error.message, { cause: error })
   })
   return { ...(JSON.parse(stdout) as Record<string, string>), addon: addonSourceDigest() }
 }
 
-/** What of this machine changes the bits of a computation on a device; kept as a file of the folder. Throws when libtorch can't be asked. */
+/** The properties of this machine that change the bits of a computation on a device, cached in a file in the folder. Throws if libtorch can't be asked. */
 export const numericsOf = async (
   device: string,
   threads: number,
@@ -107,7 +107,7 @@ export const numericsOf = async (
     const set = device === "cuda" ? overrides.filter((name) => (around.environment[name] ?? "") !== "") : []
     return { ...(await around.ask(device, threads)), ...Object.fromEntries(set.map((name) => [name, around.environment[name]!])) }
   }
-  // Here rather than in each child: what is described and what computes take the same kernels.
+  // Done here rather than in each child, so that the described kernels are the ones that compute.
   chooseKernels(buildAddon(), findLibtorch())
   const print = fingerprint(device, threads, around)
   if (print === undefined) return await describe()
@@ -116,7 +116,7 @@ export const numericsOf = async (
     try {
       return JSON.parse(await readFile(file, "utf8")) as Record<string, string>
     } catch {
-      // Not readable as JSON: asked again below and written anew.
+      // Not valid JSON: ask again below and overwrite it.
     }
   }
   const answer = await describe()
@@ -125,7 +125,7 @@ export const numericsOf = async (
     await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
     await rename(`${file}.${process.pid}`, file)
   } catch {
-    // A store that can't be written to: it is asked again the next time.
+    // The store can't be written to: ask again next time.
   }
   return answer
 }

@@ -5,7 +5,7 @@
  *     m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
  *     theta <- theta - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
  *
- * Parameters in bfloat16 or float16 keep a float32 master copy: at the paper's learning rates (1e-6 to 2e-5) an update is below half a unit
+ * bfloat16 and float16 parameters have a float32 master copy: at the paper's learning rates (1e-6 to 2e-5) an update is below half a unit
  * in the last place of a bfloat16 weight and would be lost.
  */
 import { gradientsOf, isNarrow, type Parameters } from "./gradients.ts"
@@ -26,7 +26,7 @@ export interface AdamWOptions {
 export class AdamW {
   readonly #parameters: Parameters
   readonly #values: ReadonlyArray<Tensor>
-  /** What the update is applied to: the parameters, or their float32 masters. */
+  /** The tensors that are updated: the parameters, or their float32 masters. */
   readonly #masters: ReadonlyArray<Tensor>
   readonly #mixed: boolean
   readonly #first: ReadonlyArray<Tensor>
@@ -51,7 +51,7 @@ export class AdamW {
         return { masters, first: likes.map((like) => zerosLike(like)), second: likes.map((like) => zerosLike(like)) }
       })
     )
-    // One kernel for everything, where there is one: on a GPU, from libtorch 2.0 on. It wants its step count as a tensor for each parameter.
+    // One kernel for all parameters if available: on a GPU with libtorch 2.0 or later. It needs the step count as a tensor for each parameter.
     if (this.#values[0]?.device !== "cpu" && hasOperator("_fused_adamw_")) {
       const count = keep(zeros([], { device: this.#values[0]!.device }))
       this.#steps = this.#values.map(() => count)
@@ -62,7 +62,7 @@ export class AdamW {
     this.#second = made.second
   }
 
-  /** One update with this learning rate from the gradients that backward() left; clears them. */
+  /** Does one update with this learning rate using the gradients from backward(), then clears them. */
   step(learningRate: number): void {
     this.#step++
     scoped(() =>
@@ -72,7 +72,7 @@ export class AdamW {
         if (!this.#mixed) return this.#update(gradients, this.#masters, this.#first, this.#second, learningRate)
         if (this.#values.every((value) => value.dtype === "bfloat16" && hasGpuKernels(value)))
           return this.#updateOnGpu(gradients, learningRate)
-        // One by one: there are never float32 copies of all 16-bit gradients.
+        // One by one, so that float32 copies of all 16-bit gradients never exist at the same time.
         gradients.forEach((gradient, i) =>
           scoped(() => {
             const master = this.#masters[i]!
@@ -131,8 +131,8 @@ export class AdamW {
   }
 
   /**
-   * What the next step reads besides the parameters and `steps`, under names of its own: moments, and the float32 masters where there are any. They
-   * are the tensors in use: to go on from saved ones, copy those into them and call `resume`.
+   * The state that the next step reads besides the parameters and `steps`, by name: the moments, and the float32 masters if there are any. These
+   * are the tensors in use: to continue from saved ones, copy the saved values into them and call `resume`.
    */
   get state(): Parameters {
     const named = (kind: string, tensors: ReadonlyArray<Tensor>) =>
@@ -144,12 +144,12 @@ export class AdamW {
     ])
   }
 
-  /** Steps taken. */
+  /** Number of steps done. */
   get steps(): number {
     return this.#step
   }
 
-  /** Goes on as after so many steps: parameters and state are as they were then. */
+  /** Continues as after this many steps. The caller has restored the parameters and the state. */
   resume(steps: number): void {
     this.#step = steps
   }

@@ -1,12 +1,12 @@
-/** What a child process does before it runs stages with tensors. */
+/** Sets up a child process before it runs stages with tensors, and cleans up after each stage. */
 import { deviceMemory, gpuMemory, hasCuda, setThreads } from "./device.ts"
 import { native } from "./native.ts"
 import { joinRanks, type Sharding } from "./ranks.ts"
 
-/** Ranks are started at different times, and load their code first: seconds. */
+/** Minimum time to wait for the other ranks, in seconds: they start at different times and load their code first. */
 const leastJoining = 60
 
-/** A process that is one of several ranks joins them first. */
+/** Sets the device and the threads. If the process is one of several ranks, it joins their group first. */
 export const prepare = (
   device: string,
   threads: number,
@@ -22,22 +22,22 @@ export const prepare = (
   setThreads(threads)
   if (device === "cuda" && !hasCuda() && place !== undefined)
     throw new Error(
-      `rank ${place.rank} of ${place.size} has no GPU: there are fewer than ${place.size} here (CUDA_VISIBLE_DEVICES, nvidia-smi), or libtorch was built without CUDA. Take as many --ranks as there are GPUs`
+      `rank ${place.rank} of ${place.size} has no GPU: this machine has fewer than ${place.size} GPUs (see CUDA_VISIBLE_DEVICES, nvidia-smi), or libtorch was built without CUDA. Set --ranks to the number of GPUs`
     )
   if (device === "cuda" && !hasCuda())
-    throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
+    throw new Error("this machine has no CUDA device (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
   if (place !== undefined)
     joinRanks({ ...place, joining: Math.max(leastJoining, place.seconds), deadline: place.seconds }, device === "cuda" ? "cuda" : "cpu")
 }
 
-/** Called before each stage; what it gives is called after it, and gives metrics: the most memory of the GPU that tensors held, in MiB. */
+/** Call before each stage. Returns a function to call after the stage, which returns its metrics: the peak memory of tensors on the GPU, in MiB. */
 export const measure = (): (() => Readonly<Record<string, number>>) => {
   deviceMemory({ resetPeak: true })
   return gpuMemory
 }
 
 /**
- * Called last, whatever has become of the stage: frees the models and all else that it left, on the CPU and on the GPU. What a stage can have is then the same
+ * Call last, whether the stage succeeded or failed: frees all tensors that it left, on the CPU and on the GPU. The memory available to a stage is then the same
  * whichever stages ran before it in this process.
  */
 export const release = (): void => native().freeAll()

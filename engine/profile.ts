@@ -1,4 +1,4 @@
-/** What a GPU did while something ran: seconds by kernel, and the gaps between kernels. */
+/** GPU profiles: time per kernel, and the gaps between kernels. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -18,13 +18,13 @@ export interface KernelTime {
 export interface GpuProfile {
   /** From the first kernel's start to the last one's end. */
   readonly microseconds: number
-  /** Of that, with no kernel running. */
+  /** The part of `microseconds` during which no kernel ran. */
   readonly idle: number
-  /** By time, the longest first. */
+  /** Sorted by time, longest first. */
   readonly kernels: ReadonlyArray<KernelTime>
 }
 
-/** Runs `work` and tells what the GPU did meanwhile. Recording slows launches; times of kernels are their own. Throws without a GPU. */
+/** Runs `work` and profiles the GPU meanwhile. Recording slows down launches but not kernels. Throws without a GPU. */
 export const profileGpu = (work: () => void): GpuProfile => {
   const folder = mkdtempSync(join(tmpdir(), "caravan-profile-"))
   const file = join(folder, "trace.json")
@@ -47,7 +47,7 @@ interface TraceEvent {
   readonly ts: number
   readonly dur?: number
 }
-/** The GPU's events of a trace in Chrome's format. */
+/** The GPU events of a trace in Chrome's format. */
 const eventsOf = (trace: string): Array<GpuEvent> => {
   const { traceEvents } = JSON.parse(trace) as { readonly traceEvents: ReadonlyArray<TraceEvent> }
   return traceEvents
@@ -62,7 +62,7 @@ export const summarise = (events: ReadonlyArray<GpuEvent>): GpuProfile => {
   for (const { duration, name, start } of inOrder) {
     const sum = byName.get(name) ?? { calls: 0, microseconds: 0 }
     byName.set(name, { calls: sum.calls + 1, microseconds: sum.microseconds + duration })
-    // Kernels of several streams may overlap.
+    // Kernels on different streams may overlap.
     busy += Math.max(0, start + duration - Math.max(start, end))
     end = Math.max(end, start + duration)
   }

@@ -1,6 +1,6 @@
 /**
- * Random numbers by purpose: every use names what it is for, so that adding one use never shifts another's numbers. Pure JavaScript, the same
- * on every machine. xoshiro128** (Blackman and Vigna), seeded by sha256 of the seed and the purpose.
+ * Random numbers by purpose: every use names its purpose, so that adding a use never changes the numbers of another. Pure JavaScript, the same
+ * on every machine. xoshiro128** (Blackman and Vigna), seeded with the sha256 of the seed and the purpose.
  */
 import { createHash } from "node:crypto"
 
@@ -15,7 +15,7 @@ const digest = (seed: number, purpose: Purpose): Buffer => {
   return hash.digest()
 }
 
-/** A seed (0 .. 2^48 - 1) for one purpose under a seed: deriveSeed(7, "reward model", "head"). */
+/** Derives a seed (0 .. 2^48 - 1) for one purpose from a seed: deriveSeed(7, "reward model", "head"). */
 export const deriveSeed = (seed: number, ...purpose: Purpose): number => digest(seed, purpose).readUIntLE(0, 6)
 
 export class Random {
@@ -42,10 +42,10 @@ export class Random {
   next(): number {
     return ((this.bits() >>> 5) * 67108864 + (this.bits() >>> 6)) / 9007199254740992
   }
-  /** Uniform whole number in [0, bound), without modulo bias. */
+  /** Uniform integer in [0, bound), without modulo bias. */
   int(bound: number): number {
     if (!Number.isInteger(bound) || bound < 1 || bound > 2 ** 32)
-      throw new RangeError(`Random.int: the bound must be a whole number from 1 to 2^32, got ${bound}`)
+      throw new RangeError(`Random.int: the bound must be an integer from 1 to 2^32, got ${bound}`)
     const limit = 2 ** 32 - (2 ** 32 % bound)
     let bits = this.bits()
     while (bits >= limit) bits = this.bits()
@@ -59,7 +59,7 @@ export class Random {
   shuffle<A>(items: ReadonlyArray<A>): Array<A> {
     return Array.from(this.permutation(items.length), (i) => items[i]!)
   }
-  /** The whole numbers below `count` in the order that `shuffle` gives as many items (Fisher and Yates). */
+  /** The integers 0 .. count - 1 in the order in which `shuffle` puts `count` items (Fisher and Yates). */
   permutation(count: number): Uint32Array {
     const out = new Uint32Array(count)
     for (let i = 0; i < count; i++) out[i] = i
@@ -72,7 +72,7 @@ export class Random {
     return out
   }
   pick<A>(items: ReadonlyArray<A>): A {
-    if (items.length === 0) throw new RangeError("Random.pick: nothing to pick from")
+    if (items.length === 0) throw new RangeError("Random.pick: expected at least one item, got an empty list")
     return items[this.int(items.length)]!
   }
 }

@@ -1,24 +1,24 @@
 /**
- * A group of ranks: processes that train one model together, a GPU each. What they say to one another goes through torch.distributed's c10d (ranks/ranks.cc): Gloo on the
- * CPU, NCCL on GPUs. A process that has joined no group is the only rank of its own, and every function here gives it back what is its own.
+ * A group of ranks: processes that train one model together, with one GPU each. They communicate through torch.distributed's c10d (ranks/ranks.cc): Gloo on the
+ * CPU, NCCL on GPUs. A process that has not joined a group is a group of one, and every function here returns its own values.
  */
 import { createRequire } from "node:module"
 import { deserialize, serialize } from "node:v8"
 import { findOperator, native } from "./native.ts"
 import { noGrad, scoped, tensor, type Tensor } from "./tensor.ts"
 
-/** What of a model that is trained lies whole on every rank: all of it, all but what the optimiser has, or nothing but the block that is being computed. */
+/** How a model in training is sharded over the ranks: not at all; gradients and optimiser state only; or the weights too, which are gathered block by block. */
 export type Sharding = "none" | "optimizer" | "weights"
 
-/** A rank's place in its group, as torchrun's variables tell it, and what the group goes by. */
+/** A rank's place in its group, from torchrun's variables, and the group's settings. */
 export interface Place {
   /** RANK, from 0; WORLD_SIZE. */
   readonly rank: number
   readonly size: number
-  /** MASTER_ADDR and MASTER_PORT: where rank 0 has the group meet. */
+  /** MASTER_ADDR and MASTER_PORT: the address at which rank 0 accepts the others. */
   readonly host: string
   readonly port: number
-  /** Seconds that ranks wait for all to come, and that an operation may take. */
+  /** Timeouts in seconds: for all ranks to join, and for one operation. */
   readonly joining: number
   readonly deadline: number
   readonly sharding: Sharding
@@ -30,7 +30,7 @@ const source = "56ca88717b431b13"
 let place: Place | undefined
 let device: "cpu" | "cuda" = "cpu"
 
-/** The other ranks are lost, or were not found. What is wrong with them is their own error. */
+/** The other ranks could not be reached, or the connection to them was lost. They report their own errors. */
 export class RankError extends Error {
   override readonly name = "RankError"
   readonly _tag = "RankError"
@@ -41,7 +41,7 @@ const lines = (cause: unknown): string => (cause instanceof Error ? cause.messag
 
 const call = (name: string, ...args: ReadonlyArray<number | string>): any => native().call(findOperator(`caravan_ranks::${name}`), ...args)
 
-/** Calls an operator of the group's; `doing` says what for. */
+/** Calls one of the group's operators; `doing` describes the purpose, for errors. */
 const together = (doing: string, name: string, ...args: ReadonlyArray<number | string>): any => {
   try {
     return call(name, ...args)
@@ -52,7 +52,7 @@ const together = (doing: string, name: string, ...args: ReadonlyArray<number | s
   }
 }
 
-/** Joins a group, as the first thing that a process does with tensors; it is left by ending the process. */
+/** Joins a group. Call it before any other use of tensors. A process leaves the group when it exits. */
 export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
   const require = createRequire(import.meta.url)
   const build = require("./ranks/build.mjs") as typeof import("./ranks/build.mjs")
@@ -60,7 +60,7 @@ export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
   if (nccl !== (on === "cuda"))
     throw new Error(
       nccl
-        ? "Ranks on the CPU need Gloo, whose headers this libtorch comes without. Use --device cuda, or Debian's libtorch (apt-get install libtorch-dev libgloo-dev)."
+        ? "Ranks on the CPU need Gloo, whose headers this libtorch does not include. Use --device cuda, or Debian's libtorch (apt-get install libtorch-dev libgloo-dev)."
         : "Ranks on GPUs need a libtorch with CUDA. Install PyTorch with CUDA, or use --device cpu."
     )
   native()
@@ -71,10 +71,10 @@ export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
     call("join", rank, size, host, port, joining, deadline)
   } catch (cause) {
     const hint = /in use|EADDRINUSE/i.test(lines(cause))
-      ? `Another program has port ${port}: set MASTER_PORT to a free one.`
+      ? `Another program uses port ${port}: set MASTER_PORT to a free port.`
       : rank === 0
-        ? "A rank did not start, or can't reach this machine: look at the others' logs, and set MASTER_ADDR to an address of this machine that they see."
-        : "Is rank 0 running, and do MASTER_ADDR and MASTER_PORT name it?"
+        ? "A rank did not start, or can't reach this machine: check the other ranks' logs, and set MASTER_ADDR to an address of this machine that they can reach."
+        : "Check that rank 0 is running and that MASTER_ADDR and MASTER_PORT point to it."
     throw new RankError(`Rank ${rank} of ${size} did not meet the others at ${where} within ${joining} seconds: ${lines(cause)}. ${hint}`)
   }
   const [backend, prefix] = nccl ? ["NCCL", "NCCL"] : ["Gloo", "GLOO"]
@@ -94,35 +94,35 @@ export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
 export const rank = (): number => place?.rank ?? 0
 /** How many ranks there are; 1 without a group. */
 export const ranks = (): number => place?.size ?? 1
-/** How what is trained is spread over the group. */
+/** How the model in training is sharded over the group. */
 export const sharding = (): Sharding => place?.sharding ?? "none"
 
-/** Adds a tensor up over all ranks, in place. */
+/** Sums a tensor over all ranks, in place. */
 export const allReduce_ = (x: Tensor, doing: string): Tensor => {
   if (ranks() > 1) noGrad(() => together(doing, "all_reduce", x.handle, doing))
   return x
 }
 
-/** Something that is under way: to be waited for once. */
+/** Waits for a pending operation. Call it once. */
 export type Wait = () => void
 
-/** Fills `whole` (n E,) with every rank's `shard` (E,), one after another. */
+/** Fills `whole` (n E,) with every rank's `shard` (E,), in rank order. */
 export const allGather = (whole: Tensor, shard: Tensor, doing: string): Wait => {
   const number = together(doing, "all_gather", whole.handle, shard.handle, doing) as number
   return () => together(doing, "finish", number)
 }
-/** Fills `shard` (E,) with this rank's part of the sum of every rank's `whole` (n E,), which is used up. */
+/** Fills `shard` (E,) with this rank's part of the sum of all ranks' `whole` (n E,). Overwrites `whole`. */
 export const reduceScatter = (shard: Tensor, whole: Tensor, doing: string): Wait => {
   const number = together(doing, "reduce_scatter", shard.handle, whole.handle, doing) as number
   return () => together(doing, "finish", number)
 }
 
-/** Gives a contiguous tensor's memory back (0 bytes), or gets as much anew, not filled. Views of it stay views. */
+/** Releases a contiguous tensor's memory (0 bytes) or allocates it again, uninitialised. Views of it stay views. */
 export const resizeStorage_ = (x: Tensor, bytes: number): void => call("resize_storage", x.handle, bytes)
-/** Makes one tensor the gradient of another, of whatever dtype. */
+/** Sets a tensor's gradient, which may have another dtype. */
 export const setGradient = (x: Tensor, gradient: Tensor): void => call("set_gradient", x.handle, gradient.handle)
 
-/** What each rank says, in the order of ranks: plain data, whose numbers come as they are. */
+/** Each rank's value, in rank order. Values are plain data; numbers are transferred exactly. */
 export const gatherAll = <A>(mine: A, doing: string): Array<A> => {
   if (ranks() === 1) return [mine]
   const bytes = serialize(mine)
@@ -143,10 +143,10 @@ export const gatherAll = <A>(mine: A, doing: string): Array<A> => {
     })
   )
 }
-/** What rank 0 says. */
+/** Rank 0's value, on every rank. */
 export const agree = <A>(mine: A, doing: string): A => gatherAll(rank() === 0 ? mine : (undefined as A), doing)[0]!
 
-/** Sums over all ranks, in their order: the same numbers on each, NaN among them. */
+/** Sums over all ranks, in rank order: the same numbers on every rank, including NaN. */
 export const sumOver = (numbers: ArrayLike<number>, doing: string): Array<number> => {
   if (ranks() === 1) return Array.from(numbers)
   return scoped(() =>
@@ -161,15 +161,15 @@ export const sumOver = (numbers: ArrayLike<number>, doing: string): Array<number
   )
 }
 
-/** Of rows that all ranks know, those that this one works on (another, if that is given): dealt out one by one, so that neighbours of like length go to different ranks. */
+/** The rows that this rank (or rank `to`) works on, of rows that all ranks know. Rows are dealt out one by one, so that neighbours of similar length go to different ranks. */
 export const dealt = <A>(rows: ReadonlyArray<A>, to = rank()): ReadonlyArray<A> =>
   ranks() === 1 ? rows : rows.filter((_, i) => i % ranks() === to)
 
-/** Puts together what each rank has of rows that were dealt out. */
+/** The inverse of `dealt`: merges each rank's rows into the original order. */
 export const undealt = <A>(all: ReadonlyArray<ReadonlyArray<A>>): Array<A> =>
   Array.from({ length: all.reduce((sum, { length }) => sum + length, 0) }, (_, i) => all[i % all.length]![Math.floor(i / all.length)]!)
 
-/** What `compute` gives for rows that all ranks know, one result each: every rank computes those dealt to it. */
+/** Maps `compute` over rows that all ranks know, one result per row. Each rank computes the rows dealt to it, and all get all results. */
 export const overRanks = <Row, A>(
   rows: ReadonlyArray<Row>,
   doing: string,

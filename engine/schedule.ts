@@ -8,8 +8,8 @@ export const constantSchedule =
     learningRate
 
 /**
- * Linear warm-up to the peak over `warmup` steps (step 0 already moves), then half a cosine down to `finalFraction` of the peak at `steps`
- * (Llama 2 §2.2: 10%; the last step taken, steps - 1, is one short of the end).
+ * Linear warm-up to the peak over `warmup` steps (the rate at step 0 is above 0), then half a cosine down to `finalFraction` of the peak at `steps`
+ * (Llama 2 §2.2: 10%; the last step, steps - 1, is one before that end).
  */
 export const cosineSchedule = (options: {
   readonly peak: number

@@ -1,38 +1,38 @@
 /**
- * A backward pass that goes segment by segment, by a loop that is written out: what comes before a segment is cut off from it, and the gradient is handed
- * across the cut by hand. A segment may be computed again in the backward pass in place of keeping what it computed (activation checkpointing, Chen et al. 2016); its
- * gradients are the same, bit for bit where the operators are reproducible.
+ * A backward pass that runs segment by segment in an explicit loop: each segment's input is detached from the graph before it, and the gradient is passed
+ * across the cut by hand. A segment may be recomputed in the backward pass instead of keeping its activations (activation checkpointing, Chen et al. 2016); its
+ * gradients are the same, bit for bit if the operators are reproducible.
  */
 import { clearGradients, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
-/** Weights that are spread over ranks: told when those of a block are needed. Blocks are counted from 0. */
+/** Weights that are sharded over ranks. The methods announce which block's weights are needed. Blocks are counted from 0. */
 export interface SpreadWeights {
-  /** Before a micro-batch, and after its backward pass. */
+  /** Called before a micro-batch, and after its backward pass. */
   begin(): void
   end(): void
-  /** Around a block's forward pass, and around its backward pass: its weights are not needed outside of them, and its gradients are there after the latter. */
+  /** Called around a block's forward pass and around its backward pass. Its weights are needed only within them; its gradients exist after the backward pass. */
   forward(block: number): void
   forwarded(block: number): void
   backward(block: number): void
   backwarded(block: number): void
-  /** After a step's last micro-batch. */
+  /** Called after a step's last micro-batch. */
   accumulated(): void
 }
 
 interface Segment {
   readonly index: number
-  /** What the segment read, cut off; its gradient is there once the segment's backward pass has run. */
+  /** The segment's detached input; its gradient exists once the segment's backward pass has run. */
   readonly input: Tensor
-  /** What that was cut off from; undefined where it is the output of the segment before. */
+  /** The tensor that `input` was detached from; undefined if it is the output of the previous segment. */
   readonly source: Tensor | undefined
   readonly compute: (x: Tensor) => Tensor
-  /** The result with all that it keeps; undefined where it is computed again. */
+  /** The result with its graph; undefined if the segment will be recomputed. */
   readonly kept: Tensor | undefined
-  /** The result, cut off: what comes after reads it. */
+  /** The detached result, which later computation reads. */
   readonly output: Tensor
 }
 
-/** The segments of the backward pass that is being prepared, in the order of the forward pass. */
+/** The segments recorded for the next backward pass, in the order of the forward pass. */
 interface Tape {
   readonly recompute: number
   readonly weights: SpreadWeights | undefined
@@ -41,8 +41,8 @@ interface Tape {
 let tape: Tape | undefined
 
 /**
- * Calls `body`, which computes a loss and calls `backward` with it. Segments made in between are cut; the first `recompute` of each model's are computed again in
- * the backward pass. Call it inside a scope: the segments' tensors belong to that.
+ * Calls `body`, which computes a loss and calls `backward` on it. Segments made in between are cut; the first `recompute` segments of each model are recomputed in
+ * the backward pass. Call it inside a scope, which then owns the segments' tensors.
  */
 export const inSegments = <A>(
   { recompute, weights }: { readonly recompute: number; readonly weights?: SpreadWeights | undefined },
@@ -55,7 +55,7 @@ export const inSegments = <A>(
     const result = body()
     if (tape.segments.length > 0)
       throw new Error(
-        "Gradients stopped at a cut between segments: give the loss to backward() of engine/segments.ts in place of calling its own."
+        "Gradients stopped at a cut between segments: pass the loss to backward() of engine/segments.ts instead of calling loss.backward()."
       )
     weights?.end()
     return result
@@ -65,8 +65,8 @@ export const inSegments = <A>(
 }
 
 /**
- * compute(x): the segment number `index` of a model, counted from 0. Whatever else `compute` reads must outlive the backward pass; what this returns lives until
- * `backward` has passed it. Outside of inSegments, and where no gradients are recorded, it is just computed.
+ * Computes segment `index` of a model (counted from 0) as compute(x). Everything else that `compute` reads must outlive the backward pass; the result lives until
+ * `backward` has processed it. Outside inSegments, and if no gradients are recorded, this just calls `compute`.
  */
 export const segment = (index: number, x: Tensor, compute: (x: Tensor) => Tensor): Tensor => {
   if (tape === undefined || !recordsGradients()) return scoped(() => compute(x))
@@ -82,7 +82,7 @@ export const segment = (index: number, x: Tensor, compute: (x: Tensor) => Tensor
   return output
 }
 
-/** Accumulates gradients into every leaf behind a loss, as `loss.backward()`, across the cuts between segments. */
+/** Accumulates gradients into every leaf that a loss depends on, like `loss.backward()`, but across the cuts between segments. */
 export const backward = (loss: Tensor): void => {
   loss.backward()
   const weights = tape?.weights
@@ -91,11 +91,11 @@ export const backward = (loss: Tensor): void => {
     weights?.backward(index)
     scoped(() => {
       const gradient = output.grad()
-      // A loss that does not depend on it.
+      // The loss does not depend on this segment.
       if (gradient === undefined) return
       clearGradients([output])
       const result = kept ?? compute(input)
-      // All that it read is frozen.
+      // All of its inputs are frozen.
       if (!result.hasGradient) return
       result.backward(gradient)
       if (source?.hasGradient === true) source.backward(input.grad())

@@ -1,13 +1,14 @@
 /**
- * A model's training spread over a group of ranks, each of which computes on rows of its own (ZeRO, Rajbhandari et al. 2020). The weights of a block lie side by side in one
- * buffer; a rank has 1 / n of it as its own:
+ * Shards a model's training over a group of ranks, each of which computes on its own rows (ZeRO, Rajbhandari et al. 2020). The weights of a block are contiguous in one
+ * buffer; each rank owns 1 / n of it:
  *
  *     sharding     a rank keeps                           each micro-batch                                each step
- *     none         weights, gradients, moments                                                            gradients added up over the ranks
- *     optimizer    weights; 1/n of gradients, moments     gradients added up and scattered                weights gathered
+ *     none         weights, gradients, moments                                                            gradients summed over the ranks
+ *     optimizer    weights; 1/n of gradients, moments     gradients summed and scattered                  weights gathered
  *     weights      1/n of all                             the same; weights gathered block by block       -
  *
- * The next block's weights are gathered while one is computed, and gradients are on their way while the next block's are. They are added up in float32 (float64 if they are).
+ * The next block's weights are gathered while a block is computed, and a block's gradients are sent while the next block's are computed. Gradients are summed in float32 (float64
+ * if they are float64).
  */
 import { gradientsOf, type Parameters } from "./gradients.ts"
 import {
@@ -25,40 +26,40 @@ import {
 import type { SpreadWeights } from "./segments.ts"
 import { atenVoid, clearGradients, type DType, elementSize, empty, keep, noGrad, scoped, type Tensor } from "./tensor.ts"
 
-/** Some tensors of a checkpoint, whole, that are to be filled; `take` gives this rank its part of them and frees them. */
+/** Some complete tensors of a checkpoint, to be filled; `take` copies this rank's part of them and frees them. */
 export interface Piece {
   readonly tensors: Parameters
   readonly take: () => void
 }
 
 export interface Spread extends SpreadWeights {
-  /** What this rank's optimiser updates: its parts (E,) of the buffers by their names, or the weights themselves. */
+  /** The tensors that this rank's optimiser updates: its parts (E,) of the buffers, by buffer name, or the weights themselves. */
   readonly parameters: Parameters
-  /** Whether those are parts: a norm of them is one of many. */
+  /** Whether `parameters` are parts, so that a norm over them covers only this rank's share. */
   readonly isPart: boolean
-  /** The optimiser, or somebody else, has changed the parameters. */
+  /** Call after the parameters have changed. */
   updated(): void
-  /** Makes all weights whole, for whatever reads them outside of a training step; and lets them go. */
+  /** Gathers all weights, for reading outside of a training step; `release` frees them again. */
   gather(): void
   release(): void
-  /** The weights were written, whole: this rank's part is what they are. */
+  /** Call after the complete weights were written: copies them into this rank's part. */
   adopt(): void
-  /** The weights are whole from now on, and ordinary tensors. */
+  /** Ends sharding: the weights are complete, ordinary tensors from now on. */
   finish(): void
   /**
-   * Tensors like `parameters` (the optimiser's state, under "first." and the like) as they are of one process, by the weights' names: on rank 0, on the CPU; on the others none. All ranks call it.
-   * They are the caller's to free, where they are `copies`.
+   * Converts tensors like `parameters` (the optimiser's state, prefixed "first." etc.) into the tensors of a single process, by the weights' names: on the CPU of rank 0; empty on the
+   * other ranks. All ranks must call it. If `copies` is true, the caller must free them.
    */
   whole(parts: Parameters): { readonly tensors: Parameters; readonly copies: boolean }
-  /** The way back: tensors by the weights' names to be read, a few at a time. */
+  /** The inverse of `whole`: tensors by the weights' names, to be read a few at a time. */
   pieces(parts: Parameters): Iterable<Piece>
 }
 
-/** Spreads the training of these weights over the group as its sharding says; without a group they stay as they are. */
+/** Shards the training of these weights over the group as its setting says; without a group they are unchanged. */
 export const spreadOver = (weights: Parameters, how: Sharding = sharding()): Spread =>
   ranks() === 1 ? new Whole(weights) : how === "none" ? new Replicated(weights) : new Sharded(weights, how)
 
-/** All of it on every rank, or on the only one. */
+/** No sharding, and only one rank. */
 class Whole implements Spread {
   readonly parameters: Parameters
   readonly isPart: boolean = false
@@ -85,10 +86,10 @@ class Whole implements Spread {
   }
 }
 
-/** Number of the block that a weight belongs to; -1: to none. */
+/** Number of the block that a weight belongs to; -1 if none. */
 const blockOf = (name: string): number => Number(/\blayers\.(\d+)\./.exec(name)?.[1] ?? -1)
 
-/** Weights by block, in order; those of no block are the last. */
+/** Weights by block, in order; weights outside the blocks come last. */
 const byBlock = (weights: Parameters): ReadonlyArray<readonly [block: number, weights: Parameters]> => {
   const blocks = new Map<number, Record<string, Tensor>>()
   for (const [name, weight] of Object.entries(weights)) {
@@ -99,10 +100,10 @@ const byBlock = (weights: Parameters): ReadonlyArray<readonly [block: number, we
   return [...blocks].sort(([a], [b]) => (a === -1 ? 1 : b === -1 ? -1 : a - b))
 }
 
-/** Gradients are added up in this dtype. */
+/** The dtype in which gradients are summed. */
 const wide = (dtype: DType): DType => (dtype === "float64" ? "float64" : "float32")
 
-/** Where tensors lie in a buffer, one after another. */
+/** Offsets of tensors packed in a buffer. */
 class Layout {
   readonly #entries: ReadonlyArray<{
     readonly name: string
@@ -110,7 +111,7 @@ class Layout {
     readonly from: number
     readonly to: number
   }>
-  /** Elements that are used, of the buffer, and of a rank's part: whole multiples of eight, so that kernels that read several numbers at once begin where they may. */
+  /** Numbers of elements: used, of the buffer, and of a rank's part. All are multiples of eight, so that kernels that read several numbers at a time are aligned. */
   readonly used: number
   readonly total: number
   readonly part: number
@@ -129,7 +130,7 @@ class Layout {
   mine(buffer: Tensor): Tensor {
     return buffer.slice(0, rank() * this.part, (rank() + 1) * this.part)
   }
-  /** A buffer filled with tensors in this order; nothing but zeros beyond. */
+  /** A buffer filled with tensors in this order and padded with zeros. */
   filled(tensors: ReadonlyArray<Tensor>, dtype: DType): Tensor {
     const buffer = empty([this.total], { dtype, device: tensors[0]!.device })
     this.#entries.forEach(({ from, to }, i) => buffer.slice(0, from, to).copy_(tensors[i]!.reshape(-1)))
@@ -138,7 +139,7 @@ class Layout {
   }
 }
 
-/** All of it on every rank; gradients are added up once a step. */
+/** Everything on every rank; gradients are summed once per step. */
 class Replicated extends Whole {
   override accumulated(): void {
     for (const [block, weights] of byBlock(this.parameters))
@@ -157,14 +158,14 @@ class Replicated extends Whole {
 
 const nameOf = (block: number): string => (block === -1 ? "the rest" : `block ${block}`)
 
-/** The weights of a block in one buffer, of which this rank has a part. */
+/** The weights of a block in one buffer, of which this rank owns a part. */
 class Unit {
   readonly name: string
   readonly weights: Parameters
   readonly layout: Layout
-  /** This rank's part (E,), what the optimiser updates. */
+  /** This rank's part (E,), which the optimiser updates. */
   readonly part: Tensor
-  /** (n E,); the weights are views of it. Without memory while they are not needed. */
+  /** (n E,); the weights are views of it. Its memory is released while they are not needed. */
   readonly #buffer: Tensor
   readonly #keepsWhole: boolean
   #state: "parts" | "coming" | "whole" = "whole"
@@ -177,7 +178,7 @@ class Unit {
     this.layout = new Layout(weights)
     const tensors = Object.values(weights)
     if (new Set(tensors.map(({ dtype }) => dtype)).size > 1)
-      throw new Error(`The weights of ${this.name} have several dtypes: they can't lie in one buffer.`)
+      throw new Error(`The weights of ${this.name} have several dtypes and can't share one buffer: use one dtype.`)
     const made = scoped(() =>
       noGrad(() => {
         const buffer = this.layout.filled(tensors, tensors[0]!.dtype)
@@ -192,20 +193,20 @@ class Unit {
     this.letGo()
   }
 
-  /** Begins to gather the weights, unless they are whole or on their way. */
+  /** Starts gathering the weights, unless they are complete or already being gathered. */
   start(): void {
     if (this.#state !== "parts") return
     if (!this.#keepsWhole) resizeStorage_(this.#buffer, this.layout.total * elementSize[this.part.dtype])
     this.#wait = noGrad(() => allGather(this.#buffer, this.part, `gathering the weights of ${this.name}`))
     this.#state = "coming"
   }
-  /** Makes the weights whole. */
+  /** Waits until the weights are complete. */
   need(): void {
     this.start()
     if (this.#state === "coming") this.#wait()
     this.#state = "whole"
   }
-  /** The weights are not needed for a while. */
+  /** Releases the weights' memory until they are needed again. */
   letGo(): void {
     if (this.#keepsWhole || this.#state === "parts") return
     this.need()
@@ -226,7 +227,7 @@ class Unit {
   }
 }
 
-/** Gradients of a unit that are on their way. */
+/** A pending reduce-scatter of a unit's gradients. */
 interface Scattering {
   readonly unit: Unit
   readonly all: Tensor
@@ -238,10 +239,10 @@ class Sharded implements Spread {
   readonly isPart = true
   readonly parameters: Parameters
   readonly #units: ReadonlyArray<Unit>
-  /** By number. */
+  /** Units by block number. */
   readonly #blocks: ReadonlyMap<number, Unit>
   readonly #last: number
-  /** Those of no block: whole throughout a micro-batch. */
+  /** The weights outside the blocks: complete throughout a micro-batch. */
   readonly #rest: Unit | undefined
   #scattering: Scattering | undefined
 
@@ -264,7 +265,7 @@ class Sharded implements Spread {
     this.#blocks.get(block + 1)?.start()
   }
   forwarded(block: number): void {
-    // The backward pass begins with the last.
+    // The backward pass begins with the last block.
     if (block !== this.#last) this.#blocks.get(block)?.letGo()
   }
   backward(block: number): void {
@@ -286,7 +287,7 @@ class Sharded implements Spread {
   }
   accumulated(): void {}
 
-  /** Sends a unit's gradients to the ranks whose parts they are of, each the sum over all ranks. */
+  /** Starts the reduce-scatter of a unit's gradients: each rank gets the sum over all ranks for its part. */
   #scatter(unit: Unit): void {
     const { layout, name, weights } = unit
     this.#settle()
@@ -301,7 +302,7 @@ class Sharded implements Spread {
       })
     )
   }
-  /** Adds what has come to the gradient of the unit's part. */
+  /** Waits for the pending reduce-scatter and adds its result to the gradient of the unit's part. */
   #settle(): void {
     if (this.#scattering === undefined) return
     const { all, part, unit, wait } = this.#scattering
@@ -341,7 +342,7 @@ class Sharded implements Spread {
       scoped(() =>
         noGrad(() => {
           const all = empty([layout.total], { dtype: part.dtype, device: part.device })
-          allGather(all, part, `gathering what is saved of ${unit.name}`)()
+          allGather(all, part, `gathering the saved state of ${unit.name}`)()
           if (rank() > 0) return
           for (const [name, view] of Object.entries(layout.views(all.to({ device: "cpu" }), prefix))) tensors[name] = keep(view)
         })
@@ -363,11 +364,11 @@ class Sharded implements Spread {
       yield { tensors, take }
     }
   }
-  /** Tensors like `parameters` with the unit that each belongs to, and what stands before its name. */
+  /** Tensors like `parameters`, each with its unit and the prefix of its name. */
   *#named(parts: Parameters) {
     for (const [key, part] of Object.entries(parts)) {
       const unit = this.#units.find(({ name }) => key === name || key.endsWith(`.${name}`))
-      if (unit === undefined) throw new Error(`No weights are called ${key}.`)
+      if (unit === undefined) throw new Error(`There are no weights named ${key}.`)
       yield { unit, layout: unit.layout, part, prefix: key.slice(0, key.length - unit.name.length) }
     }
   }

@@ -1,5 +1,5 @@
 /**
- * Tensors, as everything outside this folder imports them. They are freed by scope, not by the garbage collector: wrap a step in
+ * The tensor API that everything outside this folder imports. Tensors are freed by scope, not by the garbage collector: wrap a step in
  * `scoped(() => ...)`.
  */
 export { type Device, type DType, elementSize, type Nested, type NumericArray, type TensorOptions } from "./tensor/dtype.ts"

@@ -93,7 +93,7 @@ describe("finding libtorch", () => {
 
   it("says what it expected of a LIBTORCH that holds none", () => {
     process.env.LIBTORCH = folder
-    expect(() => findLibtorch()).toThrow(`LIBTORCH names ${folder}, expected include/ATen/ATen.h`)
+    expect(() => findLibtorch()).toThrow(`LIBTORCH points to ${folder}, expected include/ATen/ATen.h`)
   })
 
   it("takes the installed Python's torch before the system's, with CUDA when it has it", () => {
@@ -140,7 +140,7 @@ describe("building the addon", () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "broken"), [2, 11, 0])
     write(join(folder, "broken/include/ATen/ATen.h"), "#include <ATen/no-such-header.h>")
     expect(() => buildAddon({ quiet: true })).toThrow(
-      /does not build against libtorch 2\.11\.0 \(LIBTORCH\)\. The command was:\n {2}g\+\+ -std=c\+\+17 .*\n.*error: ATen\/no-such-header\.h/s
+      /Building an addon against libtorch 2\.11\.0 \(LIBTORCH\) failed\. The command was:\n {2}g\+\+ -std=c\+\+17 .*\n.*error: ATen\/no-such-header\.h/s
     )
     expect(readdirSync(join(addonPath(), ".."))).toEqual([])
   })

@@ -1,5 +1,5 @@
-// Node-API addon: calls any ATen operator by name (operators.cc), and offers what has no operator: tensors by handle and by scope, data in and
-// out (files.cc), autograd, and the device (device.cc). Builds against libtorch 1.13 (CPU) and 2.x (CPU, CUDA).
+// Node-API addon. Calls any ATen operator by name (operators.cc), and provides what ATen has no operators for: tensor handles and scopes, reading and
+// writing data (files.cc), autograd, and the device (device.cc). Builds against libtorch 1.13 (CPU) and 2.x (CPU, CUDA).
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <malloc.h>
@@ -46,7 +46,7 @@ napi_value liveCount(const Arguments& in) { return jsNumber(in.env, liveTensors(
 
 // ---- data ------------------------------------------------------------------------------------------------------------------------------
 
-/** fromBytes(view, shape, dtype, device): a new tensor holding a copy of the view's bytes. */
+/** fromBytes(view, shape, dtype, device): a new tensor with a copy of the view's bytes. */
 napi_value fromBytes(const Arguments& in) {
   Bytes bytes = bytesOf(in.env, in.values[0]);
   std::vector<int64_t> shape;
@@ -91,14 +91,14 @@ napi_value clearGradients(const Arguments& in) {
   forEach(in.env, in.values[0], "tensors", [&](napi_value tensor) { tensorOf(in.env, tensor).mutable_grad().reset(); });
   return nullptr;
 }
-/** gradMode(on) -> what it was before */
+/** gradMode(on) -> the previous mode */
 napi_value gradMode(const Arguments& in) {
   bool before = c10::GradMode::is_enabled();
   c10::GradMode::set_enabled(in.boolean(0));
   return jsBoolean(in.env, before);
 }
 /**
- * Whether an error of libtorch's that is no OutOfMemoryError tells of memory that could not be had: on the CPU, and where a CUDA library allocates by itself.
+ * Whether a libtorch error other than OutOfMemoryError reports a failed allocation: on the CPU, or by a CUDA library that allocates memory itself.
  */
 bool tellsOfMemory(const std::string& message) {
   for (const char* words : {"DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"})
@@ -106,13 +106,13 @@ bool tellsOfMemory(const std::string& message) {
   return false;
 }
 
-/** What the GPU's allocator says, without its advice on its own settings. */
+/** The GPU allocator's message without its advice on allocator settings. */
 std::string withoutAdvice(std::string message) {
   size_t at = message.find(" If reserved but unallocated");
   return at == std::string::npos ? message : message.substr(0, at);
 }
 
-/** Defines exports[name] as a function that runs body and throws its C++ exceptions as JavaScript errors, with a code: OUT_OF_MEMORY or TORCH. */
+/** Defines exports[name] as a function that runs body and throws its C++ exceptions as JavaScript errors with the code OUT_OF_MEMORY or TORCH. */
 template <napi_value (*body)(const Arguments&)>
 void define(napi_env env, napi_value exports, const char* name) {
   napi_value function;
@@ -127,7 +127,7 @@ void define(napi_env env, napi_value exports, const char* name) {
           std::string message = error.what_without_backtrace();
           napi_throw_error(env, tellsOfMemory(message) ? "OUT_OF_MEMORY" : "TORCH", message.c_str());
         } catch (const std::bad_alloc&) {
-          napi_throw_error(env, "OUT_OF_MEMORY", "the system gave no more memory");
+          napi_throw_error(env, "OUT_OF_MEMORY", "the system has no more memory");
         } catch (const std::exception& error) {
           napi_throw_error(env, nullptr, error.what());
         }
@@ -139,8 +139,8 @@ void define(napi_env env, napi_value exports, const char* name) {
 
 napi_value initialise(napi_env env, napi_value exports) {
 #ifdef M_MMAP_MAX
-  // Activations are megabytes each and come and go every step. By default glibc maps such blocks one by one and pays a page fault for every
-  // 4 KiB of each; from the heap, which keeps its pages, they cost nothing. (The threshold itself can't be set above 32 MiB.)
+  // Each activation is megabytes, allocated and freed every step. By default glibc maps such blocks one by one, with a page fault for every
+  // 4 KiB; blocks from the heap, which keeps its pages, cost nothing. (The threshold itself can't be set above 32 MiB.)
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, 2000000000);
   mallopt(M_TOP_PAD, 64 << 20);

@@ -1,7 +1,7 @@
-// Causal attention with rotary embeddings, of joined queries, keys and values.
+// Causal attention with rotary embeddings, on joined queries, keys and values.
 //
-// qkv (B, T, (H + 2G) E) as one linear layer gives it: H query heads, G key heads, G value heads. Query i of a sequence sees keys
-// starts[i] .. i. Gives (B, T, H E). Scores are never stored: the backward pass computes them again, row block by row block.
+// qkv (B, T, (H + 2G) E) is the output of one linear layer: H query heads, G key heads, G value heads. Query i of a sequence attends to keys
+// starts[i] .. i. Returns (B, T, H E). Scores are never stored: the backward pass recomputes them, row block by row block.
 #include "kernels.h"
 
 #include <ATen/ATen.h>
@@ -80,7 +80,7 @@ inline __attribute__((always_inline)) void transposedTimes(const float* a, const
   for (; e + 2 <= dim; e += 2) transposedTimesColumns<2>(a, b + e, out + e, from, to, dim, stride);
 }
 
-/** The gradient of a turned head, turned back and stored into the joined gradient. */
+/** Rotates the gradient of a rotated head back and stores it into the joined gradient. */
 inline __attribute__((always_inline)) void storeHead(const float* in, const float* cos, const float* sin, float factor, float* out, int64_t stride, int64_t length, int64_t dim) {
   int64_t half = dim / 2;
   for (int64_t t = 0; t < length; t++, in += dim, out += stride) {
@@ -100,7 +100,7 @@ inline __attribute__((always_inline)) void transpose(const float* in, float* out
     for (int64_t e = 0; e < dim; e++) out[e * stride + t] = in[t * dim + e];
 }
 
-/** One group of one sequence: its query heads against its one key and value head. lse (share, T). */
+/** One group of one sequence: its query heads with their shared key and value head. lse (share, T). */
 VECTORISED void attendForward(const Heads& shape, const float* qkv, const float* cos, const float* sin, const int64_t* starts, int64_t group, float* out, float* lse, float* scratch) {
   int64_t T = shape.length, E = shape.dim, P = shape.padded(), W = shape.width(), share = shape.share();
   float scale = 1.0f / std::sqrt(static_cast<float>(E));
@@ -203,7 +203,7 @@ VECTORISED void attendBackward(const Heads& shape, const float* qkv, const float
 }
 
 struct Attention : Function<Attention> {
-  /** cos and sin (T, E) or (B, T, E), sin signed (- in the first half); starts (B, T) int64 or undefined. */
+  /** cos and sin (T, E) or (B, T, E), sin signed (negative in the first half); starts (B, T) int64 or undefined. */
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cosines, const Tensor& sines, const c10::optional<Tensor>& startsOf, int64_t heads, int64_t groups) {
     Tensor qkv = input.contiguous(), cos = cosines.contiguous(), sin = sines.contiguous(), starts = startsOf.has_value() ? startsOf->contiguous() : Tensor();
     int64_t batch = qkv.size(0), length = qkv.size(1), dim = qkv.size(2) / (heads + 2 * groups);

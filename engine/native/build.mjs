@@ -1,4 +1,4 @@
-// Builds the addons against this machine's libtorch, once each, into a per-user cache. Plain Node 20, no dependencies but the Node-API headers.
+// Builds each addon once against this machine's libtorch, into a per-user cache. Plain Node 20, no dependencies except the Node-API headers.
 import { spawnSync } from "node:child_process"
 import { createHash, randomUUID } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs"
@@ -27,7 +27,7 @@ export function addonSourceDigest() {
   return hash.digest("hex")
 }
 
-/** No -march: the cache may be shared by machines of several kinds, and the kernels that matter are libtorch's own. */
+/** No -march: machines of several kinds may share the cache, and the performance-critical kernels are libtorch's own. */
 const compileFlags = (libtorch) => [
   "-std=c++17",
   "-O3",
@@ -41,7 +41,7 @@ const compileFlags = (libtorch) => [
 
 const linkFlags = (libtorch) => [
   ...(libtorch.libDir === undefined ? [] : [`-L${libtorch.libDir}`, `-Wl,-rpath,${libtorch.libDir}`]),
-  // The linker would drop the CUDA libraries, which register their operators by being loaded.
+  // Otherwise the linker would drop the CUDA libraries, which register their operators when loaded.
   "-Wl,--no-as-needed",
   ...["-ltorch", "-ltorch_cpu"],
   ...(libtorch.cuda ? ["-ltorch_cuda", "-lc10_cuda"] : []),
@@ -50,7 +50,7 @@ const linkFlags = (libtorch) => [
 
 const includeFlags = (libtorch) => {
   const nodeHeaders = join(dirname(createRequire(import.meta.url).resolve("node-api-headers/package.json")), "include")
-  // /usr/include given by hand would come before the compiler's own headers.
+  // An explicit /usr/include would come before the compiler's own headers.
   return [nodeHeaders, ...libtorch.includeDirs.filter((folder) => folder !== "/usr/include")].flatMap((folder) => ["-I", folder])
 }
 
@@ -58,12 +58,12 @@ const requireLibtorch = () => {
   const libtorch = findLibtorch()
   if (libtorch !== undefined) return libtorch
   throw new Error(
-    "No libtorch on this machine. Run `npx caravan setup`, which gets one (on Debian: apt-get install --no-install-recommends libtorch-dev " +
-      "libopenblas0-pthread g++), or point LIBTORCH at an unpacked one."
+    "No libtorch on this machine. Run `npx caravan setup` to install it (on Debian: apt-get install --no-install-recommends libtorch-dev " +
+      "libopenblas0-pthread g++), or point LIBTORCH at an unpacked libtorch."
   )
 }
 
-/** Where the addon for this source and this libtorch is, or will be. Throws without libtorch. */
+/** The path of the addon for this source and this libtorch, built or not. Throws without libtorch. */
 export function addonPath(libtorch = requireLibtorch()) {
   const identity = [process.platform, process.arch, addonSourceDigest(), libtorch, compileFlags(libtorch), linkFlags(libtorch)]
   return cachedPath(identity, "addon.node")
@@ -74,16 +74,16 @@ const cachedPath = (identity, name) => {
   return join(cacheDirectory(), "native", key, name)
 }
 
-/** Builds the addon unless it is there; returns its path. Two at once build twice, and the last one's file stays. */
+/** Builds the addon unless it exists; returns its path. Concurrent calls may build it twice; the last one's file stays. */
 export function buildAddon({ quiet = false } = {}) {
   const libtorch = requireLibtorch()
   const target = addonPath(libtorch)
-  const told = quiet ? "" : `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`
+  const told = quiet ? "" : `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, only once.\n`
   return build(target, { told, libtorch, folder: here, sources: filesEndingIn(".cc"), compile: [], link: [] })
 }
 
 /**
- * The same of another addon: `source`, one file, with flags beside those of libtorch. It is built again when its source, its flags or libtorch change.
+ * Builds another addon from `source`, one file, with flags in addition to libtorch's. It is rebuilt when its source, its flags or libtorch change.
  */
 export function buildBeside({ name, source, told, compile, link }) {
   const libtorch = requireLibtorch()
@@ -105,10 +105,10 @@ function build(target, { told, libtorch, folder: from, sources, compile: more, l
   mkdirSync(folder, { recursive: true })
   try {
     const compiler = findCompiler()
-    // A compiler takes up to a GB.
+    // A compiler needs up to 1 GB.
     const jobs = Math.max(1, Math.min(sources.length, availableParallelism(), Math.floor(process.availableMemory() / 1e9)))
     const compile = [compiler, ...compileFlags(libtorch), ...includeFlags(libtorch), ...more, "-c"]
-    // A file a compiler; 255 has xargs begin no other after one that fails.
+    // One file per compiler; the status 255 stops xargs after a failure.
     const together = ["-0", "-n", "1", "-P", String(jobs), "sh", "-c", '"$@" || exit 255', "sh", ...compile]
     const paths = sources.map((name) => join(from, name))
     check(spawnSync("xargs", together, { ...options, cwd: folder, input: paths.join("\0") }), [...compile, ...paths], libtorch)
@@ -128,16 +128,16 @@ function findCompiler() {
   const { error } = spawnSync(compiler, ["--version"])
   if (error === undefined) return compiler
   if (error.code === "ENOENT")
-    throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or name one in CXX.`)
+    throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or set CXX to another compiler.`)
   throw new Error(`The C++ compiler ${compiler} could not be run: ${error.message}`)
 }
 
-/** Throws unless the program ended well; `command` is what a user can run to see the same. */
+/** Throws unless the program succeeded; `command` is printed so that the user can run it again. */
 function check({ error, signal, status, stderr }, command, libtorch) {
   if (error) throw new Error(`Building an addon: ${error.message}`)
   if (status === 0) return
-  const reason = signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${signal}: is there enough memory?`
+  const reason = signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was killed by ${signal}: check that there is enough memory.`
   throw new Error(
-    `An addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command.join(" ")}\n${reason}`
+    `Building an addon against libtorch ${libtorch.version} (${libtorch.source}) failed. The command was:\n  ${command.join(" ")}\n${reason}`
   )
 }

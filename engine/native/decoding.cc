@@ -1,4 +1,4 @@
-// One token more, without gradients: attention against a cache, products with packed weights, a whole block of them, drawing a token.
+// Decoding one token, without gradients: attention with a cache, products with packed weights, a complete block, sampling a token.
 #include "kernels.h"
 
 #include <ATen/ATen.h>
@@ -13,7 +13,7 @@ using at::Tensor;
 
 namespace {
 
-// ---- one token more: attention against a cache -----------------------------------------------------------------------------------------
+// ---- attention of one token with a cache -----------------------------------------------------------------------------------------------
 
 inline __attribute__((always_inline)) float dotProduct(const float* a, const float* b, int64_t dim) {
   typedef Vector<8>::type vector;
@@ -38,7 +38,7 @@ inline __attribute__((always_inline)) void weightedColumns(const float* weights,
   *reinterpret_cast<vector*>(out) = (even + odd) * factor;
 }
 
-/** One group of one sequence: writes the new key and value at `at`, then each query head looks at keys first .. at. cos and sin (E,). */
+/** One group of one sequence: writes the new key and value at `at`, then each query head attends to keys first .. at. cos and sin (E,). */
 VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* cos, const float* sin, float* keys, float* values, int64_t first, int64_t at, int64_t group, float* out, float* scratch) {
   int64_t E = shape.dim, share = shape.share();
   float scale = 1.0f / std::sqrt(static_cast<float>(E));
@@ -50,7 +50,7 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
     takeHead(qkv + head * E, 0, cos, sin, 1, scale, q, 1, E);
     float most = -INFINITY, sum = 0;
     for (int64_t j = first; j <= at; j++) {
-      // The values are wanted next, and come from far away: the cache of a batch is larger than the processor's.
+      // The values are needed next and come from memory: the key-value cache of a batch exceeds the processor's caches.
       for (int64_t e = 0; e < E; e += lanes) __builtin_prefetch(values + j * E + e);
       s[j] = dotProduct(q, keys + j * E, E);
     }
@@ -69,14 +69,14 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
   }
 }
 
-// ---- linear layers without gradients, of weights packed for it ------------------------------------------------------------------------
+// ---- linear layers without gradients, with packed weights ------------------------------------------------------------------------------
 //
-// A weight (N, K) comes as panels of 32 rows, transposed: (ceil(N / 32), K, 32), zeros beyond N. Products read it from front to back; the BLAS
-// would bring it into such an order in every call, which at the batches of decoding costs as much as the product.
+// A weight (N, K) is packed as transposed panels of 32 rows: (ceil(N / 32), K, 32), padded with zeros beyond N. Products read it sequentially. A BLAS
+// would repack it in every call, which at decoding's batch sizes costs as much as the product.
 
 constexpr int64_t panel = 32;
 
-/** R rows of x (R x K) times one panel, plus what is to be added, into `width` columns of out. */
+/** R rows of x (R x K) times one panel, plus `added`, into `width` columns of out. */
 template <int R>
 inline __attribute__((always_inline)) void packedRows(const float* x, const float* w, const float* added, float* out, int64_t dim, int64_t columns, int64_t width) {
   typedef Vector<lanes>::type vector;
@@ -115,7 +115,7 @@ Tensor packedLinear(const Tensor& input, const Tensor& packed, const c10::option
   auto shape = x.sizes().vec();
   shape.back() = columns;
   Tensor out = at::empty(shape, x.options()), plus = added.has_value() ? added->contiguous() : Tensor();
-  TORCH_CHECK(!plus.defined() || plus.sizes() == out.sizes(), "what is added must be of the result's shape ", out.sizes(), ", got ", plus.sizes());
+  TORCH_CHECK(!plus.defined() || plus.sizes() == out.sizes(), "the added tensor must have the result's shape ", out.sizes(), ", got ", plus.sizes());
   at::parallel_for(0, packed.size(0), 8, [&](int64_t from, int64_t to) {
     for (int64_t n = from; n < to; n++) {
       int64_t at = n * panel;
@@ -125,7 +125,7 @@ Tensor packedLinear(const Tensor& input, const Tensor& packed, const c10::option
   return out;
 }
 
-/** exp(logits / T - most) into out, minus infinity to exactly 0; returns the greatest logit / T. */
+/** Writes exp(logits / T - most) to out, with exactly 0 for minus infinity; returns the largest logit / T. */
 VECTORISED float weigh(const float* logits, float inverse, float* out, int64_t vocab) {
   float most = -INFINITY;
 #pragma omp simd reduction(max : most)
@@ -148,12 +148,12 @@ VECTORISED double sumOf(const float* values, int64_t count) {
 }
 
 /**
- * One token a row by the inverse of the cumulative distribution: the first whose cumulative probability exceeds the row's uniform number.
+ * Samples one token per row by inverting the cumulative distribution: the first token whose cumulative probability exceeds the row's uniform number.
  * logits (B, V), uniform (B,) float64 in [0, 1) -> (B, 2) float64: token, log-probability under softmax(logits / temperature).
  */
 Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
   int64_t batch = logits.size(0), vocab = logits.size(1);
-  TORCH_CHECK(logits.is_contiguous() && uniform.numel() == batch && uniform.scalar_type() == at::kDouble, "draw takes contiguous logits (B, V) and uniform (B,) float64");
+  TORCH_CHECK(logits.is_contiguous() && uniform.numel() == batch && uniform.scalar_type() == at::kDouble, "draw needs contiguous logits (B, V) and uniform (B,) float64");
   Tensor out = at::empty({batch, 2}, uniform.options());
   std::vector<float> weights(vocab);
   std::vector<double> blockSums(vocab / drawBlock + 1);
@@ -163,7 +163,7 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
     double sum = 0, running = 0;
     int64_t chosen = -1, blocks = (vocab + drawBlock - 1) / drawBlock;
     for (int64_t n = 0; n < blocks; n++) sum += blockSums[n] = sumOf(weights.data() + n * drawBlock, std::min(drawBlock, vocab - n * drawBlock));
-    // First the block that holds the threshold, then the token within it.
+    // First the block that contains the threshold, then the token within it.
     double threshold = uniform.data_ptr<double>()[b] * sum;
     for (int64_t n = 0; n < blocks; n++) {
       if (running + blockSums[n] <= threshold && n + 1 < blocks) {
@@ -176,13 +176,13 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
         running += weights[v];
         if (running > threshold) break;
       }
-      // Rounding may leave the threshold just past this block: then the next token that can be drawn is meant.
+      // Rounding may put the threshold just past this block: then use the next token with a probability above 0.
       if (chosen >= 0 && running > threshold) break;
     }
-    // At the very end of the distribution: the last token that can be drawn.
+    // At the end of the distribution: the last token with a probability above 0.
     for (int64_t v = vocab - 1; chosen < 0 && v >= 0; v--)
       if (weights[v] > 0) chosen = v;
-    TORCH_CHECK(chosen >= 0, "no token has a probability above 0 (are the logits numbers?)");
+    TORCH_CHECK(chosen >= 0, "no token has a probability above 0: the logits may contain NaN");
     out.data_ptr<double>()[2 * b] = static_cast<double>(chosen);
     out.data_ptr<double>()[2 * b + 1] = static_cast<double>(row[chosen] * inverse - most) - std::log(sum);
   }
@@ -190,15 +190,15 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
 }
 
 /**
- * One block of a Llama on one token a sequence: x (B, D) -> (B, D); keys and values (B, G, S, E) get the token's at `at`. cos and sin (1, E) or
- * (B, E); first (B,) int64: the first key each sequence sees. bias ((H + 2G) E,) of queries, keys and values; qNorm and kNorm (E,) of their heads, before the
+ * One Llama block on one token per sequence: x (B, D) -> (B, D). The token's key and value are written to keys and values (B, G, S, E) at `at`. cos and sin (1, E) or
+ * (B, E); first (B,) int64: the first key that each sequence attends to. bias ((H + 2G) E,) for queries, keys and values; qNorm and kNorm (E,) norm the heads before the
  * rotation. The four weights are packed.
  */
 Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& qkvWeight, const Tensor& oWeight, const Tensor& ffnNorm, const Tensor& gateUpWeight, const Tensor& downWeight, Tensor keys, Tensor values,
                    const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& first, const c10::optional<Tensor>& bias, const c10::optional<Tensor>& qNorm, const c10::optional<Tensor>& kNorm, int64_t at, int64_t heads, double eps) {
   int64_t batch = x.size(0), groups = keys.size(1), capacity = keys.size(2), E = keys.size(3), D = x.size(1);
-  TORCH_CHECK(at >= 0 && at < capacity, "the cache holds ", capacity, " tokens; there is no place ", at);
-  TORCH_CHECK(x.is_contiguous() && keys.is_contiguous() && values.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "decode_block takes contiguous tensors");
+  TORCH_CHECK(at >= 0 && at < capacity, "the cache holds ", capacity, " tokens; there is no position ", at);
+  TORCH_CHECK(x.is_contiguous() && keys.is_contiguous() && values.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "decode_block needs contiguous tensors");
   auto norm = [&](const Tensor& in, const Tensor& weight) {
     Tensor out = at::empty_like(in), scale = at::empty({batch}, in.options());
     rmsForward(in.data_ptr<float>(), weight.data_ptr<float>(), out.data_ptr<float>(), scale.data_ptr<float>(), batch, D, eps);

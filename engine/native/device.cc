@@ -21,7 +21,7 @@ at::Generator generatorOf(const std::string& device) {
   return at::globalContext().defaultGenerator(d);
 }
 
-/** A function of NVIDIA's driver; null where there is no driver. */
+/** A function of NVIDIA's driver; null without a driver. */
 template <typename F>
 F* driverFunction(const char* name) {
   static void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
@@ -30,13 +30,13 @@ F* driverFunction(const char* name) {
 
 struct Gpu {
   std::string name;
-  /** Bytes of memory, whoever uses them. */
+  /** Total memory in bytes. */
   size_t memory = 0;
-  /** Of its compute capability, the number before the point: 8 is Ampere, 9 Hopper. */
+  /** Major version of its compute capability: 8 is Ampere, 9 Hopper. */
   int generation = 0;
 };
 
-/** The first GPU, as the driver tells of it. */
+/** The first GPU, as reported by the driver. */
 Gpu firstGpu() {
   auto init = driverFunction<int(unsigned)>("cuInit");
   auto get = driverFunction<int(int*, int)>("cuDeviceGet");
@@ -54,7 +54,7 @@ Gpu firstGpu() {
   return gpu;
 }
 
-/** Bytes of the GPU's memory that nobody holds; -1 before this process has used it. */
+/** Free memory of the GPU in bytes; -1 before this process has used the GPU. */
 double freeMemory() {
   auto get = driverFunction<int(size_t*, size_t*)>("cuMemGetInfo_v2");
   size_t free = 0, total = 0;
@@ -81,7 +81,7 @@ napi_value setGeneratorState(const Arguments& in) {
 napi_value setThreads(const Arguments& in) {
   int threads = static_cast<int>(in.number(0));
   at::set_num_threads(threads);
-  // A pthread-built OpenBLAS keeps a pool of its own, which at::set_num_threads does not reach.
+  // An OpenBLAS built with pthreads has its own thread pool, which at::set_num_threads does not affect.
   if (auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) set(threads);
   return nullptr;
 }
@@ -91,7 +91,7 @@ napi_value allowTf32(const Arguments& in) {
   return nullptr;
 }
 
-/** Why there are no kernels for the GPU of this machine (gpu.h); null where there are, or no GPU. */
+/** Why the GPU kernels are unavailable on this machine (gpu.h); null if they are available or there is no GPU. */
 napi_value gpuKernelsMissing(const Arguments& in) { return gpuKernelsMissing().empty() ? jsNull(in.env) : jsString(in.env, gpuKernelsMissing()); }
 
 napi_value beginGraph(const Arguments&) {

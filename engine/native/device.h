@@ -1,4 +1,4 @@
-// The machine that libtorch computes on: generators, threads, the GPU, and what decides bits of results.
+// The machine that libtorch runs on: generators, threads, the GPU, and everything that affects the bits of results.
 #pragma once
 #include "values.h"
 
@@ -20,6 +20,6 @@ napi_value deviceMemory(const Arguments& in);
 napi_value startProfile(const Arguments& in);
 napi_value stopProfile(const Arguments& in);
 /** environment() -> {libtorch, config, blas, cpuCapability, threads, gpus, gpu} */
-/** Gives what no tensor holds back to the GPU: other programs, and tensors of other sizes, can have it. */
+/** Returns cached memory that no tensor uses to the GPU, for other programs and tensors of other sizes. */
 void releaseDeviceMemory();
 napi_value environment(const Arguments& in);

@@ -1,16 +1,16 @@
-// Tensors from files and to bytes, a piece at a time: neither a whole file nor a whole tensor is in host memory twice.
+// Reads tensors from files and copies them to bytes, a piece at a time: neither a complete file nor a complete tensor is in host memory twice.
 #pragma once
 #include "values.h"
 
 /**
- * readInto(tensor, file, offset, dtype) -> bytes that were read: fills a contiguous tensor of any device with its elements, row-major, that an open file
- * (its descriptor) holds as `dtype` from the offset on. Fewer bytes than the elements have: the file ended first, and the rest of the tensor is undefined.
- * Throws where the file can't be read.
+ * readInto(tensor, file, offset, dtype) -> number of bytes read. Fills a contiguous tensor on any device with elements of an open file (given by its
+ * descriptor), stored row-major as `dtype` from the offset on. If the file ends early, fewer bytes are read and the rest of the tensor is undefined.
+ * Throws if the file can't be read.
  *
- * It reads (pread) and maps nothing. A page of a map whose file was cut short since raises SIGBUS, which ends the process without a word, where a read
- * comes back short; and the pieces stay in the processor's cache, so that reading takes no more time than a map's page faults (docs/performance.md).
+ * It uses pread, not mmap. If a mapped file is truncated, accessing its pages raises SIGBUS, which kills the process without a message, while a read
+ * just returns fewer bytes. The pieces stay in the processor's cache, so that reading takes no more time than a map's page faults (docs/performance.md).
  */
 napi_value readInto(const Arguments& in);
 
-/** toBytes(tensor, view, first?): copies the tensor's elements from number `first` (0) on, in row-major order, into the view, up to its end. */
+/** toBytes(tensor, view, first?): fills the view with the tensor's elements, starting at element `first` (default 0), in row-major order. */
 napi_value toBytes(const Arguments& in);

@@ -1,8 +1,8 @@
-// Causal attention with rotary embeddings of joined queries, keys and values, on a GPU, by libtorch's own kernels: no T x T matrix, and no bias. In 16 bits flash attention
-// over sequences told by their cumulative lengths, or cuDNN's where each row is one long sequence; in float32 memory-efficient attention.
+// Causal attention with rotary embeddings on joined queries, keys and values, on a GPU, using libtorch's own kernels: no T x T matrix and no bias. In 16 bits it uses flash
+// attention over sequences given by their cumulative lengths, or cuDNN's attention if each row is one long sequence; in float32, memory-efficient attention.
 //
-// As attention.cc: qkv (B, T, (H + 2G) E) -> (B, T, H E). Kept for the backward pass: qkv as it came, the output, the log-sum-exp of each row and head. Heads
-// are turned again there.
+// Shapes as in attention.cc: qkv (B, T, (H + 2G) E) -> (B, T, H E). Saved for the backward pass: the input qkv, the output, and the log-sum-exp of each row and head. The
+// backward pass rotates the heads again.
 #include "gpu.h"
 
 #include <ATen/ATen.h>
@@ -23,7 +23,7 @@ namespace {
 
 using Named = std::map<std::string, c10::IValue>;
 
-/** Calls an operator with arguments by name; the others have their defaults, or none. Versions of libtorch differ in what else there is. */
+/** Calls an operator with named arguments; the others get their defaults, or None. Versions of libtorch differ in these other parameters. */
 std::vector<c10::IValue> callByName(const char* name, const Named& arguments) {
   auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
   torch::jit::Stack stack;
@@ -36,19 +36,19 @@ std::vector<c10::IValue> callByName(const char* name, const Named& arguments) {
     } else if (parameter.default_value()) {
       stack.push_back(*parameter.default_value());
     } else {
-      TORCH_CHECK(parameter.type()->kind() == c10::TypeKind::OptionalType, name, " of this libtorch wants '", parameter.name(), "'");
+      TORCH_CHECK(parameter.type()->kind() == c10::TypeKind::OptionalType, name, " of this libtorch requires '", parameter.name(), "'");
       stack.emplace_back();
     }
   }
-  TORCH_CHECK(used == arguments.size(), name, " of this libtorch takes other arguments");
+  TORCH_CHECK(used == arguments.size(), name, " of this libtorch has different arguments");
   op.callBoxed(&stack);
   return stack;
 }
 
-/** What an operator takes as a tensor or none. The backward pass of flash attention takes an undefined tensor for none. */
+/** An optional tensor argument: None if undefined. The backward pass of flash attention expects an undefined tensor instead of None. */
 c10::IValue optionalTensor(const Tensor& tensor) { return tensor.defined() ? c10::IValue(tensor) : c10::IValue(); }
 
-/** Turns heads (B, T, N, E) by cos and sin (T, 1, E) or (B, T, 1, E), sin signed; the other way with `back`. */
+/** Rotates heads (B, T, N, E) by cos and sin (T, 1, E) or (B, T, 1, E), sin signed; in the opposite direction with `back`. */
 Tensor turn(const Tensor& heads, const Tensor& cos, const Tensor& sin, bool back) {
   int64_t half = heads.size(-1) / 2;
   return at::addcmul(heads * cos, at::roll(heads, half, -1), sin, back ? -1 : 1);
@@ -60,12 +60,12 @@ struct Shape {
   bool hasKernel(const Tensor& qkv) const { return hasGpuKernels(qkv) && dim % 16 == 0; }
 };
 
-/** Queries, keys and values (B, T, H or G, E) of the joined tensor, turned. */
+/** Queries, keys and values (B, T, H or G, E) of the joined tensor; queries and keys rotated. */
 struct Split {
   Tensor q, k, v;
   Split(const Shape& s, const Tensor& qkv, const Tensor& cos, const Tensor& sin) {
-    // The kernels read them without looking.
-    TORCH_CHECK(cos.scalar_type() == qkv.scalar_type() && sin.scalar_type() == qkv.scalar_type(), "cos and sin must be of the dtype of queries, keys and values");
+    // The kernels do not check these.
+    TORCH_CHECK(cos.scalar_type() == qkv.scalar_type() && sin.scalar_type() == qkv.scalar_type(), "cos and sin must have the dtype of queries, keys and values");
     TORCH_CHECK(cos.numel() == sin.numel() && cos.numel() >= (cos.dim() == 4 ? s.batch : 1) * s.length * s.dim, "cos and sin must be (T, 1, E) or (B, T, 1, E)");
     Tensor all = qkv.view({s.batch, s.length, s.heads + 2 * s.groups, s.dim});
     v = all.narrow(2, s.heads + s.groups, s.groups);
@@ -85,26 +85,26 @@ struct Split {
   }
 };
 
-/** (B, T, N, E) as flash attention takes sequences by cumulative lengths, (B T, N, E); as it is without them. */
+/** Reshapes (B, T, N, E) to (B T, N, E), which flash attention expects with cumulative lengths; unchanged without them. */
 Tensor flat(const Tensor& x, bool lengths) { return lengths ? x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}) : x; }
-/** The same for memory-efficient attention: (1, B T, N, E). */
+/** The same for memory-efficient attention, which expects (1, B T, N, E). */
 Tensor oneRow(const Tensor& x, bool lengths) { return lengths ? x.reshape({1, x.size(0) * x.size(1), x.size(2), x.size(3)}) : x; }
 
 /**
- * Whether cuDNN computes it: 1.5 to 2 times as fast as flash attention on Hopper. For each new shape it makes a plan, which takes 50 ms: that suits long rows of one length, as training has them, and lengths of
- * many kinds are left to flash attention. libtorch makes a new plan for every call by cumulative lengths.
+ * Whether to use cuDNN: 1.5 to 2 times as fast as flash attention on Hopper. It makes a plan for each new shape, which takes 50 ms. That suits long rows of equal length, as in training; varying
+ * lengths use flash attention. With cumulative lengths, libtorch makes a new plan for every call.
  */
 bool cudnnFits(const Shape& s, const Tensor& qkv, bool packed) {
   static const bool there = gpuGeneration() >= 9 && at::globalContext().hasCuDNN() && c10::Dispatcher::singleton().findSchema({"aten::_scaled_dot_product_cudnn_attention", ""}).has_value();
-  // Rows of training are of a round length, or lack the last token, which nothing follows.
+  // Training rows have a round length, or lack the last token because nothing follows it.
   bool round = s.length % 64 == 0 || (s.length + 1) % 64 == 0;
   return there && !packed && qkv.element_size() == 2 && s.dim % 8 == 0 && s.dim <= 128 && s.length >= 511 && round;
 }
-/** (B, T, N, E) as (B, N, T, E) and back, where it is. */
+/** Swaps (B, T, N, E) and (B, N, T, E), as a view. */
 Tensor headsFirst(const Tensor& x) { return x.transpose(1, 2); }
 
 struct GpuAttention : Function<GpuAttention> {
-  /** `lengths` (S + 1,) int32: where the sequences of all rows begin, one row after another, and where the last ends; undefined where each row is one. */
+  /** `cumulative` (S + 1,) int32: where the sequences of all rows begin, counted through all rows, and where the last ends; undefined if each row is one sequence. */
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& cumulative, int64_t longest, int64_t heads, int64_t groups) {
     Tensor qkv = input.contiguous(), lengths = cumulative.has_value() ? *cumulative : Tensor();
     Shape s{qkv.size(0), qkv.size(1), heads, groups, qkv.size(2) / (heads + 2 * groups)};
@@ -157,7 +157,7 @@ struct GpuAttention : Function<GpuAttention> {
     } else {
       int64_t share = heads / groups;
       Tensor k = share == 1 ? x.k : x.k.repeat_interleave(share, 2), v = share == 1 ? x.v : x.v.repeat_interleave(share, 2);
-      // Keys in one part: several would add up in the order in which they finish.
+      // One split of the keys: several splits would be summed in the order in which they finish.
       auto found = callByName("aten::_efficient_attention_backward",
                               {{"grad_out_", dOut}, {"query", oneRow(x.q, packed)}, {"key", oneRow(k, packed)}, {"value", oneRow(v, packed)}, {"bias", c10::IValue()}, {"out", out},
                                {"cu_seqlens_q", optionalTensor(lengths)}, {"cu_seqlens_k", optionalTensor(lengths)}, {"max_seqlen_q", longest}, {"max_seqlen_k", longest}, {"logsumexp", lse},
@@ -165,7 +165,7 @@ struct GpuAttention : Function<GpuAttention> {
                                {"num_splits_key", int64_t(1)}});
       dq = found[0].toTensor(), dk = found[1].toTensor(), dv = found[2].toTensor();
       if (share > 1) {
-        // Each group's queries share its key and value.
+        // The queries of a group share its key and value.
         dk = dk.view({s.batch, s.length, groups, share, s.dim}).sum(3);
         dv = dv.view({s.batch, s.length, groups, share, s.dim}).sum(3);
       }

@@ -1,5 +1,5 @@
-// CUDA source of the kernels that decode one token of each sequence (gpu-decode.cc), compiled for a model's HEAD_DIM and for SHARE query heads that read a key head
-// together. A sequence has a row of the batch and a position: that of the token which it reads in this step, or -1 where nothing is to be done.
+// CUDA source of the kernels that decode one token per sequence (gpu-decode.cc), compiled for a model's HEAD_DIM and for SHARE query heads per key head.
+// A sequence has a row in the batch and a position: that of the token it reads in this step, or -1 if there is nothing to do.
 #pragma once
 
 constexpr const char* gpuDecodeSource = R"cuda(

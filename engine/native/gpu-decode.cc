@@ -1,4 +1,4 @@
-// Operators that decode on a GPU (models/gpu-decoder.ts): each writes into tensors that are there, so that a step can be recorded as a graph.
+// Operators for decoding on a GPU (models/gpu-decoder.ts). Each writes into existing tensors, so that a step can be recorded as a graph.
 #include "gpu.h"
 
 #include <ATen/ATen.h>
@@ -12,11 +12,11 @@ using at::Tensor;
 
 namespace {
 
-/** For heads of this many numbers, of which `share` read a key head together: at most four at a time, or a block has too many registers and too few of them are at work. */
+/** For heads of size `dim`, of which `share` read the same key head: at most four at a time, because with more a block uses too many registers and occupancy is low. */
 struct Decode {
   int head, share;
   Decode(int64_t dim, int64_t heads, int64_t groups) : head(static_cast<int>(dim)), share(static_cast<int>(heads / groups)) {
-    TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU takes heads of 16, 32, 64, 128 or 256 numbers");
+    TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
     int most = share;
     for (share = std::min(most, 4); most % share != 0; share--) {}
   }
@@ -25,7 +25,7 @@ struct Decode {
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
 int rowThreads(int64_t dim) { return static_cast<int>(std::min<int64_t>(512, ceilDivide(dim, 256) * 32)); }
-void check(bool holds, const char* what) { TORCH_CHECK(holds, "decoding on the GPU: ", what); }
+void check(bool holds, const char* what) { TORCH_CHECK(holds, "decoding on the GPU: expected ", what); }
 
 }  // namespace
 
@@ -46,24 +46,24 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *rows = x.data_ptr(), *more = pointer(y), *w = weight.data_ptr(), *out = h.data_ptr();
                 launchFrom(Decode(headDim, heads, groups).program(), "add_norm", x, x.size(0), rowThreads(dim), {&rows, &more, &w, &out, &dim, &eps});
               });
-  // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; keys and values (rows, G, S, E), into which the keys, turned, and the values go.
+  // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; the rotated keys and the values are written to keys and values (rows, G, S, E).
   library.def("decode_place_(Tensor qkv, Tensor cos, Tensor sin, Tensor positions, Tensor rows, Tensor keys, Tensor values, int heads) -> ()",
               [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& positions, const Tensor& rows, const Tensor& keys, const Tensor& values, int64_t heads) {
                 int64_t count = positions.numel(), capacity = keys.size(2), dim = keys.size(3), groups = keys.size(1);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
-                check(qkv.numel() == count * (heads + 2 * groups) * dim, "a row of qkv for each position");
+                check(qkv.numel() == count * (heads + 2 * groups) * dim, "one row of qkv per position");
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *places = positions.data_ptr(), *of = rows.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr();
                 int h = static_cast<int>(heads), g = static_cast<int>(groups);
                 launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * 2 * groups * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &k, &v, &count, &h, &g, &capacity});
               });
-  // qkv (B, (H + 2G) E) of one token of each sequence, cos and sin (P, E), positions (B,) int32: its key and value go into the cache, out (B, H E) is what its queries see there.
-  // With a window, each sees so many keys at most, its own among them. partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
+  // qkv (B, (H + 2G) E) of one token per sequence, cos and sin (P, E), positions (B,) int32: the key and value are written to the cache, and out (B, H E) is the attention of the queries to it.
+  // With a window, a query attends to at most that many keys, including its own. partial: space for `splits` parts of the keys, (B H splits (E + 2)) float32; none if there is one part.
   library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window) -> ()",
               [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window) {
                 int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
-                check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "a row of qkv and a position for each sequence");
-                check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "room for the parts");
+                check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "one row of qkv and one position per sequence");
+                check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "space for the parts");
                 Decode of(dim, heads, groups);
                 int64_t blocks = batch * (heads / of.share);
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
@@ -72,11 +72,11 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
                 if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
               });
-  // qkv (B, (H + 2G) E): bias ((H + 2G) E,) is added, then each head of queries and keys is normed by weights (E,).
+  // qkv (B, (H + 2G) E): adds bias ((H + 2G) E,), then applies RMSNorm to each head of queries and keys with weights (E,).
   library.def("decode_heads_(Tensor qkv, Tensor? bias, Tensor? q_norm, Tensor? k_norm, float epsilon, int head_dim, int heads, int groups) -> ()",
               [](const Tensor& qkv, const c10::optional<Tensor>& bias, const c10::optional<Tensor>& qNorm, const c10::optional<Tensor>& kNorm, double epsilon, int64_t headDim, int64_t heads, int64_t groups) {
                 int64_t all = qkv.size(0) * (heads + 2 * groups);
-                check(hasGpuKernels(qkv) && qkv.numel() == all * headDim && (!bias.has_value() || bias->is_contiguous()), "rows of queries, keys and values, and a bias for each of their numbers");
+                check(hasGpuKernels(qkv) && qkv.numel() == all * headDim && (!bias.has_value() || bias->is_contiguous()), "rows of queries, keys and values, and a bias per column");
                 const void *in = qkv.data_ptr(), *b = pointer(bias), *q = pointer(qNorm), *k = pointer(kNorm);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups);
                 float eps = static_cast<float>(epsilon);
@@ -89,7 +89,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
     const void *in = x.data_ptr(), *to = gated.data_ptr();
     launchFrom(Decode(headDim, heads, groups).program(), "swiglu", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
   });
-  // logits (N, V) of the sequences in rows (N,), or of all. By sequence (B,) int32: requests, steps, positions, tokens. By request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
+  // logits (N, V) of the sequences in rows (N,), or of all. Per sequence (B,) int32: requests, steps, positions, tokens. Per request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
   library.def(
       "decode_sample_(Tensor logits, Tensor? rows, Tensor uniforms, Tensor requests, Tensor steps, Tensor positions, Tensor tokens, Tensor out_tokens, Tensor out_logs, Tensor stops, float temperature, int head_dim, int heads, int groups) -> ()",
       [](const Tensor& logits, const c10::optional<Tensor>& rows, const Tensor& uniforms, const Tensor& requests, const Tensor& steps, const Tensor& positions, const Tensor& tokens, const Tensor& outTokens, const Tensor& outLogs,

@@ -1,7 +1,7 @@
-// CUDA source of the kernels for the GPU, compiled by gpu.cc: each with the suffix _f32 for float32 and _bf16 for bfloat16. All compute in float32 and round once.
+// CUDA source of the GPU kernels, compiled by gpu.cc: each with the suffix _f32 for float32 and _bf16 for bfloat16. All compute in float32 and round once.
 #pragma once
 
-/** What all kernels share. */
+/** Source shared by all kernels. Comments inside the source strings are part of the compiled kernels' cache key. */
 constexpr const char* gpuCommonSource = R"cuda(
 struct bf16 { unsigned short bits; };
 __device__ __forceinline__ float wide(float x) { return x; }

@@ -1,5 +1,5 @@
-// On a GPU: AdamW (engine/optimizer.ts), one kernel per parameter that reads the gradient in its own dtype and writes master, moments and the 16-bit weight; the norm of
-// gradients and their clipping (engine/gradients.ts), without copies.
+// GPU operators for training. AdamW (engine/optimizer.ts): one kernel per parameter reads the gradient in its own dtype and writes the master, the moments and the 16-bit weight.
+// The norm of gradients and clipping (engine/gradients.ts) work without copies.
 #include "gpu.h"
 
 #include <torch/library.h>
@@ -12,9 +12,9 @@ namespace {
 
 int64_t blocksFor(int64_t count) { return std::min<int64_t>(ceilDivide(count, 1024), 1024); }
 
-/** The Euclidean norm of all together, in float32: (). */
+/** The Euclidean norm of all gradients together, in float32: (). */
 Tensor norm(at::TensorList gradients) {
-  TORCH_CHECK(!gradients.empty(), "there are no gradients to measure");
+  TORCH_CHECK(!gradients.empty(), "expected at least one gradient, got none");
   int64_t parts = 0;
   for (const Tensor& gradient : gradients) parts += blocksFor(gradient.numel());
   Tensor partial = at::empty({parts}, gradients[0].options().dtype(at::kFloat));
@@ -29,7 +29,7 @@ Tensor norm(at::TensorList gradients) {
   return partial.sum().sqrt();
 }
 
-/** All times a factor (1,) where that is below 1, in place. */
+/** Multiplies all gradients by a factor (1,) in place if the factor is below 1. */
 void shrink(at::TensorList gradients, const Tensor& factor) {
   for (const Tensor& gradient : gradients) {
     TORCH_CHECK(gradient.is_contiguous(), "gradients to clip must be contiguous");
@@ -52,7 +52,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
         for (size_t i = 0; i < masters.size(); i++) {
           Tensor gradient = gradients[i].contiguous();
           TORCH_CHECK(hasGpuKernels(gradient) && masters[i].is_contiguous() && weights[i].is_contiguous() && weights[i].scalar_type() == at::kBFloat16 && gradient.numel() == masters[i].numel(),
-                      "AdamW's kernel takes contiguous bfloat16 weights and their gradients on a GPU");
+                      "AdamW's kernel needs contiguous bfloat16 weights and their gradients on a GPU");
           int64_t count = masters[i].numel();
           const void *master = masters[i].data_ptr(), *g = gradient.data_ptr(), *first = firsts[i].data_ptr(), *second = seconds[i].data_ptr(), *weight = weights[i].data_ptr();
           launch("adamw", gradient, std::min<int64_t>(ceilDivide(count, 256), 8192), 256, {&master, &g, &first, &second, &weight, &count, &r, &b1, &b2, &d, &e, &correction, &root});

@@ -19,7 +19,7 @@ using at::Tensor;
 
 namespace {
 
-// ---- NVRTC and the driver, found when they are first needed ----
+// ---- NVRTC and the driver, loaded when first needed ----
 
 struct Library {
   void* handle = nullptr;
@@ -32,7 +32,7 @@ struct Library {
   }
 };
 
-/** By name; else beside libtorch, as NVIDIA's wheels lie there. */
+/** Opens NVRTC by name, or else next to libtorch, where NVIDIA's wheels are. */
 Library openNvrtc() {
   for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"})
     if (void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return {handle, name};
@@ -56,7 +56,7 @@ Library openNvrtc() {
 std::string architecture(const Library& driver) {
   auto* attribute = driver.find<int(int*, int, int)>("cuDeviceGetAttribute");
   int major = 0, minor = 0;
-  if (attribute(&major, 75, 0) != 0 || attribute(&minor, 76, 0) != 0) throw std::runtime_error("the driver does not tell the GPU's compute capability");
+  if (attribute(&major, 75, 0) != 0 || attribute(&minor, 76, 0) != 0) throw std::runtime_error("the driver does not report the GPU's compute capability");
   return "sm_" + std::to_string(major) + std::to_string(minor);
 }
 
@@ -71,7 +71,7 @@ std::string compile(const Library& nvrtc, const std::string& target, const GpuPr
       log.resize(size);
       nvrtc.find<int(void*, char*)>("nvrtcGetProgramLog")(program, &log[0]);
     }
-    throw std::runtime_error("NVRTC does not compile them for " + target + ": " + error(result) + " " + log.substr(0, 300));
+    throw std::runtime_error("NVRTC can't compile them for " + target + ": " + error(result) + " " + log.substr(0, 300));
   };
   std::string source = std::string(gpuCommonSource) + of.source;
   checked(nvrtc.find<int(void**, const char*, const char*, int, const char**, const char**)>("nvrtcCreateProgram")(&program, source.c_str(), "kernels.cu", 0, nullptr, nullptr));
@@ -88,7 +88,7 @@ std::string compile(const Library& nvrtc, const std::string& target, const GpuPr
   return cubin;
 }
 
-/** The folder that the addon is in: what was compiled is kept beside it, so that the next process need not. */
+/** The addon's folder. Compiled kernels are cached there for later processes. */
 std::string addonFolder() {
   Dl_info info;
   if (dladdr(reinterpret_cast<const void*>(gpuKernelSource), &info) == 0 || info.dli_fname == nullptr) return "";
@@ -99,7 +99,7 @@ std::string readFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
-/** Under its final name it is whole. Where it can't be written the next process compiles again. */
+/** Writes a file atomically. If that fails, the next process compiles again. */
 void writeFile(const std::string& path, const std::string& bytes) {
   std::string temporary = path + "." + std::to_string(getpid());
   std::ofstream file(temporary, std::ios::binary);
@@ -108,7 +108,7 @@ void writeFile(const std::string& path, const std::string& bytes) {
   if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
-/** What a result of the driver's other than 0 tells, in libtorch's words where memory was short: that can be mended (addon.cc). */
+/** Describes a nonzero driver result. Out of memory is reported in libtorch's words, so that callers can recover from it (addon.cc). */
 std::string reason(int result) { return result == 2 ? "CUDA error: out of memory" : "error " + std::to_string(result); }
 
 /** A program's kernels on the device. */
@@ -127,7 +127,7 @@ class Module {
       if (result == 0) writeFile(kept, cubin);
     }
     TORCH_CHECK(result != 2, "loading kernels: ", reason(result));
-    if (result != 0) throw std::runtime_error("the driver does not load them: " + reason(result));
+    if (result != 0) throw std::runtime_error("the driver can't load them: " + reason(result));
   }
   void* find(const std::string& name) {
     auto found = known.find(name);
@@ -168,7 +168,7 @@ struct Kernels {
   std::string missing;
   Library driver;
   Launch* launch = nullptr;
-  /** Where a kernel may begin before the one before it has ended: on Hopper and later. */
+  /** Set if a kernel may begin before the previous one has ended: on Hopper and later. */
   LaunchOverlapping* overlapping = nullptr;
   std::map<std::string, Module> modules;
 
@@ -177,13 +177,13 @@ struct Kernels {
     try {
       driver = {dlopen("libcuda.so.1", RTLD_NOW), "libcuda.so.1"};
       if (driver.handle == nullptr) throw std::runtime_error("the driver's libcuda.so.1 was not found");
-      // libtorch makes the device's context with the first tensor.
+      // libtorch creates the device's context with the first tensor.
       at::empty({1}, at::TensorOptions().device(at::kCUDA));
       of(base);
       launch = driver.find<Launch>("cuLaunchKernel");
       if (gpuGeneration() >= 9) overlapping = reinterpret_cast<LaunchOverlapping*>(dlsym(driver.handle, "cuLaunchKernelEx"));
     } catch (const std::exception& error) {
-      // With more memory they would be there: others in their place would give other numbers than the key says.
+      // Don't fall back when out of memory: the fallback would give different numbers under the same key.
       if (std::string(error.what()).find("out of memory") != std::string::npos) throw;
       missing = error.what();
     }
@@ -202,14 +202,14 @@ Kernels& kernels() {
   return loaded;
 }
 
-/** The current stream as the driver knows it. Older versions of libtorch don't tell: theirs is the default one, or an error. */
+/** The driver's handle of the current stream. Older versions of libtorch don't expose it: then it must be the default stream, or this throws. */
 template <typename S>
 auto nativeHandle(const S& stream, int) -> decltype(stream.native_handle()) {
   return stream.native_handle();
 }
 template <typename S>
 void* nativeHandle(const S& stream, long) {
-  TORCH_CHECK(stream.id() == 0, "this libtorch does not tell which stream is in use");
+  TORCH_CHECK(stream.id() == 0, "this libtorch does not expose the current stream");
   return nullptr;
 }
 
@@ -229,7 +229,7 @@ void* currentStream() {
   return nativeHandle(guard().getStream(device), 0);
 }
 
-/** Of an operation of the driver. */
+/** Throws if an operation of the driver failed. */
 void checked(int result, const char* doing) { TORCH_CHECK(result == 0, doing, " failed on the GPU: ", reason(result)); }
 
 }  // namespace
@@ -268,14 +268,14 @@ c10::optional<c10::Stream> before;
 }  // namespace
 
 void GpuGraph::begin() {
-  TORCH_CHECK(!before.has_value(), "a graph is being recorded");
+  TORCH_CHECK(!before.has_value(), "a graph is already being recorded");
   auto impl = guard();
-  // The same for all: for each stream cuBLAS keeps a workspace (32 MiB on Hopper) until the process ends.
+  // One stream for all graphs: cuBLAS keeps a workspace per stream (32 MiB on Hopper) until the process ends.
   static const c10::Stream own = impl.getStreamFromGlobalPool(impl.getDevice());
   c10::Stream current = impl.getStream(impl.getDevice());
   auto* capture = kernels().driver.find<int(void*, int)>("cuStreamBeginCapture_v2");
   impl.exchangeStream(own);
-  // Relaxed: what another thread of the process allocates meanwhile does not end the recording.
+  // Relaxed mode: allocations by other threads do not abort the recording.
   int result = capture(nativeHandle(own, 0), 2);
   if (result != 0) impl.exchangeStream(current);
   checked(result, "Recording a graph");

@@ -13,7 +13,7 @@ struct Slot {
   Tensor tensor;
   uint64_t generation = 0;
   bool alive = false;
-  bool kept = false;  // survives every scope until it is freed by hand
+  bool kept = false;  // survives every scope until it is freed explicitly
 };
 
 std::vector<Slot> slots;
@@ -33,7 +33,7 @@ void release(uint32_t index) {
   Slot& slot = slots[index];
   slot.tensor = Tensor();
   slot.alive = false;
-  // A slot that has no generation left is not used again.
+  // A slot with no generations left is not reused.
   if (slot.generation++ < lastGeneration) freeSlots.push_back(index);
   live--;
 }

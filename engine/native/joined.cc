@@ -1,7 +1,7 @@
-// Linear layers that read the same input, as one product: queries, keys and values, or gate and up.
+// Linear layers with the same input as one product: queries, keys and values, or gate and up.
 //
-// Their weights stay tensors of their own, with gradients of their own. Where they lie side by side in memory (join_) the product reads them as one
-// matrix; elsewhere they are copied together for the moment. The backward pass keeps the input and the weights, no copy.
+// The weights remain separate tensors with separate gradients. If they are adjacent in memory (join_), the product reads them as one
+// matrix; otherwise it uses a temporary copy. The backward pass keeps the input and the weights, not the copy.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -19,7 +19,7 @@ void check(at::TensorList weights) {
   TORCH_CHECK(!weights.empty(), "no weights to join");
   for (const Tensor& weight : weights)
     TORCH_CHECK(weight.dim() == 2 && weight.size(1) == weights[0].size(1) && weight.scalar_type() == weights[0].scalar_type() && weight.device() == weights[0].device(),
-                "weights to join must be (N, K) of one K, dtype and device");
+                "weights to join must be (N, K) with the same K, dtype and device");
 }
 
 /** Whether each weight begins where the one before it ends. */
@@ -33,7 +33,7 @@ bool sideBySide(at::TensorList weights) {
   return true;
 }
 
-/** (N of all, K): a view where the weights lie side by side. */
+/** (N_1 + N_2 + ..., K): a view if the weights are adjacent in memory. */
 Tensor joined(at::TensorList weights) {
   check(weights);
   if (weights.size() == 1) return weights[0];
@@ -69,7 +69,7 @@ struct JoinedLinear : Function<JoinedLinear> {
       out[0] = dy.mm(weight).view(input.sizes());
     }
     if (context->saved_data["trained"].toBool()) {
-      // One product; each weight's gradient is a part of it, without a copy.
+      // One product; each weight's gradient is a view of part of it.
       Tensor dw = dy.t().mm(input.reshape({-1, input.size(-1)}));
       int64_t from = 0;
       for (size_t i = 0; i < rows.size(); from += rows[i++])
@@ -79,7 +79,7 @@ struct JoinedLinear : Function<JoinedLinear> {
   }
 };
 
-/** Moves weights side by side in memory, unless they are. Each stays the tensor that it was. */
+/** Makes weights adjacent in memory unless they already are. They remain separate tensors. */
 void join(at::TensorList weights) {
   at::NoGradGuard guard;
   check(weights);

@@ -1,6 +1,6 @@
-// Fused kernels for float32 on the CPU, registered as operators of the namespace "caravan", those for training each with its gradient: layers.cc,
-// attention.cc, decoding.cc. They do what a handful of ATen operators do, in one pass over memory: at the sizes that a CPU trains, a step is bound
-// by those passes.
+// Fused kernels for float32 on the CPU (layers.cc, attention.cc, decoding.cc), registered as operators in the namespace "caravan"; those used in training have
+// gradients. They replace several ATen operators by one pass over memory: at the sizes trained on a CPU, a step is bound by memory
+// bandwidth.
 //
 // Rows are independent of one another, so results do not depend on the number of threads.
 #pragma once
@@ -14,7 +14,7 @@
 #endif
 #define SIMD _Pragma("omp simd")
 
-/** e^x to 2 units in the last place, in a form that compilers vectorise (Cephes' expf). */
+/** e^x, accurate to 2 units in the last place, in a form that compilers vectorise (Cephes' expf). */
 inline __attribute__((always_inline)) float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
@@ -39,7 +39,7 @@ struct Vector {
 
 constexpr int64_t lanes = 16;
 
-/** RMSNorm of rows (layers.cc). scale (rows,) gets each row's factor. */
+/** RMSNorm of rows (layers.cc). Writes each row's factor to scale (rows,). */
 void rmsForward(const float* x, const float* w, float* y, float* scale, int64_t rows, int64_t dim, float eps);
 /** SwiGLU of rows (layers.cc): (rows, 2 dim) -> (rows, dim). */
 void swigluForward(const float* in, float* y, int64_t rows, int64_t dim);
@@ -52,7 +52,7 @@ struct Heads {
   int64_t padded() const { return (length + lanes - 1) / lanes * lanes; }
 };
 
-/** A head out of the joined tensor: (T, E), turned unless cos is null, times a factor. `sign` -1 turns back. */
+/** Copies a head (T, E) out of the joined tensor, rotated unless cos is null, times a factor. `sign` -1 rotates back. */
 inline __attribute__((always_inline)) void takeHead(const float* in, int64_t stride, const float* cos, const float* sin, float sign, float factor, float* out, int64_t length, int64_t dim) {
   int64_t half = dim / 2;
   for (int64_t t = 0; t < length; t++, in += stride, out += dim) {

@@ -56,7 +56,7 @@ struct RmsNorm : Function<RmsNorm> {
     Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]);
     int64_t dim = dy.size(-1), rows = dy.numel() / dim;
     Tensor dw = at::zeros_like(saved[1]);
-    // One thread: the weight's gradient is a sum over rows, whose order must not depend on the number of threads.
+    // One thread: the weight's gradient is a sum over rows, and its order must not depend on the number of threads.
     rmsBackward(saved[0].data_ptr<float>(), saved[1].data_ptr<float>(), saved[2].data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(), dw.data_ptr<float>(), rows, dim);
     return {dx, dw, Tensor()};
   }
@@ -86,7 +86,7 @@ VECTORISED void swigluBackward(const float* in, const float* dy, float* din, int
 
 bool hasKernel(const Tensor& x) { return x.scalar_type() == at::kFloat && x.is_cpu(); }
 
-/** Of all that is computed it keeps its input alone. */
+/** Saves only its input for the backward pass. */
 struct SwiGlu : Function<SwiGlu> {
   static Tensor forward(AutogradContext* context, const Tensor& input) {
     Tensor x = input.contiguous();

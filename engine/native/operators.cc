@@ -52,7 +52,7 @@ Kind kindOf(const c10::Type& type) {
 template <typename T, typename F>
 c10::List<T> listOf(napi_env env, napi_value value, F convert) {
   c10::List<T> out;
-  forEach(env, value, "what this operator takes", [&](napi_value element) { out.push_back(convert(element)); });
+  forEach(env, value, "the type that this operator expects", [&](napi_value element) { out.push_back(convert(element)); });
   return out;
 }
 
@@ -96,7 +96,7 @@ c10::IValue toIValue(napi_env env, napi_value value, const Parameter& parameter)
         if (!isPresent(env, v)) return c10::nullopt;
         return tensorOf(env, v);
       });
-    default: throw std::runtime_error("argument '" + parameter.name + "' has a type this bridge does not carry");
+    default: throw std::runtime_error("argument '" + parameter.name + "' has a type that is not supported");
   }
 }
 

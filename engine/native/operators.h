@@ -2,7 +2,7 @@
 #pragma once
 #include "values.h"
 
-/** findOperator("aten::add", "Tensor") -> number to call it by, or -1 when this libtorch has no such operator. */
+/** findOperator("aten::add", "Tensor") -> the number to pass to call(), or -1 if this libtorch has no such operator. */
 napi_value findOperator(const Arguments& in);
-/** call(operator, ...arguments): undefined takes the schema's default, null is None. */
+/** call(operator, ...arguments): undefined means the schema's default, null means None. */
 napi_value call(const Arguments& in);

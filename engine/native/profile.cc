@@ -1,4 +1,4 @@
-// What ran on the GPU and when, by libtorch's own profiler (Kineto): a trace in Chrome's format, which engine/profile.ts reads.
+// Traces what ran on the GPU and when, using libtorch's own profiler (Kineto). The trace is in Chrome's format; engine/profile.ts reads it.
 #include "device.h"
 
 #include <torch/csrc/autograd/profiler_kineto.h>
@@ -9,13 +9,13 @@
 namespace {
 
 namespace profiler = torch::autograd::profiler;
-// Without operators on the host: those would slow what is measured.
+// Does not record operators on the host, which would slow down the measured code.
 std::set<torch::profiler::impl::ActivityType> activities() { return {torch::profiler::impl::ActivityType::CUDA}; }
 
 }  // namespace
 
 napi_value startProfile(const Arguments&) {
-  if (!torch::cuda::is_available()) throw std::runtime_error("a profile is of a GPU, and there is none");
+  if (!torch::cuda::is_available()) throw std::runtime_error("profiling needs a GPU, and there is none");
   profiler::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
   torch::cuda::synchronize();
   profiler::prepareProfiler(config, activities());

@@ -1,4 +1,4 @@
-// JavaScript's values: reading arguments, making results.
+// JavaScript values: reads arguments and makes results.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <node_api.h>
@@ -13,7 +13,7 @@ std::string stringOf(napi_env env, napi_value value);
 /** Whether it is neither undefined nor null. */
 bool isPresent(napi_env env, napi_value value);
 
-/** Calls visit(element) for each element of an array; `what` it should hold is for the error. */
+/** Calls visit(element) for each element of an array; `what` describes the expected elements, for the error. */
 template <typename F>
 void forEach(napi_env env, napi_value array, const char* what, F visit) {
   uint32_t length = 0;
@@ -36,7 +36,7 @@ napi_value jsNull(napi_env env);
 napi_value jsBoolean(napi_env env, bool value);
 napi_value jsNumber(napi_env env, double value);
 napi_value jsString(napi_env env, const std::string& value);
-/** The handle of a new tensor of the open scope; null for an undefined tensor. */
+/** The handle of a new tensor in the open scope; null for an undefined tensor. */
 napi_value jsTensor(napi_env env, at::Tensor tensor);
 napi_value jsArray(napi_env env, const std::vector<napi_value>& elements);
 

@@ -1,8 +1,8 @@
-// Log-probabilities of tokens: the output layer, the softmax over the vocabulary and the choice of one column, in chunks of rows, so that float32 logits
-// of a whole batch never exist.
+// Log-probabilities of tokens: the output layer, the softmax over the vocabulary and the selection of one column, in chunks of rows, so that the float32 logits
+// of a complete batch never exist.
 //
-// logits (N, V) = states (N, D) weight (V, D)^T, in the states' dtype; all else in float32 (float64 where the states are). They are kept for the backward pass where they
-// are small, and computed again, chunk by chunk, where they are not.
+// logits (N, V) = states (N, D) weight (V, D)^T, in the states' dtype; everything else is in float32 (float64 if the states are float64). Small logits are kept for the backward
+// pass; larger ones are recomputed chunk by chunk.
 #include "gpu.h"
 #include "kernels.h"
 
@@ -19,7 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/** Of each row: log softmax at the target, the log of the sum of exponentials, and the entropy where asked for. */
+/** For each row: log softmax at the target, the log of the sum of exponentials, and the entropy if requested. */
 VECTORISED void pickForward(const float* logits, const int64_t* targets, float* picked, float* lse, float* entropy, int64_t rows, int64_t vocab) {
   for (int64_t i = 0; i < rows; i++, logits += vocab) {
     float most = -INFINITY, sum = 0;
@@ -47,16 +47,16 @@ VECTORISED void pickBackward(const float* logits, const int64_t* targets, const 
 
 namespace {
 
-/** Logits of so many bytes are kept for the backward pass; of more they are computed again. */
+/** Logits of up to this many bytes are kept for the backward pass; larger ones are recomputed. */
 constexpr int64_t keptBytes = 1 << 30;
-/** Logits of a chunk have about so many elements: 64 MiB in 16 bits, beside which there are copies in float32. */
+/** Approximate number of logits per chunk: 64 MiB in 16 bits, plus copies in float32. */
 constexpr int64_t chunkElements = 1 << 25;
-/** The GPU's kernel makes no copies: 256 MiB in 16 bits, and one chunk of all that are kept. */
+/** The GPU kernel makes no copies: 256 MiB in 16 bits per chunk, and a single chunk if the logits are kept. */
 constexpr int64_t gpuChunkElements = 1 << 27;
 
 bool hasKernel(const Tensor& logits) { return logits.scalar_type() == at::kFloat && logits.is_cpu(); }
 
-/** Float32, or float64 where the logits are, divided by the temperature. */
+/** Logits in float32 (float64 if they are float64), divided by the temperature. */
 Tensor scaled(const Tensor& logits, double temperature) {
   Tensor wide = logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat);
   return temperature == 1 ? wide : wide.div(temperature);
@@ -64,8 +64,8 @@ Tensor scaled(const Tensor& logits, double temperature) {
 
 void checkTargets(const Tensor& states, const Tensor& weight, const Tensor& targets) {
   TORCH_CHECK(states.dim() == 2 && weight.dim() == 2 && states.size(1) == weight.size(1), "states must be (N, D) and the weight (V, D)");
-  TORCH_CHECK(targets.dim() == 1 && targets.size(0) == states.size(0), "targets must be one for each row of states");
-  TORCH_CHECK(targets.scalar_type() == at::kLong && targets.device() == states.device(), "targets must be int64 on ", states.device(), ", where the states are; these are ", targets.scalar_type(), " on ", targets.device());
+  TORCH_CHECK(targets.dim() == 1 && targets.size(0) == states.size(0), "there must be one target per row of states");
+  TORCH_CHECK(targets.scalar_type() == at::kLong && targets.device() == states.device(), "targets must be int64 on ", states.device(), " like the states; these are ", targets.scalar_type(), " on ", targets.device());
   if (!targets.is_cpu() || targets.numel() == 0) return;
   int64_t least = targets.min().item<int64_t>(), most = targets.max().item<int64_t>(), vocab = weight.size(0);
   TORCH_CHECK(least >= 0 && most < vocab, "target ", least < 0 ? least : most, " is out of bounds of ", vocab, " logits");
@@ -131,7 +131,7 @@ struct LogProbabilities : Function<LogProbabilities> {
       Tensor part = states.narrow(0, from, count), target = targets.narrow(0, from, count), g = gradient.narrow(0, from, count);
       Tensor logits = saved.size() > 4 ? saved[4 + chunk] : at::linear(part, weight), l, d;
       if (hasGpuKernels(logits)) {
-        // In their place: nothing else reads them.
+        // Overwrite the logits: nothing else reads them.
         d = logits;
         const void *in = logits.data_ptr(), *ids = target.data_ptr(), *s = lse.data_ptr<float>() + from, *of = g.data_ptr(), *out = d.data_ptr();
         float scale = static_cast<float>(1 / temperature);
@@ -154,7 +154,7 @@ struct LogProbabilities : Function<LogProbabilities> {
       if (ofStates) dStates.narrow(0, from, count).copy_(d.mm(weight));
       if (!ofWeight) continue;
       Tensor dw = d.t().mm(part);
-      // Chunks add up in float32: libtorch would round each sum to 16 bits.
+      // Chunks are summed in float32: libtorch would round each sum to 16 bits.
       if (!dWeight.defined()) dWeight = count == rows || dw.scalar_type() == at::kDouble ? dw : dw.to(at::kFloat);
       else dWeight.add_(dw);
     }

@@ -1,10 +1,10 @@
 import type { Libtorch } from "../native/libtorch.mjs"
 
-/** What ranks exchange tensors over, for a libtorch: NCCL where it has CUDA, else Gloo. */
+/** The backend over which ranks exchange tensors: NCCL if this libtorch has CUDA, otherwise Gloo. */
 export function backendOf(libtorch?: Libtorch): "nccl" | "gloo"
-/** Why the addon can't be built here, with what mends it; undefined where it can. */
+/** Why the addon can't be built here, and how to fix that; undefined if it can. */
 export function ranksMissing(libtorch?: Libtorch): string | undefined
-/** Of the addon's source. */
+/** Digest of the addon's source. */
 export function sourceDigest(): string
-/** Builds the addon unless it is there; returns its path. Throws with the command that mends it, or where its source has another digest than that. */
+/** Builds the addon unless it exists; returns its path. Throws with the command that fixes a failure, or if the source's digest is not `expected`. */
 export function buildRanks(expected?: string): string

@@ -1,4 +1,4 @@
-// Builds the addon of ranks (ranks.cc) when the first group is joined: it needs headers that a machine without several ranks need not have.
+// Builds the addon for ranks (ranks.cc) when the first group is joined: it needs headers that a machine with a single rank need not have.
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { dirname, join } from "node:path"
@@ -15,10 +15,10 @@ const nvidiaFolders = ({ libDir }) => {
   return [...beside, "/usr/local/cuda/include", "/usr/include"].filter((folder) => existsSync(folder))
 }
 
-/** What c10d's headers ask for. Those of CUDA come from one folder where there is one with all: two versions need not go together. */
+/** The headers that c10d's headers include. CUDA's headers come from one folder if one has all of them: different versions may not be compatible. */
 const cudaHeaders = ["cuda_runtime.h", "crt/host_config.h", "nv/target", "cublas_v2.h", "cusparse.h", "cusolverDn.h"]
 
-/** The folders to look for headers in, and those headers that are in none. */
+/** The folders to search for headers, and the headers that are in none of them. */
 const headersOf = (libtorch) => {
   const has = (folder) => (file) => existsSync(join(folder, file))
   const missingFrom = (folders, files) => files.filter((file) => !folders.some((folder) => has(folder)(file)))
@@ -33,10 +33,10 @@ export const ranksMissing = (libtorch = findLibtorch()) => {
   const missing = libtorch === undefined ? [] : headersOf(libtorch).missing
   if (missing.length === 0) return undefined
   if (libtorch.cuda)
-    return `of NCCL's and CUDA's headers ${missing.join(", ")} were not found beside torch or in /usr/local/cuda/include. Install a CUDA toolkit of torch's version, or the wheels nvidia-nccl, nvidia-cuda-crt and nvidia-cuda-cccl of it.`
+    return `the NCCL or CUDA headers ${missing.join(", ")} were not found next to torch or in /usr/local/cuda/include. Install the CUDA toolkit of torch's CUDA version, or its wheels nvidia-nccl, nvidia-cuda-crt and nvidia-cuda-cccl.`
   return libtorch.source === "system"
-    ? "Gloo's headers are not there. Run `apt-get install --no-install-recommends libgloo-dev`."
-    : `libtorch ${libtorch.version} (${libtorch.source}) comes without Gloo's headers. Use GPUs (--device cuda), or Debian's libtorch: apt-get install libtorch-dev libgloo-dev.`
+    ? "Gloo's headers are missing. Run `apt-get install --no-install-recommends libgloo-dev`."
+    : `libtorch ${libtorch.version} (${libtorch.source}) does not include Gloo's headers. Use GPUs (--device cuda), or Debian's libtorch: apt-get install libtorch-dev libgloo-dev.`
 }
 
 const source = join(dirname(fileURLToPath(import.meta.url)), "ranks.cc")
@@ -45,7 +45,7 @@ export const sourceDigest = () => createHash("sha256").update(readFileSync(sourc
 export const buildRanks = (expected) => {
   if (expected !== undefined && expected !== sourceDigest())
     throw new Error(
-      `The source of the addon that connects ranks has the digest ${sourceDigest()}, expected ${expected}: write the new one into engine/ranks.ts.`
+      `Building the addon that connects ranks: its source has the digest ${sourceDigest()}, expected ${expected}. Write the new digest into engine/ranks.ts.`
     )
   const libtorch = findLibtorch()
   const missing = ranksMissing(libtorch)
@@ -55,7 +55,7 @@ export const buildRanks = (expected) => {
   return buildBeside({
     name: "ranks",
     source,
-    told: "Building the addon that connects ranks: half a minute, once.\n",
+    told: "Building the addon that connects ranks (about half a minute, only once).\n",
     // The headers of c10d's NCCL are C++20.
     compile: [...(nccl ? ["-std=c++20", "-DCARAVAN_NCCL"] : []), ...include.flatMap((folder) => ["-I", folder])],
     link: nccl ? [] : ["-lgloo"]

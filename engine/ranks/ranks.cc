@@ -1,7 +1,7 @@
-// Operators of a group of ranks (torch.distributed's c10d: Gloo on the CPU, NCCL on GPUs): a group is joined, tensors are summed, gathered, scattered and sent to all.
+// Operators of a group of ranks (torch.distributed's c10d: Gloo on the CPU, NCCL on GPUs): join a group; sum, gather, scatter and broadcast tensors.
 //
-// An addon of its own, beside engine/native: it registers operators, which are called as any of libtorch's. The rendezvous is c10d's TCPStore. Two threads of the group watch over it:
-// one tells the store where this rank is, the other ends the process when an operation takes longer than the deadline, and says which rank was where.
+// A separate addon next to engine/native. It registers operators, which are called like libtorch's own. The rendezvous is c10d's TCPStore. Two threads monitor the group: one reports
+// this rank's state to the store; the other exits the process when an operation exceeds the deadline, after printing the state of each rank.
 #ifdef CARAVAN_NCCL
 #define USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
@@ -45,7 +45,7 @@ using Work = c10::intrusive_ptr<c10d::Work>;
 double secondsSince(Clock::time_point then) { return std::chrono::duration<double>(Clock::now() - then).count(); }
 std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); }
 
-/** An operation that was begun and may not be done. */
+/** An operation that has been started and may not have finished. */
 struct Pending {
   /** None while it is being begun. */
   Work work;
@@ -65,25 +65,25 @@ struct Group {
   int port = 0;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<Backend> backend;
-  /** Guards what follows. */
+  /** Guards the members below. */
   std::mutex mutex;
   int64_t number = 0;
   std::string last = "joining the group";
   std::map<int64_t, Pending> pending;
 };
-/** Never freed: its threads may outlive the end of main. */
+/** Never freed: its threads may outlive main. */
 std::shared_ptr<Group>& group() {
   static auto* held = new std::shared_ptr<Group>();
   return *held;
 }
 Group& joined() {
-  TORCH_CHECK(group() != nullptr, "this process has joined no group of ranks");
+  TORCH_CHECK(group() != nullptr, "this process has not joined a group of ranks");
   return *group();
 }
 
 std::string keyOf(int rank) { return "at/" + std::to_string(rank); }
 
-/** A client of the store of its own: one that waits would hold up others. */
+/** A separate client of the store: a waiting call would block the other users of a shared client. */
 c10::intrusive_ptr<c10d::TCPStore> connect(const std::string& host, int port, double seconds) {
   c10d::TCPStoreOptions options;
   options.port = static_cast<uint16_t>(port);
@@ -92,7 +92,7 @@ c10::intrusive_ptr<c10d::TCPStore> connect(const std::string& host, int port, do
   return c10::make_intrusive<c10d::TCPStore>(host, options);
 }
 
-/** "finished operation 12, summing the loss" or "is in operation 13, gathering block 2". */
+/** "has finished operation 12, summing the loss, and is idle" or "is in operation 13, gathering block 2". */
 std::string placeOf(Group& all) {
   std::lock_guard<std::mutex> lock(all.mutex);
   for (auto& [number, pending] : all.pending)
@@ -100,7 +100,7 @@ std::string placeOf(Group& all) {
   return "has done operation " + std::to_string(all.number) + ", " + all.last + ", and is in none";
 }
 
-/** Tells the store once a second where this rank is, with a count that shows that it lives. */
+/** Reports this rank's state to the store once per second, with a counter that shows that it is alive. */
 void tell(std::shared_ptr<Group> all, int port) {
   try {
     auto store = connect(all->host, port, 60);
@@ -110,11 +110,11 @@ void tell(std::shared_ptr<Group> all, int port) {
       std::this_thread::sleep_for(std::chrono::seconds(1));
     }
   } catch (const std::exception&) {
-    // The store is gone, and with it the first rank: operations fail.
+    // The store has gone because rank 0 has exited: operations will fail.
   }
 }
 
-/** Where the other ranks are, as far as the store answers within some seconds. */
+/** The states of the other ranks, as far as the store answers within a few seconds. */
 std::string others(std::shared_ptr<Group> all, int port) {
   struct Found {
     std::mutex mutex;
@@ -127,7 +127,7 @@ std::string others(std::shared_ptr<Group> all, int port) {
       auto store = connect(all->host, port, 5);
       auto read = [&](std::map<int, std::string>& out) {
         for (int rank = 0; rank < all->size; rank++) {
-          std::string text = "0 has not begun";
+          std::string text = "0 has not started";
           if (store->check({keyOf(rank)})) {
             auto bytes = store->get(keyOf(rank));
             text.assign(bytes.begin(), bytes.end());
@@ -155,17 +155,17 @@ std::string others(std::shared_ptr<Group> all, int port) {
     if (rank == all->rank) continue;
     auto first = found->first.find(rank), second = found->second.find(rank);
     out += " Rank " + std::to_string(rank) + " ";
-    if (first == found->first.end()) out += "is not told of: the process of rank 0, which knows, does not answer.";
+    if (first == found->first.end()) out += "is in an unknown state: the process of rank 0, which keeps the states, does not answer.";
     else {
       const std::string& text = second == found->second.end() ? first->second : second->second;
       bool lives = second != found->second.end() && first->second.substr(0, first->second.find(' ')) != second->second.substr(0, second->second.find(' '));
-      out += text.substr(text.find(' ') + 1) + (lives ? "." : " when last heard of: its process is stopped or gone.");
+      out += text.substr(text.find(' ') + 1) + (lives ? "." : " in its last report: its process is stopped or has exited.");
     }
   }
   return out;
 }
 
-/** Ends this process when an operation takes too long: a rank that waits for another can do nothing else. */
+/** Exits this process when an operation takes too long: a rank that waits for another can do nothing else. */
 void watch(std::shared_ptr<Group> all, int port) {
   for (;;) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -205,7 +205,7 @@ void finish(int64_t number) {
   {
     std::lock_guard<std::mutex> lock(all.mutex);
     auto found = all.pending.find(number);
-    TORCH_CHECK(found != all.pending.end(), "no operation ", number, " is under way");
+    TORCH_CHECK(found != all.pending.end(), "no operation ", number, " is pending");
     work = found->second.work;
     after = found->second.after;
   }
@@ -222,7 +222,7 @@ void finish(int64_t number) {
 #endif
 }
 
-/** Bytes of a tensor: what moves numbers without adding them needs no dtype, and Gloo has none for bfloat16. */
+/** A tensor's bytes: operations that move numbers without summing them need no dtype, and Gloo does not support bfloat16. */
 Tensor bytes(const Tensor& x) { return x.view(-1).view(at::kByte); }
 
 void allReduce(const Tensor& x, const std::string& what) {
@@ -235,10 +235,10 @@ void broadcast(const Tensor& x, int64_t root, const std::string& what) {
   options.rootRank = root;
   finish(begin(what, joined().backend->broadcast(tensors, options)));
 }
-/** whole (n x elements) from each rank's shard (elements). */
+/** Fills whole (n x elements) from each rank's shard (elements). */
 int64_t allGather(const Tensor& whole, const Tensor& shard, const std::string& what) {
   Group& all = joined();
-  TORCH_CHECK(whole.numel() == all.size * shard.numel() && whole.is_contiguous() && shard.is_contiguous(), "what is gathered must have ", all.size, " times the shard's elements");
+  TORCH_CHECK(whole.numel() == all.size * shard.numel() && whole.is_contiguous() && shard.is_contiguous(), "the gathered tensor must be contiguous with ", all.size, " times the shard's elements");
 #ifdef CARAVAN_NCCL
   Tensor out = whole, in = shard;
   return begin(what, all.backend->_allgather_base(out, in));
@@ -248,15 +248,15 @@ int64_t allGather(const Tensor& whole, const Tensor& shard, const std::string& w
   return begin(what, all.backend->allgather(out, in));
 #endif
 }
-/** shard (elements): this rank's part of the sum of all ranks' whole (n x elements), which is used up. */
+/** Fills shard (elements) with this rank's part of the sum of all ranks' whole (n x elements). Overwrites whole. */
 int64_t reduceScatter(const Tensor& shard, const Tensor& whole, const std::string& what) {
   Group& all = joined();
-  TORCH_CHECK(whole.numel() == all.size * shard.numel() && whole.is_contiguous() && shard.is_contiguous(), "what is scattered must have ", all.size, " times the shard's elements");
+  TORCH_CHECK(whole.numel() == all.size * shard.numel() && whole.is_contiguous() && shard.is_contiguous(), "the scattered tensor must be contiguous with ", all.size, " times the shard's elements");
 #ifdef CARAVAN_NCCL
   Tensor out = shard, in = whole;
   return begin(what, all.backend->_reduce_scatter_base(out, in));
 #else
-  // Gloo has none: the sum of all, of which a part is kept.
+  // Gloo has no reduce-scatter: sum everything and keep a part.
   std::vector<Tensor> tensors{whole};
   int64_t from = all.rank * shard.numel();
   return begin(what, all.backend->allreduce(tensors), [shard, whole, from] { Tensor(shard).copy_(whole.view(-1).narrow(0, from, shard.numel())); });
@@ -298,7 +298,7 @@ void listenOnLoopback(Options&, const std::string&, int, long) {}
 
 /** Meets the others at the store; waits `joining` seconds for all to come. An operation may take `deadline` seconds. */
 void join(int64_t rank, int64_t size, const std::string& host, int64_t port, double joining, double deadline) {
-  TORCH_CHECK(group() == nullptr, "this process has joined a group of ranks already");
+  TORCH_CHECK(group() == nullptr, "this process has already joined a group of ranks");
   auto all = std::make_shared<Group>();
   all->rank = static_cast<int>(rank);
   all->size = static_cast<int>(size);
@@ -315,7 +315,7 @@ void join(int64_t rank, int64_t size, const std::string& host, int64_t port, dou
   all->store = c10::make_intrusive<c10d::TCPStore>(host, options);
   auto began = Clock::now();
   for (int64_t here = all->store->add("here", 1); here < size; here = all->store->add("here", 0)) {
-    TORCH_CHECK(secondsSince(began) < joining, here, " of ", size, " ranks came");
+    TORCH_CHECK(secondsSince(began) < joining, here, " of ", size, " ranks joined");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   group() = all;
@@ -372,7 +372,7 @@ void connectAll(const std::string& what) {
 
 // ---- memory ----------------------------------------------------------------------------------------------------------------------------
 
-/** Gives a tensor's memory back (0 bytes) or gets it anew, not filled; views of it stay views. */
+/** Releases a tensor's memory (0 bytes) or allocates it again, uninitialised; views of it stay views. */
 void resizeStorage(const Tensor& x, int64_t size) {
   auto* storage = x.storage().unsafeGetStorageImpl();
   if (static_cast<int64_t>(storage->nbytes()) == size) return;
@@ -381,7 +381,7 @@ void resizeStorage(const Tensor& x, int64_t size) {
   storage->set_nbytes(static_cast<size_t>(size));
 }
 
-/** Makes this the tensor's gradient, whatever its dtype. */
+/** Sets the tensor's gradient, which may have another dtype. */
 void setGradient(const Tensor& x, const Tensor& gradient) { x.mutable_grad() = gradient; }
 
 TORCH_LIBRARY(caravan_ranks, library) {

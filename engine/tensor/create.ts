@@ -1,4 +1,4 @@
-/** Making tensors: from data, from bytes, of one value. */
+/** Creates tensors: from data, from bytes, or filled with one value. */
 import { type Handle, isOutOfMemory, native } from "../native.ts"
 import { type Device, type DType, dtypeCodes, dtypeOfArray, type Nested, type NumericArray, type TensorOptions } from "./dtype.ts"
 import { invoke, TensorError } from "./operators.ts"
@@ -26,8 +26,8 @@ const flatten = (data: Nested, shape: ReadonlyArray<number>, depth = 0, out: Arr
 }
 
 /**
- * A tensor with a copy of the data: a typed array (its own dtype unless another is asked for; shape: one dimension unless given) or nested
- * lists of numbers (float32 unless told otherwise) or booleans (bool).
+ * A tensor with a copy of the data: a typed array (by default its own dtype and one dimension), or nested lists of numbers (by default float32)
+ * or booleans (bool).
  */
 export function tensor(data: NumericArray | Nested, options: TensorOptions & { readonly shape?: ReadonlyArray<number> } = {}): Tensor {
   let array: NumericArray
@@ -66,7 +66,7 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
   return converted
 }
 
-/** A tensor over raw bytes of the given dtype, row-major. */
+/** A tensor with a copy of raw bytes in the given dtype, row-major. */
 export const fromBytes = (
   bytes: Uint8Array,
   options: { readonly shape: ReadonlyArray<number>; readonly dtype: DType; readonly device?: Device }
@@ -80,7 +80,7 @@ export const ones = (shape: ReadonlyArray<number>, options: TensorOptions = {}):
   wrap(invoke("ones", "a shape", [shape, dtypeCodes[options.dtype ?? "float32"], null, options.device ?? "cpu"]))
 export const empty = (shape: ReadonlyArray<number>, options: TensorOptions = {}): Tensor =>
   wrap(invoke("empty.memory_format", "a shape", [shape, dtypeCodes[options.dtype ?? "float32"], null, options.device ?? "cpu"]))
-/** start, start + 1, ... end - 1; int64 unless told otherwise. */
+/** start, start + 1, ... end - 1; int64 by default. */
 export const arange = (start: number, end: number, options: TensorOptions = {}): Tensor =>
   wrap(invoke("arange.start", "start <= end", [start, end, dtypeCodes[options.dtype ?? "int64"], null, options.device ?? "cpu"]))
 export const zerosLike = (like: Tensor): Tensor => wrap(invoke("zeros_like", "anything", [like]))

@@ -1,4 +1,4 @@
-/** The types of tensors' elements, as libtorch numbers them. */
+/** Element types of tensors, with libtorch's numbers for them. */
 
 export type DType = "float64" | "float32" | "bfloat16" | "float16" | "int64" | "int32" | "uint8" | "bool"
 export type Device = "cpu" | "cuda" | `cuda:${number}`

@@ -1,9 +1,9 @@
-/** Operators of several tensors. */
+/** Operators on several tensors. */
 import { invoke } from "./operators.ts"
 import { broadcast, type Tensor, wrap } from "./tensor.ts"
 
 export const cat = (tensors: ReadonlyArray<Tensor>, dim: number): Tensor =>
-  wrap(invoke("cat", "shapes equal but for the dimension joined", [tensors, dim]))
+  wrap(invoke("cat", "shapes that are equal except in the joined dimension", [tensors, dim]))
 export const stack = (tensors: ReadonlyArray<Tensor>, dim: number): Tensor => wrap(invoke("stack", "equal shapes", [tensors, dim]))
 export const where = (condition: Tensor, yes: Tensor, no: Tensor): Tensor =>
   wrap(invoke("where.self", `a bool condition and ${broadcast}`, [condition, yes, no]))
@@ -13,7 +13,7 @@ export const embedding = (table: Tensor, ids: Tensor): Tensor =>
 /** x (..., K) times the transpose of a weight (N, K): (..., N). */
 export const linear = (x: Tensor, weight: Tensor): Tensor =>
   wrap(invoke("linear", "(..., K) and a weight (N, K) of one dtype", [x, weight]))
-/** Mean (or sum, or none) of -log softmax(logits)[target] over the targets that are not `ignore`. Logits (N, V), targets (N,) int64. */
+/** -log softmax(logits)[target], reduced by mean or sum or not at all, ignoring targets equal to `ignore`. Logits (N, V), targets (N,) int64. */
 export const crossEntropy = (
   logits: Tensor,
   targets: Tensor,

@@ -1,13 +1,13 @@
-/** Calling an ATen operator by name, and what is said when its operands do not fit. */
+/** Calls ATen operators by name, with an error that describes operands that do not fit. */
 import { type Argument, findOperator, type Handle, isOutOfMemory, native } from "../native.ts"
 
-/** An operation that does not fit its operands: which operator, what it got, what it expects. */
+/** Operands that do not fit an operator: the operator, what it got, what it expects. */
 export class TensorError extends Error {
   override readonly name = "TensorError"
   readonly operator: string
   readonly got: string
   readonly expected: string
-  /** Set where there was no memory for the result (native.ts `isOutOfMemory`). */
+  /** Set if there was no memory for the result (native.ts `isOutOfMemory`). */
   readonly code: string | undefined
   constructor(fields: { operator: string; got: string; expected: string; reason: string; code?: string }) {
     super(`${fields.operator}: got ${fields.got || "no tensors"}; expected ${fields.expected}. ${fields.reason}`)
@@ -18,7 +18,7 @@ export class TensorError extends Error {
   }
 }
 
-/** A tensor, as far as an operator goes. */
+/** The part of a tensor that operators need. */
 interface Handled {
   readonly handle: Handle
   toString(): string
@@ -41,7 +41,7 @@ const lower = (operand: Operand): Argument => {
   return operand as Argument
 }
 
-/** Calls an ATen operator; what it returns is handles and numbers. `expected` says in words what the operator wants, for its error. */
+/** Calls an ATen operator, which returns handles and numbers. `expected` describes the expected operands, for the error message. */
 export const invoke = (name: string, expected: string, operands: ReadonlyArray<Operand>): any => {
   const operator = findOperator(name)
   const args: Array<Argument> = []
@@ -54,7 +54,7 @@ export const invoke = (name: string, expected: string, operands: ReadonlyArray<O
         operator: name,
         got: "",
         expected: "an operator of this libtorch",
-        reason: `libtorch ${native().environment().libtorch} has none of that name`
+        reason: `libtorch ${native().environment().libtorch} has no operator of that name`
       })
     // Describing a freed tensor would throw again and hide the message that says it was freed.
     let got: string
@@ -64,13 +64,13 @@ export const invoke = (name: string, expected: string, operands: ReadonlyArray<O
       got = "a freed tensor"
     }
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
-    // The operands were right: there was no room for the result.
+    // The operands were right, but there was no memory for the result.
     const noRoom = isOutOfMemory(cause)
     throw new TensorError({
       ...(noRoom ? { code: cause.code } : {}),
       operator: name,
       got,
-      expected: noRoom ? "memory for the result: lower the batch size, or see what else is on the device" : expected,
+      expected: noRoom ? "memory for the result: lower the batch size, or check what else uses the device" : expected,
       reason
     })
   }

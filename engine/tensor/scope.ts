@@ -1,4 +1,4 @@
-/** How long tensors live, and whether operations are recorded for gradients. */
+/** Lifetimes of tensors, and whether operations are recorded for gradients. */
 import { type Handle, native } from "../native.ts"
 import { Tensor } from "./tensor.ts"
 
@@ -12,8 +12,8 @@ const collect = (value: unknown, seen: Set<unknown>, handles: Array<Handle>): vo
 }
 
 /**
- * Runs `body` and frees every tensor made inside, except those reachable from what it returns (they pass to the scope around this one) and
- * those given to keep(). Synchronous only: between two awaits somebody else's tensors would fall into the scope.
+ * Runs `body` and frees every tensor made inside, except those reachable from its result (they pass to the enclosing scope) and
+ * those passed to keep(). Synchronous only: across an await, tensors of unrelated code would fall into the scope.
  */
 export function scoped<A>(body: () => A): A {
   const addon = native()
@@ -21,7 +21,7 @@ export function scoped<A>(body: () => A): A {
   const survivors: Array<Handle> = []
   try {
     const result = body()
-    if (result instanceof Promise) throw new Error("scoped() takes a function that returns at once: it can't free tensors around an await")
+    if (result instanceof Promise) throw new Error("scoped() needs a synchronous function: it can't free tensors across an await")
     collect(result, new Set(), survivors)
     return result
   } finally {
@@ -54,8 +54,8 @@ export const recordsGradients = (): boolean => {
   return on
 }
 
-/** Forgets the gradients of all these tensors. */
+/** Clears the gradients of these tensors. */
 export const clearGradients = (tensors: Iterable<Tensor>): void => native().clearGradients(Array.from(tensors, (tensor) => tensor.handle))
 
-/** How many tensors live: for leak tests. */
+/** The number of live tensors, for leak tests. */
 export const liveTensors = (): number => native().liveCount()

@@ -1,5 +1,5 @@
 /**
- * Tensors: libtorch's, by handle. Every method is one ATen operator unless it says otherwise; autograd is libtorch's. Operations never change
+ * Handles to libtorch's tensors. Every method is one ATen operator unless its docstring says otherwise; autograd is libtorch's. Operations never change
  * their tensor, except those whose name ends in `_`.
  */
 import { type Handle, isOutOfMemory, native } from "../native.ts"
@@ -8,15 +8,15 @@ import { invoke, type Operand, TensorError } from "./operators.ts"
 
 export const wrap = (handle: Handle): Tensor => new Tensor(handle)
 
-/** Any ATen operator that returns one tensor, by name ("mm", "add.Tensor"): the way out where Tensor has no method. */
+/** Calls any ATen operator that returns one tensor, by name ("mm", "add.Tensor"), for operators without a method on Tensor. */
 export const aten = (name: string, ...operands: ReadonlyArray<Operand>): Tensor =>
   wrap(invoke(name, "what the operator's schema says", operands))
 
-/** Any ATen operator that returns several tensors. */
+/** Calls any ATen operator that returns several tensors. */
 export const atenMany = (name: string, ...operands: ReadonlyArray<Operand>): Array<Tensor> =>
   (invoke(name, "what the operator's schema says", operands) as Array<Handle>).map(wrap)
 
-/** Any ATen operator that works in place and returns nothing (the _foreach_ family). */
+/** Calls any ATen operator that works in place and returns nothing (the _foreach_ family). */
 export const atenVoid = (name: string, ...operands: ReadonlyArray<Operand>): void => {
   invoke(name, "what the operator's schema says", operands)
 }
@@ -34,7 +34,7 @@ export class Tensor {
     if (this.#description === undefined) {
       const [code, onGpu, ...shape] = native().describe(this.handle)
       const dtype = dtypeNames.get(code!)
-      if (dtype === undefined) throw new Error(`a tensor of libtorch's dtype ${code}, which this engine does not carry`)
+      if (dtype === undefined) throw new Error(`Reading a tensor's dtype: libtorch's dtype ${code} is not supported. Convert the tensor first.`)
       this.#description = { dtype, device: onGpu === 1 ? "cuda" : "cpu", shape }
     }
     return this.#description
@@ -52,7 +52,7 @@ export class Tensor {
   size(dim: number): number {
     const size = this.shape.at(dim)
     if (size === undefined)
-      throw new TensorError({ operator: "size", got: this.toString(), expected: `a dimension ${dim}`, reason: "there is none" })
+      throw new TensorError({ operator: "size", got: this.toString(), expected: `a dimension ${dim}`, reason: "The dimension does not exist." })
     return size
   }
   get elements(): number {
@@ -170,7 +170,7 @@ export class Tensor {
       invoke("mean.dim", "floating point and dimensions of the tensor", [this, typeof dims === "number" ? [dims] : dims, keepDim])
     )
   }
-  /** Greatest values along a dimension, and where they are. */
+  /** Largest values along a dimension, and their indices. */
   max(dim: number, keepDim = false): { readonly values: Tensor; readonly indices: Tensor } {
     const [values, indices] = invoke("max.dim", "a dimension of the tensor", [this, dim, keepDim]) as [Handle, Handle]
     return { values: wrap(values), indices: wrap(indices) }
@@ -219,10 +219,10 @@ export class Tensor {
 
   // ---- shape: views where libtorch can make one
   view(...shape: ReadonlyArray<number>): Tensor {
-    return wrap(invoke("view", "a shape of as many elements (and strides that allow a view)", [this, shape]))
+    return wrap(invoke("view", "a shape with the same number of elements (and strides that allow a view)", [this, shape]))
   }
   reshape(...shape: ReadonlyArray<number>): Tensor {
-    return wrap(invoke("reshape", "a shape of as many elements", [this, shape]))
+    return wrap(invoke("reshape", "a shape with the same number of elements", [this, shape]))
   }
   transpose(a: number, b: number): Tensor {
     return wrap(invoke("transpose.int", "dimensions of the tensor", [this, a, b]))
@@ -243,7 +243,7 @@ export class Tensor {
     return wrap(invoke("unsqueeze", "a dimension of the tensor, or one past it", [this, dim]))
   }
   expand(...shape: ReadonlyArray<number>): Tensor {
-    return wrap(invoke("expand", "a shape that this one broadcasts to", [this, shape]))
+    return wrap(invoke("expand", "a shape that this tensor broadcasts to", [this, shape]))
   }
   contiguous(): Tensor {
     return wrap(invoke("contiguous", "anything", [this]))
@@ -259,10 +259,10 @@ export class Tensor {
     return (invoke("split_with_sizes", "sizes that add up to the dimension", [this, sizes, dim]) as Array<Handle>).map(wrap)
   }
   gather(dim: number, index: Tensor): Tensor {
-    return wrap(invoke("gather", "an int64 index of as many dimensions, within bounds", [this, dim, index]))
+    return wrap(invoke("gather", "an int64 index with the same number of dimensions, within bounds", [this, dim, index]))
   }
   indexSelect(dim: number, index: Tensor): Tensor {
-    return wrap(invoke("index_select", "an int64 index of one dimension, within bounds", [this, dim, index]))
+    return wrap(invoke("index_select", "an int64 index with one dimension, within bounds", [this, dim, index]))
   }
   maskedFill(mask: Tensor, value: number): Tensor {
     return wrap(invoke("masked_fill.Scalar", "a bool mask whose shape broadcasts", [this, mask, value]))
@@ -281,21 +281,21 @@ export class Tensor {
   detach(): Tensor {
     return wrap(invoke("detach", "anything", [this]))
   }
-  /** Marks a leaf whose gradient is wanted. */
+  /** Marks a leaf that needs a gradient. */
   requiresGrad(on = true): this {
     native().requiresGrad(this.handle, on)
     return this
   }
-  /** Whether it has a gradient: it was marked, or follows from a tensor that was. */
+  /** Whether gradients flow to it: it was marked, or was computed from a tensor that was. */
   get hasGradient(): boolean {
     return native().hasGradient(this.handle)
   }
-  /** The gradient that backward() left here, or undefined. Belongs to the scope that asks for it. */
+  /** The gradient that backward() accumulated, or undefined. It belongs to the scope of the caller. */
   grad(): Tensor | undefined {
     const handle = native().gradient(this.handle)
     return handle === null ? undefined : wrap(handle)
   }
-  /** Accumulates gradients into every leaf behind this tensor, which must be a single number unless a gradient is given. */
+  /** Accumulates gradients into every leaf that this tensor depends on. The tensor must be a single number unless a gradient is given. */
   backward(gradient?: Tensor): void {
     try {
       native().backward(this.handle, gradient?.handle)
@@ -326,20 +326,20 @@ export class Tensor {
   copy_(source: Tensor): this {
     return this.#inPlace("copy_", [this, source])
   }
-  /** Fills with normal numbers from the device's generator: seed it first (random.ts, seedGenerator). */
+  /** Fills with normal numbers from the device's generator. Seed it first (generator.ts, seedGenerator). */
   normal_(mean: number, deviation: number): this {
     return this.#inPlace("normal_", [this, mean, deviation])
   }
   /**
-   * Fills the tensor, a contiguous one, with elements that an open file (its descriptor) holds as `dtype` from byte `offset` on, row-major. How many bytes
-   * were read: where the file ends before, fewer than the elements have, and the rest is undefined. Throws where the file can't be read.
+   * Fills this contiguous tensor with elements of an open file (given by its descriptor), stored as `dtype` from byte `offset` on, row-major. Returns the number of bytes
+   * read: fewer than the elements need if the file ends early, in which case the rest is undefined. Throws if the file can't be read.
    */
   readFrom_(file: number, offset: number, dtype: DType): number {
     return native().readInto(this.handle, file, offset, dtypeCodes[dtype])
   }
   #inPlace(name: string, operands: ReadonlyArray<Operand>): this {
     const handle = invoke(name, broadcast, operands) as Handle
-    native().free(handle) // a second name for the same storage
+    native().free(handle) // a second handle to the same tensor
     return this
   }
 
@@ -349,7 +349,7 @@ export class Tensor {
     if (options.device === undefined) return dtype === undefined ? this : wrap(invoke("to.dtype", "a dtype", [this, dtype]))
     return wrap(invoke("to.device", "a device of this machine", [this, options.device, dtype ?? dtypeCodes[this.dtype]]))
   }
-  /** The value of a tensor of one element. */
+  /** The value of a tensor with one element. */
   item(): number {
     try {
       return native().item(this.handle)
@@ -363,7 +363,7 @@ export class Tensor {
       })
     }
   }
-  /** The elements in row-major order, copied; bfloat16 and float16 come as float32. */
+  /** A copy of the elements in row-major order; bfloat16 and float16 are converted to float32. */
   toTypedArray(): NumericArray {
     const { dtype } = this
     if (dtype === "bfloat16" || dtype === "float16") {
@@ -388,7 +388,7 @@ export class Tensor {
     native().toBytes(this.handle, view)
     return view
   }
-  /** Copies as many elements as the view has room for, from number `first` on, in row-major order and the tensor's own dtype. */
+  /** Copies as many elements as the view has room for, starting at element `first`, in row-major order and the tensor's own dtype. */
   copyBytes(view: Uint8Array, first: number): void {
     native().toBytes(this.handle, view, first)
   }

@@ -107,8 +107,8 @@ for (const { device, skip } of devices) {
       scoped(() => {
         const wide = tensor(numbers(1, 8), { shape: [1, 8], dtype: "float64", device })
         const { weights, x } = make([2])
-        expect(() => joinedLinear(x, [...weights, wide])).toThrow(/one K, dtype and device/)
-        expect(() => joinedLinear(x, [...weights, aten("to.dtype", weights[0], 6)])).toThrow(/one K, dtype and device/)
+        expect(() => joinedLinear(x, [...weights, wide])).toThrow(/the same K, dtype and device/)
+        expect(() => joinedLinear(x, [...weights, aten("to.dtype", weights[0], 6)])).toThrow(/the same K, dtype and device/)
       })
     })
   })

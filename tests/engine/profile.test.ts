@@ -23,7 +23,7 @@ describe("a GPU's profile", () => {
   })
   it("of nothing is empty", () => expect(summarise([])).toEqual({ microseconds: 0, idle: 0, kernels: [] }))
   it.skipIf(hasCuda())("can't be had without a GPU, and says so", () => {
-    expect(() => profileGpu(() => {})).toThrow("a profile is of a GPU, and there is none")
+    expect(() => profileGpu(() => {})).toThrow("profiling needs a GPU, and there is none")
   })
   it.skipIf(!hasCuda())("names the kernels that ran, as often as they ran", () => {
     const { kernels, microseconds } = profileGpu(() =>

@@ -70,13 +70,13 @@ describe.skipIf(noGloo)("a group that does not come together", () => {
     const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2 })
     expect(first!.code).toBe(1)
     expect(first!.said.error).toMatch(
-      /^Rank 0 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: 1 of 2 ranks came\. A rank did not start/
+      /^Rank 0 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: 1 of 2 ranks joined\. A rank did not start/
     )
   })
 
   it("says what to look at when there is nobody at the master's address", async () => {
     const [second] = await runRanks("collectives", { size: 2, ranks: [1], joining: 2 })
-    expect(second!.said.error).toMatch(/^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Is rank 0 running/)
+    expect(second!.said.error).toMatch(/^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/)
   })
 
   it("says so when the port is another program's", async () => {
@@ -84,7 +84,7 @@ describe.skipIf(noGloo)("a group that does not come together", () => {
     const server = createServer().listen(port)
     const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2, port })
     await new Promise((resolve) => server.close(resolve))
-    expect(first!.said.error).toMatch(/^Rank 0 of 2 did not meet.*Another program has port \d+: set MASTER_PORT to a free one/)
+    expect(first!.said.error).toMatch(/^Rank 0 of 2 did not meet.*Another program uses port \d+: set MASTER_PORT to a free port/)
   })
 })
 
@@ -110,7 +110,7 @@ describe.skipIf(noGloo)("a group that loses a rank", () => {
     const [first] = await runRanks("hang", { size: 2, deadline: 2 })
     expect(first!.code).toBe(75)
     expect(first!.errors).toMatch(
-      /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has done operation 1, the first sum, and is in none\./
+      /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has finished operation 1, the first sum, and is idle\./
     )
   })
 })
@@ -118,6 +118,6 @@ describe.skipIf(noGloo)("a group that loses a rank", () => {
 describe("a rank without a GPU", () => {
   it.skipIf(environment().gpus > 0)("is told how many there would have to be", () => {
     const place = { rank: 1, size: 2, host: "127.0.0.1", port: 1, sharding: "weights" as const, seconds: 1 }
-    expect(() => prepare("cuda", 1, place)).toThrow(/rank 1 of 2 has no GPU: there are fewer than 2 here/)
+    expect(() => prepare("cuda", 1, place)).toThrow(/rank 1 of 2 has no GPU: this machine has fewer than 2 GPUs/)
   })
 })

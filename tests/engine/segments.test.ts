@@ -121,7 +121,7 @@ for (const { device, skip } of devices) {
             .sum()
             .backward()
         )
-      expect(wrong).toThrow(/give the loss to backward\(\) of engine\/segments\.ts/)
+      expect(wrong).toThrow(/pass the loss to backward\(\) of engine\/segments\.ts/)
     })
     it("of an earlier step that threw are gone with it", () => {
       const w = keep(tensor([2], { device })).requiresGrad()

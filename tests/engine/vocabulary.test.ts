@@ -107,7 +107,7 @@ describe("log-probabilities of tokens", () => {
   })
   it("refuse targets of another dtype than int64", () => {
     const of = () => tokenDistribution(tensor([[1]]), tensor([[0], [1]]), tensor([0], { dtype: "int32" }))
-    expect(of).toThrow(/targets must be int64 on cpu, where the states are; these are Int on cpu/)
+    expect(of).toThrow(/targets must be int64 on cpu like the states; these are Int on cpu/)
   })
   it("refuse states of another width than the output layer's", () => {
     expect(() => tokenDistribution(tensor([[1, 2]]), tensor([[0], [1]]), tensor([0], { dtype: "int64" }))).toThrow(

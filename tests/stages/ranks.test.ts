@@ -237,17 +237,17 @@ describe.skipIf(noGloo)("a rank that misbehaves", () => {
     [
       "hangs",
       1,
-      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 has done operation 1, the first sum, and is in none\./
+      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 has finished operation 1, the first sum, and is idle\./
     ],
     [
       "stops",
       0,
-      /^Rank 1 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 0 is not told of: the process of rank 0, which knows, does not answer/
+      /^Rank 1 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 0 is in an unknown state: the process of rank 0, which keeps the states, does not answer/
     ],
     ...dear<readonly [string, number, RegExp]>([
       "stops",
       1,
-      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 .* when last heard of: its process is stopped or gone/
+      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 .* in its last report: its process is stopped or has exited/
     ])
   ])("and %s (rank %i) is told of by the others when their time is over", { timeout: 60_000 }, async (how, which, message) => {
     expect((await ends(how, which, 1)).message).toMatch(message)

@@ -169,7 +169,7 @@ describe("a gang", () => {
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe("Rank 1 of 2 lost the others")
   })
   it("ends with the last words of one whose wait was over", async () => {
-    const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is in none."
+    const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is idle."
     const { work } = gangOf(
       () => Effect.fail(crash(`The process ended with code 75. Its last words:\nline\n${words}`)),
       () => Effect.never
