@@ -1,4 +1,4 @@
-/** Who may import whom: the layers and rooms of docs/architecture.md, and no circles. Types and dynamic imports count. */
+/** The import rules: the layers and folders of docs/architecture.md, and no cycles. Types and dynamic imports count. */
 import { readdirSync, readFileSync } from "node:fs"
 import { dirname, join, normalize } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest"
 const root = fileURLToPath(new URL("..", import.meta.url))
 const architecture = readFileSync(join(root, "docs/architecture.md"), "utf8")
 
-/** Folders and files that may import anything: nothing is built on them. */
+/** Folders and files that may import anything: nothing depends on them. */
 const outermost = ["cli", "exports", "index.ts", "caravan.ts", "tests", "scripts", "bench", "vitest.config.ts"]
 
 /** The table of layers: layer -> the layers that it may import. */
@@ -16,8 +16,8 @@ const layers = new Map(
     .map(([, layer, imports]): [string, Array<string>] => [layer!, imports === "nothing of ours" ? [] : imports!.split(", ")])
     .filter(([layer]) => layer !== "layer")
 )
-/** The lines "runtime: define < key < store": the rooms of a layer, each of which may import those before it. */
-const rooms = new Map(
+/** The lines "runtime: define < key < store": the folders of a layer, each of which may import those before it. */
+const orders = new Map(
   [...architecture.matchAll(/^(\w+): ((?:[\w-]+ < )+[\w-]+)$/gm)].map(([, layer, list]): [string, Array<string>] => [
     layer!,
     list!.split(" < ")
@@ -38,8 +38,8 @@ const importsOf = (file: string, text: string): Array<string> =>
   [...text.matchAll(/\b(?:from|import|require)\s*\(?\s*["'](\.[^"'\n]*)["']/g)].map(([, path]) => normalize(join(dirname(file), path!)))
 
 const layerOf = (file: string) => file.split("/")[0]!
-/** The room of a file; undefined for a file that stands in the layer's own folder. */
-const roomOf = (file: string) => file.split("/").slice(1, -1)[0]
+/** The folder of a file within its layer; undefined for a file directly in the layer's folder. */
+const folderOf = (file: string) => file.split("/").slice(1, -1)[0]
 
 /** Why a file may not import another; undefined if it may. */
 const objection = (file: string, target: string): string | undefined => {
@@ -47,12 +47,12 @@ const objection = (file: string, target: string): string | undefined => {
   if (target.startsWith("data/world/") && !/^(data\/|stages\/world\/|bench\/|tests\/)/.test(file))
     return "only the small world's stages may"
   if (from !== to) return layers.has(from) && !layers.get(from)!.includes(to) ? `${from} may not import ${to}` : undefined
-  const order = rooms.get(from)
+  const order = orders.get(from)
   if (order === undefined) return undefined
-  const [room, other] = [roomOf(file), roomOf(target)]
-  if (other === undefined || room === other) return undefined
-  if (room === undefined) return `${from}/ stands below its rooms`
-  return order.indexOf(other) < order.indexOf(room) ? undefined : `${room} may not import ${other}`
+  const [folder, other] = [folderOf(file), folderOf(target)]
+  if (other === undefined || folder === other) return undefined
+  if (folder === undefined) return `files directly in ${from}/ may not import its folders`
+  return order.indexOf(other) < order.indexOf(folder) ? undefined : `${folder} may not import ${other}`
 }
 const violations = (file: string, text: string): Array<string> =>
   importsOf(file, text).flatMap((target) => {
@@ -60,8 +60,8 @@ const violations = (file: string, text: string): Array<string> =>
     return why === undefined ? [] : [`${file} imports ${target}: ${why}`]
   })
 
-/** Files that import one another in a circle: the strongly connected components of more than one file (Tarjan 1972). */
-const circles = (imports: ReadonlyMap<string, ReadonlyArray<string>>): Array<Array<string>> => {
+/** Import cycles: the strongly connected components of more than one file (Tarjan 1972). */
+const cyclesOf = (imports: ReadonlyMap<string, ReadonlyArray<string>>): Array<Array<string>> => {
   const [index, low, stack, found] = [new Map<string, number>(), new Map<string, number>(), [] as Array<string>, [] as Array<Array<string>>]
   const visit = (file: string) => {
     index.set(file, index.size)
@@ -88,25 +88,25 @@ describe("the layers of docs/architecture.md", () => {
     expect(layers.get("runtime")).toEqual(["schemas"])
   })
 
-  it("have every room in their order", () => {
-    const unlisted = [...rooms].flatMap(([layer, order]) => {
-      const there = sources.filter((file) => layerOf(file) === layer).flatMap((file) => roomOf(file) ?? [])
-      return [...new Set([...there, ...order])].filter((room) => !order.includes(room) || !there.includes(room))
+  it("list every folder in their order", () => {
+    const unlisted = [...orders].flatMap(([layer, order]) => {
+      const existing = sources.filter((file) => layerOf(file) === layer).flatMap((file) => folderOf(file) ?? [])
+      return [...new Set([...existing, ...order])].filter((folder) => !order.includes(folder) || !existing.includes(folder))
     })
     expect(unlisted).toEqual([])
-    expect([...rooms.keys()].sort()).toEqual(["runtime", "stages"])
+    expect([...orders.keys()].sort()).toEqual(["runtime", "stages"])
   })
 
-  it("import only what the table and the order of rooms allow", () => {
+  it("import only what the table and the order of folders allow", () => {
     expect([...texts].flatMap(([file, text]) => violations(file, text))).toEqual([])
   })
 
-  it("hold no files that import one another in a circle", () => {
+  it("have no import cycles", () => {
     const known = new Map([...texts].map(([file, text]) => [file, importsOf(file, text).filter((target) => texts.has(target))]))
-    expect(circles(known)).toEqual([])
+    expect(cyclesOf(known)).toEqual([])
   })
 
-  it("would be broken by a runtime that imports the engine in any form", () => {
+  it("detect a runtime that imports the engine in any form", () => {
     const forms = [
       `import { tensor } from "../../engine/tensor.ts"`,
       `import type { Tensor } from '../../engine/tensor.ts'`,
@@ -120,19 +120,19 @@ describe("the layers of docs/architecture.md", () => {
       expect(violations("runtime/run/run.ts", form)).toEqual(["runtime/run/run.ts imports engine/tensor.ts: runtime may not import engine"])
   })
 
-  it("would be broken by an arrow up, by the small world in a general stage, and by a circle", () => {
+  it("detect an import in the wrong direction, the small world in a general stage, and a cycle", () => {
     expect(violations("runtime/store/store.ts", `import "../run/run.ts"`)).toHaveLength(1)
     expect(violations("runtime/run/run.ts", `import "../store/store.ts"`)).toEqual([])
     expect(violations("runtime/errors.ts", `import "./run/run.ts"`)).toHaveLength(1)
     expect(violations("stages/data/mix.ts", `import "../../data/world/oracle.ts"`)).toHaveLength(1)
     expect(violations("stages/world/world.ts", `import "../../data/world/oracle.ts"`)).toEqual([])
     expect(violations("cli/commands/run.ts", `import "../../data/world/oracle.ts"`)).toHaveLength(1)
-    const circle = new Map([
+    const cycle = new Map([
       ["a", ["b", "d"]],
       ["b", ["c"]],
       ["c", ["a"]],
       ["d", []]
     ])
-    expect(circles(circle)).toEqual([["a", "b", "c"]])
+    expect(cyclesOf(cycle)).toEqual([["a", "b", "c"]])
   })
 })

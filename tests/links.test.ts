@@ -41,7 +41,7 @@ describe("documents", () => {
   })
   it("that link to what is not there are noticed", () => {
     const text =
-      "# A heading, with `code`\n[a](docs/none.md) [b](#a-heading-with-code) [c](#none) [d](docs/architecture.md#nouns) [e](../outside) `[f](none)` [g](https://h.example)"
+      "# A heading, with `code`\n[a](docs/none.md) [b](#a-heading-with-code) [c](#none) [d](docs/architecture.md#terms) [e](../outside) `[f](none)` [g](https://h.example)"
     expect(deadLinks("README.md", text)).toEqual(["docs/none.md", "#none", "../outside"])
   })
 })
