@@ -1,4 +1,4 @@
-/** Datasets and reports as stages read and write them. */
+/** Reads and writes datasets and reports in stages. */
 import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -25,7 +25,7 @@ const openRows = (path: string, type: DatasetType<any>): Effect.Effect<OpenDatas
   Effect.flatMap(files, (file) => file.openRows(path, type))
 
 export interface WriteOptions {
-  /** Of rows that were read from a dataset of this type and are as they were: they need not be checked again. */
+  /** Whether a row was read unchanged from a dataset of this type, so that it need not be checked again. */
   readonly isChecked?: (row: unknown) => boolean
   /** Numbers for the trace; `rows` is added. */
   readonly metrics?: Readonly<Record<string, number>>
@@ -36,8 +36,8 @@ const batchOf = <Row>(file: OpenDataset, index: number, selection: Selection = {
   Effect.tryPromise({ try: () => file.batch(index, selection), catch: (cause) => cause as ArtifactError })
 
 /**
- * Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit memory. A row that is not of the schema
- * is a mistake of the stage's: a defect (ArtifactError), as is whatever the generator throws.
+ * Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit in memory. A row that does not match the schema
+ * is a bug in the stage and dies with a defect (ArtifactError), as does an exception from the generator.
  */
 export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   slot: OutputSlot<Dataset<Row>>,
@@ -49,7 +49,7 @@ export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   return written(slot, { rows: count, ...options.metrics })
 })
 
-/** The same of rows that come many at a time, which is faster. */
+/** Like writeDataset, for rows that come in batches, which is faster. */
 export const writeDatasetBatches = Effect.fn("writeDatasetBatches")(function* <Row>(
   slot: OutputSlot<Dataset<Row>>,
   batches: AsyncIterable<Iterable<Row>>,
@@ -73,7 +73,7 @@ export const readRows = Effect.fn("readRows")(function* <Row>(
   }).pipe(Effect.ensuring(Effect.promise(() => file.close())))
 })
 
-/** The rows of a dataset one record batch after another; with no other fields than those that are named, if some are. */
+/** Streams the rows of a dataset, one record batch at a time; only the named fields if any are named. */
 export const streamRows = <Row, Field extends keyof Row & string = keyof Row & string>(
   ref: ArtifactRef<Dataset<Row>>,
   type: DatasetType<Row>,
@@ -94,7 +94,7 @@ export const streamRows = <Row, Field extends keyof Row & string = keyof Row & s
 const scopedRows = (ref: ArtifactRef<Dataset<any>>, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError, Scope.Scope> =>
   Effect.acquireRelease(openRows(ref.path, type), (file) => Effect.promise(() => file.close()))
 
-/** Writes rows that are read as they are needed: a batch that can't be read is a failure, whatever else is thrown a defect. */
+/** Writes rows that are read lazily. A batch that can't be read is a failure; any other exception is a defect. */
 const writeRead = <Row>(
   slot: OutputSlot<Dataset<Row>>,
   batches: (read: (file: OpenDataset, batch: number, selection?: Selection) => Promise<Array<any>>) => AsyncIterable<Iterable<Row>>,
@@ -112,7 +112,7 @@ const writeRead = <Row>(
     )
   })
 
-/** How many rows a dataset has. */
+/** The number of rows of a dataset. */
 export const countRows = Effect.fn("countRows")(function* (
   ref: ArtifactRef<Dataset<any>>,
   type: DatasetType<any>
@@ -121,8 +121,8 @@ export const countRows = Effect.fn("countRows")(function* (
 }, Effect.scoped)
 
 /**
- * Writes what the rows of a dataset become as the stage's output, one record batch after another: `derive` gives the rows that take a row's place, and
- * `metrics` is asked for when all are written. What `derive` throws is a defect.
+ * Transforms the rows of a dataset and writes them as the stage's output, one record batch at a time: `derive` returns the rows that replace a row, and
+ * `metrics` is called after all rows are written. An exception from `derive` is a defect.
  */
 export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>(
   from: { readonly ref: ArtifactRef<Dataset<Row>>; readonly type: DatasetType<Row> },
@@ -143,19 +143,19 @@ export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>
     async function* (read) {
       for (let i = 0; i < file.batches; i++) yield derived((await read(file, i)) as Array<Row>)
     },
-    // A row that stays as it is.
+    // An unchanged row.
     from.type.name === slot.type.name ? { isChecked: (row) => row === current } : {}
   )
   return written(result.slot, { ...result.metrics, ...metrics() })
 }, Effect.scoped)
 
-/** So many bytes of rows are held while they are put in order. */
+/** Maximum bytes of rows held in memory while they are reordered. */
 const heldBytes = 160 << 20
 
-/** Bytes of one piece of what is held. */
+/** Bytes per piece of the held rows. */
 const pieceBytes = 8 << 20
 
-/** Whether rows have numbers that JSON can't hold: NaN and the infinities. */
+/** Whether rows may have numbers that JSON can't represent: NaN and the infinities. */
 const hasFloats = (kind: Kind): boolean =>
   kind.tag === "list"
     ? hasFloats(kind.element)
@@ -163,20 +163,20 @@ const hasFloats = (kind: Kind): boolean =>
       ? kind.fields.some((field) => hasFloats(field.kind))
       : kind.tag.startsWith("float")
 
-/** Rows that wait for their turn, as bytes: objects that live long are what makes the collector work. */
+/** Rows held as bytes until they are written: long-lived objects would burden the garbage collector. */
 class HeldRows {
   readonly #asJson: boolean
   readonly #pieces: Array<Buffer> = []
   #piece = 0
   #end = 0
-  /** Of each place: its piece, where in it, and how long. */
+  /** For each position: its piece, the offset in it, and the length. */
   readonly #at: Uint32Array
   constructor(places: number, kind: Kind) {
     this.#at = new Uint32Array(3 * places)
     this.#asJson = !hasFloats(kind)
   }
   put(place: number, row: unknown): void {
-    // A character of JSON takes three bytes at most.
+    // A character of JSON needs at most three bytes.
     const value = this.#asJson ? JSON.stringify(row) : serialize(row)
     const piece = this.#pieceFor(typeof value === "string" ? 3 * value.length : value.length)
     const length = typeof value === "string" ? piece.write(value, this.#end) : value.copy(piece, this.#end)
@@ -185,7 +185,7 @@ class HeldRows {
     this.#at[3 * place + 2] = length
     this.#end += length
   }
-  /** A piece with so much room. */
+  /** A piece with room for at least `most` bytes. */
   #pieceFor(most: number): Buffer {
     const piece = this.#pieces[this.#piece]
     if (piece !== undefined && this.#end + most <= piece.length) return piece
@@ -196,7 +196,7 @@ class HeldRows {
       ? next
       : (this.#pieces[this.#piece] = Buffer.allocUnsafeSlow(Math.max(pieceBytes, most)))
   }
-  /** Those of the first places, in their order. */
+  /** The rows of the first `places` positions, in order. */
   *first(places: number): Generator {
     for (let place = 0; place < places; place++) yield this.#get(place)
   }
@@ -212,9 +212,9 @@ class HeldRows {
 }
 
 /**
- * Writes rows of several datasets in another order as the stage's output: `order` has the index of each row to write, counted through the datasets one after
- * another; one index may come several times. At most `held` rows are in memory (160 MiB of them unless given), and the datasets are read as often as that
- * takes; a row is only decoded where it is wanted.
+ * Writes rows of several datasets in a new order as the stage's output: `order` has the index of each row to write, counted through the concatenated datasets.
+ * An index may occur several times. At most `held` rows are in memory (by default 160 MiB of them), and the datasets are read as many times as that
+ * requires; only rows that are needed are decoded.
  */
 export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
   from: { readonly refs: ReadonlyArray<ArtifactRef<Dataset<Row>>>; readonly type: DatasetType<Row> },
@@ -232,7 +232,7 @@ export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
     async function* (read) {
       for (let start = 0; start < order.length; start += held) {
         const count = Math.min(held, order.length - start)
-        // Places of this part of the order, by the row that goes there.
+        // Positions of this part of the order, sorted by source row.
         const places = Uint32Array.from({ length: count }, (_, i) => i).sort((a, b) => order[start + a]! - order[start + b]!)
         let [first, next] = [0, 0]
         for (const file of files)
@@ -251,7 +251,7 @@ export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
         waiting.clear()
       }
     },
-    // All of them were read from datasets of this type.
+    // All rows were read from datasets of this type.
     { isChecked: () => from.type.name === slot.type.name }
   )
   return written(result.slot, { ...result.metrics, ...metrics })

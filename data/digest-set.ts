@@ -1,4 +1,4 @@
-/** A set of texts by their digests: 16 bytes each, wherever there are millions. Two texts of one digest are one (at 10^9 of them the chance is 10^-21). */
+/** A set of millions of texts, stored as digests of 16 bytes. Texts with equal digests count as equal (the chance of a collision is 10^-21 at 10^9 texts). */
 import { hash } from "node:crypto"
 
 /** 128 bits of the sha256 of a text. */
@@ -9,7 +9,7 @@ const digestOf = (text: string): Uint32Array => {
 
 export class DigestSet {
   #size = 0
-  /** Slots of four words; a digest of nothing but zeros is an empty slot (and the empty slot's digest is never made). */
+  /** Slots of four words; an all-zero slot is empty (the digest of a text is never all zeros). */
   #words: Uint32Array
   #mask: number
 
@@ -22,7 +22,7 @@ export class DigestSet {
     return this.#size
   }
 
-  /** Whether the text is new to the set, which has it from now on. */
+  /** Adds a text; returns whether it was new. */
   add(text: string): boolean {
     if (this.#size * 10 >= (this.#mask + 1) * 7) this.#grow()
     const slot = this.#slotOf(digestOf(text))
@@ -47,7 +47,7 @@ export class DigestSet {
     const words = this.#words
     return (words[4 * at]! | words[4 * at + 1]! | words[4 * at + 2]! | words[4 * at + 3]!) === 0
   }
-  /** The slot that was filled; -1 where the digest is there. */
+  /** Fills a slot and returns its index; -1 if the digest is already in the set. */
   #slotOf(digest: Uint32Array): number {
     for (let at = digest[0]! & this.#mask; ; at = (at + 1) & this.#mask) {
       if (this.#isAt(at, digest)) return -1

@@ -1,4 +1,4 @@
-/** What a user's files hold: format, shape, columns, rows, problems, lengths, duplicates, examples; read once, with a bounded part in memory. */
+/** Summarises a user's files: format, shape, columns, rows, problems, lengths, duplicates, examples. Reads them once in bounded memory. */
 import { ArtifactError } from "../schemas/artifact.ts"
 import { own } from "../schemas/own.ts"
 import type { Message, Preference, Prompt } from "../schemas/rows.ts"
@@ -11,19 +11,19 @@ import type { Look } from "./shapes/look.ts"
 import { lookAtPath, readShaped, type Reading } from "./shapes/shaped.ts"
 import { type Given, type Kind, kindsOf, type Shape, shapeNamed, shapeOf } from "./shapes/shapes.ts"
 
-/** What stops an import, among the kinds of problems. */
+/** The kinds of problems that stop an import. */
 export const fileAtFault = "a file at fault"
 export const labelAtFault = "a rating or label outside its set"
 
 export interface Problem {
   readonly file: string
-  /** The line or row, from 1; null where the whole file is at fault. */
+  /** The line or row, from 1; null if the problem concerns the complete file. */
   readonly line: number | null
   readonly field: string | null
   readonly reason: string
 }
 
-/** Of so many values: mean, median (of a sample of at most 10,000) and the most. */
+/** Statistics of a set of values: count, mean, median (of a sample of at most 10,000) and maximum. */
 export interface Lengths {
   readonly mean: number
   readonly median: number
@@ -31,12 +31,12 @@ export interface Lengths {
 }
 
 export interface Inspection {
-  /** "jsonl", "parquet", ...; "several" where files differ. Null where none can be read. */
+  /** "jsonl", "parquet", ...; "several" if the files differ; null if none can be read. */
   readonly format: string | null
   readonly shape: string | null
-  /** What a row of the shape has. */
+  /** The fields of a row of this shape. */
   readonly form: string | null
-  /** What its rows can be imported as. */
+  /** The kinds of rows that it can be imported as. */
   readonly gives: ReadonlyArray<Kind>
   readonly files: ReadonlyArray<{
     readonly file: string
@@ -45,32 +45,32 @@ export interface Inspection {
     readonly shape: string | null
     readonly rows: number
   }>
-  /** Rows of the files. */
+  /** Number of rows in the files. */
   readonly rows: number
   readonly columns: ReadonlyArray<{
     readonly name: string
     readonly type: string
-    /** Rows that have none, or null. */ readonly missing: number
+    /** Rows in which it is missing or null. */ readonly missing: number
   }>
-  /** The first problems; all are counted, by reason. */
+  /** The first problems; `problemCounts` counts all of them by reason. */
   readonly problems: ReadonlyArray<Problem>
   readonly problemCounts: Readonly<Record<string, number>>
-  /** Rows that say nothing of what is asked, by reason. */
+  /** Rows without the required information, such as ties, by reason. */
   readonly leftOut: Readonly<Record<string, number>>
-  /** What the rows give, of the first kind of `gives`. */
+  /** Statistics of the imported rows, for the first kind of `gives`. */
   readonly given: {
     readonly kind: Kind
     readonly rows: number
-    /** Rows that are there before, word for word; and rows whose prompt is, with another answer. */
+    /** Exact repetitions of earlier rows; and rows that repeat a prompt with another answer. */
     readonly duplicates: number
     readonly repeatedPrompts: number
-    /** Of table 6: user messages of a dialogue; lengths, in `unit`, of the whole, of the last prompt, of the answers. */
+    /** As in table 6: user messages per dialogue; lengths, in `unit`, of the dialogue, of the last prompt, of the answers. */
     readonly turns: Lengths | null
     readonly unit: "characters" | "tokens"
     readonly example: Lengths | null
     readonly prompt: Lengths | null
     readonly response: Lengths | null
-    /** Of pairs: how many have each rating, and each pair of labels (chosen, rejected). */
+    /** For pairs: the number with each rating and with each pair of labels (chosen, rejected). */
     readonly ratings: Readonly<Record<string, number>> | null
     readonly safety: Readonly<Record<string, number>> | null
     readonly examples: ReadonlyArray<unknown>
@@ -78,16 +78,16 @@ export interface Inspection {
 }
 
 export interface InspectOptions extends Pick<Reading, "shape" | "map" | "documents"> {
-  /** Counts tokens, where a tokenizer is given. */
+  /** Counts tokens, if a tokenizer is given. */
   readonly tokens?: ((text: string) => number) | undefined
-  /** Makes a row what an import would, or throws BadRow where it would refuse it. */
+  /** Converts a row as an import would, or throws BadRow if an import would reject it. */
   readonly check: { readonly [K in Kind]: (row: Given[K]) => K extends "prompts" ? Pick<Prompt, "messages"> : Given[K] }
-  /** Examples, and problems, that are shown. */
+  /** Maximum number of examples, and of problems, to show. */
   readonly examples: number
   readonly problems: number
 }
 
-/** Numbers that came: their mean, their most, a sample for the median. Deterministic: every n-th once there are many. */
+/** Collects numbers: mean, maximum, and a sample for the median. Deterministic: keeps every n-th number once there are many. */
 class Gathered {
   #count = 0
   #sum = 0
@@ -114,7 +114,7 @@ class Gathered {
 
 const countIn = (counts: Map<string, number>, name: string): void => void counts.set(name, (counts.get(name) ?? 0) + 1)
 
-/** A row as what was asked and what was answered. */
+/** Splits a row into prompt and answers. */
 const partsOf = (kind: Kind, row: unknown): { readonly prompt: ReadonlyArray<Message>; readonly answers: ReadonlyArray<string> } => {
   if (kind === "preferences") {
     const { chosen, prompt, rejected } = row as Preference
@@ -125,7 +125,7 @@ const partsOf = (kind: Kind, row: unknown): { readonly prompt: ReadonlyArray<Mes
   return kind === "prompts" ? { prompt: messages, answers: [] } : { prompt: messages.slice(0, -1), answers: [messages.at(-1)!.content] }
 }
 
-/** What is told of the rows that came of the files. */
+/** Statistics of the rows that the files give. */
 class Tally {
   readonly #kind: Kind
   readonly #options: InspectOptions
@@ -188,7 +188,7 @@ class Tally {
   }
 }
 
-/** A file that was looked at. */
+/** A file that was inspected. */
 interface Seen {
   readonly file: DataFile
   readonly look: Look
@@ -199,7 +199,7 @@ interface Seen {
   rows: number
 }
 
-/** Whether its columns are what the file says, not what rows look like. */
+/** Whether the file declares its columns, instead of their being inferred from rows. */
 const isTyped = ({ format }: Seen): boolean => ["csv", "tsv", "parquet", "arrow"].includes(format ?? "")
 
 const causeOf = (cause: unknown): string => {
@@ -207,7 +207,7 @@ const causeOf = (cause: unknown): string => {
   throw cause
 }
 
-/** Looks into files, folders and patterns, as one set of rows. Rejects with an ArtifactError where a path has no files. */
+/** Inspects files, folders and patterns as one set of rows. Rejects with an ArtifactError if a path has no files. */
 export const inspect = async (paths: ReadonlyArray<string>, options: InspectOptions): Promise<Inspection> => {
   const problems: Array<Problem> = []
   const problemCounts = new Map<string, number>()
@@ -289,7 +289,7 @@ export const inspect = async (paths: ReadonlyArray<string>, options: InspectOpti
           file: other.file.path,
           line: null,
           field: name,
-          reason: `${other.columns.get(name) ?? "not there"}, in ${first!.file.name} ${type}`
+          reason: `${other.columns.get(name) ?? "missing"}, in ${first!.file.name} ${type}`
         })
   const formats = new Set(seen.map(({ format }) => format))
   return {

@@ -1,14 +1,14 @@
 /**
- * Texts that are nearly alike, by MinHash (Broder 1997) and locality-sensitive hashing: the Jaccard similarity of two texts' sets of runs of five words, estimated from
- * 128 hash functions (standard error at most 0.045), of which 8 bits each are kept (Li and König 2010). About 200 to 400 bytes a text, by the threshold.
+ * Finds near-duplicate texts with MinHash (Broder 1997) and locality-sensitive hashing. The Jaccard similarity of two texts' sets of five-word runs is estimated from
+ * 128 hash functions (standard error at most 0.045), of which 8 bits each are kept (Li and König 2010). Needs about 200 to 400 bytes per text, depending on the threshold.
  */
 import { mix, runsOf, wordsOf } from "./words.ts"
 
 const functions = 128
-/** Words of a run. */
+/** Words per run. */
 const runLength = 5
 
-/** How the functions are put in bands: two texts are compared where all functions of a band agree. [bands, functions of each]. */
+/** Ways to divide the functions into bands: two texts are compared if all functions of a band agree. [bands, functions per band]. */
 const bandings = [
   [16, 8],
   [18, 7],
@@ -20,27 +20,27 @@ const bandings = [
   [128, 1]
 ] as const
 
-/** The fewest comparisons by which two texts of this similarity are compared with a chance of 99%. */
+/** The banding with the fewest comparisons that compares two texts of this similarity with a probability of 99%. */
 export const bandsFor = (threshold: number): readonly [number, number] =>
   bandings.find(([bands, rows]) => 1 - (1 - threshold ** rows) ** bands >= 0.99) ?? [128, 1]
 
-/** A set of texts that are not nearly alike. */
+/** A set of texts without near-duplicates. */
 export class NearDuplicates {
   readonly #threshold: number
   readonly #bands: number
   readonly #rows: number
   readonly #multipliers: Uint32Array
   readonly #increments: Uint32Array
-  /** Of each text that was kept: 8 bits of each minimum. */
+  /** For each kept text: 8 bits of each minimum. */
   readonly #signatures: Uint8Array
-  /** Of each bucket of each band: the text that came last, counted from 1. */
+  /** For each bucket of each band: the last text added, counted from 1. */
   readonly #heads: Uint32Array
   readonly #bucketMask: number
-  /** Of each text, by band: the one that came before it in its bucket. */
+  /** For each text and band: the previous text in its bucket. */
   readonly #before: Uint32Array
   #size = 0
 
-  /** Of so many texts at most. Those whose similarity is at least the threshold (0 to 1) are nearly alike. */
+  /** For at most `most` texts. Texts whose similarity is at least the threshold (0 to 1) are near-duplicates. */
   constructor(threshold: number, most: number) {
     this.#threshold = threshold
     ;[this.#bands, this.#rows] = bandsFor(threshold)
@@ -53,7 +53,7 @@ export class NearDuplicates {
     this.#increments = Uint32Array.from({ length: functions }, (_, i) => mix(2 * i + 2))
   }
 
-  /** Whether no text before is nearly the same; then this one counts among those from now on. A text of fewer than five words is like no other. */
+  /** Adds a text unless it is a near-duplicate of an earlier one; returns whether it was added. A text of fewer than five words is never a near-duplicate. */
   add(text: string): boolean {
     const runs = runsOf(wordsOf(text), runLength)
     if (runs.length === 0) return true
@@ -89,7 +89,7 @@ export class NearDuplicates {
     return minima
   }
 
-  /** Where the text is, in each band. */
+  /** The text's bucket in each band. */
   #slotsOf(minima: Uint32Array): Array<number> {
     return Array.from({ length: this.#bands }, (_, band) => {
       let hash = mix(band + 1)
@@ -98,7 +98,7 @@ export class NearDuplicates {
     })
   }
 
-  /** Two minima that differ have the same 8 bits once in 256. */
+  /** Estimated similarity, corrected for different minima that share 8 bits with a probability of 1 in 256. */
   #similarity(signature: Uint8Array, other: number): number {
     let alike = 0
     for (let i = 0; i < functions; i++) if (signature[i] === this.#signatures[other * functions + i]) alike++

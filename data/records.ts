@@ -1,6 +1,6 @@
 /**
- * Records of a user's files, one after another and never all in memory: JSONL, JSON lists, CSV, TSV or plain text, also gzipped or zst, Parquet or Arrow; told apart
- * by their first bytes. A path may be a file, a folder or a pattern.
+ * Streams the records of a user's files, never all in memory: JSONL, JSON lists, CSV, TSV or plain text, also compressed with gzip or zstd, Parquet or Arrow. The format is
+ * detected from the first bytes. A path may be a file, a folder or a pattern.
  */
 import { ArtifactError } from "../schemas/artifact.ts"
 import type { Column } from "./read/arrow-values.ts"
@@ -18,7 +18,7 @@ export interface ReadCounts {
 }
 export const newCounts = (): ReadCounts => ({ rows: 0, bad: 0 })
 
-/** Rows of one file that were read together. */
+/** A batch of rows of one file. */
 export interface RecordBatch {
   readonly file: DataFile
   readonly format: Format
@@ -28,13 +28,13 @@ export interface RecordBatch {
 }
 
 export interface ReadOptions {
-  /** The only columns that are read, where reading fewer saves work (Parquet). All, unless given. */
+  /** The columns to read, in formats where reading fewer saves work (Parquet). Default: all. */
   readonly columns?: ReadonlyArray<string> | undefined
-  /** What one text of a plain text file is; a line, unless given. */
+  /** The unit of text in a plain text file. Default: a line. */
   readonly documents?: Documents | undefined
 }
 
-/** Columns that must be alike in all files: those that are read. A column of nulls fits any. */
+/** Checks that the columns to be read are the same in all files. A column of nulls matches any. */
 const checkColumns = (
   first: OpenFile & { readonly name: string },
   other: OpenFile & { readonly name: string },
@@ -51,16 +51,16 @@ const checkColumns = (
   }
   const name = [...expected.keys(), ...found.keys()].find((each) => !isAlike(each))
   if (name === undefined) return
-  const told = (types: ReadonlyMap<string, string>) => types.get(name) ?? "not there"
+  const told = (types: ReadonlyMap<string, string>) => types.get(name) ?? "missing"
   throw ArtifactError.of({
     doing: `Reading ${path}`,
     expected: "files with the same columns",
     found: `column ${JSON.stringify(name)}: ${told(expected)} in ${first.name}, ${told(found)} in ${other.name}`,
-    hint: "Give files of one kind, or name those that are (a pattern)."
+    hint: "Use files of one kind, or select them with a pattern."
   })
 }
 
-/** The records of a path, those that were read together; a file after another, in the order of their names. */
+/** The records of a path in batches, file by file in the order of their names. */
 export async function* recordBatches(path: string, { columns, documents = "line" }: ReadOptions = {}): AsyncGenerator<RecordBatch> {
   let first: (OpenFile & { readonly name: string }) | undefined
   for (const file of await dataFiles(path)) {
@@ -76,7 +76,7 @@ export async function* recordBatches(path: string, { columns, documents = "line"
         if (records.length > 0) yield { file, format, compression, columns: found, records }
         isEmpty &&= records.length === 0
       }
-      // A file of several that has none is told of too.
+      // Also report empty files.
       if (isEmpty) yield { file, format, compression, columns: found, records: [] }
     } finally {
       await opened.close()
@@ -84,31 +84,31 @@ export async function* recordBatches(path: string, { columns, documents = "line"
   }
 }
 
-/** The records of a path. One that can't be read comes with its fault; empty lines are no records. */
+/** The records of a path. A record that can't be read has a fault; empty lines are skipped. */
 export async function* readRecords(path: string, options: ReadOptions = {}): AsyncGenerator<Record> {
   for await (const { records } of recordBatches(path, options)) yield* records
 }
 
-/** A file of which none of so many rows fits has another format: the rest would not fit either. */
+/** If none of this many rows fits, the file has another format, and reading stops. */
 const hopeless = 1000
 
-/** What becomes of the records that give no row. */
+/** Callbacks for records that give no row. */
 export interface Hears {
-  /** A record that does not fit. */
+  /** A record that is invalid. */
   readonly skip: (record: Record, fault: BadRow, file: DataFile) => void
-  /** One that says nothing of what is asked, as it should. */
+  /** A valid record without the required information, such as a tie. */
   readonly leaveOut: (reason: string) => void
 }
 
-/** Gives rows of a record, or throws BadRow or LeftOut; the end gives what was held back, in the same way. */
+/** Parses a record into rows, or throws BadRow or LeftOut; `end` returns rows that were held back, in the same way. */
 export interface Parser<Row> {
   readonly rows: (value: unknown, record: Record, batch: Pick<RecordBatch, "file" | "format">) => Iterable<Row>
   readonly end?: (() => Iterable<Row>) | undefined
 }
 
 /**
- * The rows of a path, parsed, those together that were read together. `hears` is told of each record that gives none, and `counts` fills as they are read.
- * Ends early where none of the first thousand fits.
+ * The parsed rows of a path, in the batches in which they were read. Records that give no row are passed to `hears`; `counts` is updated as records are read.
+ * Stops early if none of the first thousand records fits.
  */
 export async function* readBatches<Row>(
   path: string,
@@ -149,7 +149,7 @@ export async function* readBatches<Row>(
   if (rows.length > 0) yield rows
 }
 
-/** The same, for a parser that gives one row: rows one after another. */
+/** Like readBatches, for a parser that returns one row per record: rows one by one. */
 export async function* readParsed<Row>(
   path: string,
   parse: (value: unknown, line: number) => Row,

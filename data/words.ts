@@ -1,6 +1,6 @@
-/** Words of texts and hashes of them, for telling texts apart that are nearly alike or share a passage. */
+/** Words of texts and their hashes, for finding near-duplicates and shared passages. */
 
-/** Words: runs of letters and digits of any script, in lower case. Scripts without spaces (Chinese, Japanese, Thai) give a word a sentence, or less. */
+/** Words: runs of letters and digits of any script, in lower case. Scripts without spaces (Chinese, Japanese, Thai) give about one word per sentence. */
 export const wordsOf = (text: string): ReadonlyArray<string> => text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []
 
 /** 32 bits of a word (FNV-1a over UTF-16 units, then mixed). */
@@ -10,7 +10,7 @@ export const hashOfWord = (word: string): number => {
   return mix(hash)
 }
 
-/** All bits of a number depend on all of it (the finalizer of MurmurHash3). */
+/** Mixes a number so that every bit depends on all input bits (the finalizer of MurmurHash3). */
 export const mix = (value: number): number => {
   let hash = value
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
@@ -18,7 +18,7 @@ export const mix = (value: number): number => {
   return (hash ^ (hash >>> 16)) >>> 0
 }
 
-/** Hashes of every run of n words, 53 bits each; of fewer words, none. */
+/** Hashes of every run of n words, 53 bits each; empty for fewer than n words. */
 export const runsOf = (words: ReadonlyArray<string>, n: number): Array<number> => {
   const hashes = words.map(hashOfWord)
   return Array.from({ length: Math.max(0, hashes.length - n + 1) }, (_, start) => {

@@ -1,13 +1,13 @@
-/** A dataset as a Parquet file: its Arrow batches as they are, a row group at a time. */
+/** Writes a dataset as a Parquet file from its Arrow batches, one row group at a time. */
 import { open } from "node:fs/promises"
 import type { OpenDataset } from "../schemas/dataset-file.ts"
 
-/** Rows of a row group, which the encoder holds whole. */
+/** Rows per row group. The encoder holds one row group in memory. */
 const groupRows = 65_536
 
-/** Writes all rows of a dataset to a new file, zstd-compressed. Rejects with what the file system says. */
+/** Writes all rows of a dataset to a new file, compressed with zstd. Rejects with the file system's error. */
 export const writeParquet = async (source: OpenDataset, path: string): Promise<void> => {
-  // The package's entry for Node loads its WebAssembly at once.
+  // The package's entry for Node loads its WebAssembly synchronously on import.
   const parquet = await import("parquet-wasm/node")
   let index = 0
   const batches = new ReadableStream({

@@ -1,6 +1,6 @@
 /**
- * Rows of Arrow IPC files, of the file format and of the stream format (which `datasets` writes under the name .arrow), a record batch at a time. The messages
- * are walked here: each length is compared with what is left of the file before anything of that length is read.
+ * Rows of Arrow IPC files, in the file format or the stream format (which `datasets` writes with the extension .arrow), one record batch at a time. This module
+ * walks the messages itself: it checks each length against the remaining bytes of the file before reading.
  */
 import { type FileHandle, open } from "node:fs/promises"
 import { zstdDecompressSync } from "node:zlib"
@@ -9,10 +9,10 @@ import { checkFooter, readMessageHeader, withoutDictionaries } from "../../schem
 import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
 
 const magic = "ARROW1"
-/** More rows than this no batch has: compressed ones may take few bytes, and columns of nothing but nulls none. */
+/** Maximum rows of a batch whose rows need few bytes or none: compressed columns and columns of nulls. */
 const maxRows = 1 << 26
 const maxNulls = 1 << 20
-/** A compressed buffer that would become larger than this is refused. */
+/** Maximum uncompressed bytes of a compressed buffer. */
 const maxBuffer = 1 << 30
 
 arrow.compressionRegistry.set(arrow.CompressionType.ZSTD, { decode: (data) => zstdDecompressSync(data, { maxOutputLength: maxBuffer }) })
@@ -27,25 +27,25 @@ const readAt = async (handle: FileHandle, offset: number, length: number): Promi
   const bytes = Buffer.allocUnsafeSlow(length)
   for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, length - done, offset + done)
-    if (bytesRead === 0) throw new RangeError(`it ends at byte ${offset + done}, where ${length - done} more should follow`)
+    if (bytesRead === 0) throw new RangeError(`the file ends at byte ${offset + done}, ${length - done} bytes too early`)
     done += bytesRead
   }
   return bytes
 }
 
-/** Where the messages are. The file format is a stream between two marks, and a footer, whose schema some writers do not repeat in the stream. */
+/** The range of the messages. The file format is a stream between two magic marks plus a footer, whose schema some writers do not repeat in the stream. */
 const frameOf = async (handle: FileHandle): Promise<{ readonly start: number; readonly end: number; readonly footer?: Buffer }> => {
   const { size } = await handle.stat()
   const head = await readAt(handle, 0, Math.min(8, size))
   if (head.toString("latin1", 0, 6) !== magic) return { start: 0, end: size }
   if (size < 22 || (await readAt(handle, size - 6, 6)).toString("latin1") !== magic)
-    throw new RangeError(`${size} bytes that do not end with ${magic}: it is cut off`)
+    throw new RangeError(`${size} bytes that do not end with ${magic}: the file is truncated`)
   const length = (await readAt(handle, size - 10, 4)).readInt32LE(0)
   if (length <= 0 || length > size - 18) throw new RangeError(`a footer that claims ${length} bytes of a file of ${size}`)
   return { start: 8, end: size - 10 - length, footer: await readAt(handle, size - 10 - length, length) }
 }
 
-/** The schema of a footer as the message that begins a stream. */
+/** The footer's schema as the message that begins a stream. */
 const schemaOfFooter = (footer: Buffer): Buffer => {
   checkFooter(footer, true)
   const length = Buffer.alloc(4)
@@ -59,14 +59,14 @@ const schemaOfFooter = (footer: Buffer): Buffer => {
 
 type Kind = "schema" | "dictionary" | "batch"
 
-/** The messages, each whole: its length (after a mark, since Arrow 0.15), header and body. */
+/** The complete messages: length (after a mark, since Arrow 0.15), header and body. */
 async function* messagesOf(
   handle: FileHandle,
   start: number,
   end: number
 ): AsyncGenerator<{ readonly kind: Kind; readonly bytes: Buffer }> {
   for (let at = start; at < end;) {
-    if (end - at < 8) throw new RangeError(`it ends at byte ${end}, within a message`)
+    if (end - at < 8) throw new RangeError(`the file ends at byte ${end}, within a message`)
     const frame = await readAt(handle, at, 8)
     if (frame.readInt32LE(0) !== -1) throw new RangeError(`no message at byte ${at}`)
     const headerLength = frame.readInt32LE(4)
@@ -77,7 +77,7 @@ async function* messagesOf(
     if (type === "other") throw new RangeError(`a message at byte ${at} of an unknown kind`)
     if (bodyLength > room - headerLength)
       throw new RangeError(`a message at byte ${at} whose body claims ${bodyLength} of ${room - headerLength} bytes`)
-    // Uncompressed, a value takes a bit at least, unless it is of a column of nulls.
+    // An uncompressed value needs at least one bit, except in a column of nulls.
     const most = compressed ? maxRows : Math.max(bodyLength * 8, maxNulls)
     const isSane =
       [rows, ...nodes.map(([values]) => values)].every((values) => values >= 0 && values <= Math.min(most, maxRows)) &&
@@ -91,7 +91,7 @@ async function* messagesOf(
 
 const isLz4 = (cause: unknown): boolean => /codec not found/.test(String(cause))
 
-/** Opens an Arrow file. It and its batches reject with a plain error when the file is damaged. */
+/** Opens an Arrow file. Opening and reading reject with a plain error if the file is damaged. */
 export const openArrow = async (path: string): Promise<OpenArrow> => {
   const handle = await open(path)
   try {
@@ -100,10 +100,10 @@ export const openArrow = async (path: string): Promise<OpenArrow> => {
     let schema: Buffer
     if (footer === undefined) {
       const first = await messages.next()
-      if (first.done === true || first.value.kind !== "schema") throw new RangeError("no schema at its beginning")
+      if (first.done === true || first.value.kind !== "schema") throw new RangeError("no schema at the beginning")
       schema = first.value.bytes
     } else schema = schemaOfFooter(footer)
-    // A stream of its own: the schema, the dictionaries so far, and one batch.
+    // A separate stream: the schema, the dictionaries so far, and one batch.
     const streamOf = (more: ReadonlyArray<Buffer>) => arrow.RecordBatchReader.from(Buffer.concat([schema, ...more]))
     const columns = columnsOfSchema(streamOf([]).open().schema)
     async function* batches() {

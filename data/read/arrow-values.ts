@@ -1,6 +1,6 @@
 /**
- * The values of any Arrow column as plain ones: text, numbers, booleans, lists, objects, null. Offsets and lengths are checked before they are used: a file
- * that contradicts itself is an error, never other rows.
+ * Converts any Arrow column to plain values: text, numbers, booleans, lists, objects, null. Offsets and lengths are checked before use, so that an inconsistent
+ * file is an error and never gives wrong rows.
  */
 import * as arrow from "apache-arrow"
 
@@ -8,7 +8,7 @@ const claim = (ok: boolean, path: string, what: string): void => {
   if (!ok) throw new RangeError(`column ${path}: ${what}`)
 }
 
-/** Objects of these names, one of which may be __proto__: set like any other, that would be no entry but the object's prototype. */
+/** Objects with these field names. Handles a field named __proto__, which plain assignment would turn into the object's prototype. */
 const rowsOf = (
   names: ReadonlyArray<string>,
   columns: ReadonlyArray<ReadonlyArray<unknown>>,
@@ -26,7 +26,7 @@ const rowsOf = (
   return out
 }
 
-/** Where the values of a text or list column, from one place to another, begin, and the last ends: never falling, within what they point into. */
+/** Offsets of the values `from` .. `to` of a text or list column, plus the end of the last. Checks that they never decrease and stay within `limit`. */
 const offsetsOf = (data: arrow.Data, limit: number, path: string, from: number, to: number): ArrayLike<number> => {
   if (data.length === 0) return [0]
   const raw = data.valueOffsets as unknown as Int32Array | BigInt64Array
@@ -40,26 +40,26 @@ const offsetsOf = (data: arrow.Data, limit: number, path: string, from: number, 
   return offsets
 }
 
-/** An int64 as a number where it is exact, else as text. */
+/** An int64 as a number if that is exact, otherwise as text. */
 const whole = (value: bigint): number | string => {
   const number = Number(value)
   return Number.isSafeInteger(number) ? number : `${value}`
 }
 
-/** A decimal's 32-bit words, the lowest first, in two's complement, as a number. */
+/** A decimal as a number, from its 32-bit words in two's complement, lowest first. */
 const decimalOf = (words: Uint32Array, scale: number): number => {
   const unsigned = words.reduceRight((sum, word) => (sum << 32n) | BigInt(word), 0n)
   return Number(BigInt.asIntN(32 * words.length, unsigned)) / 10 ** scale
 }
 
-/** What the library gives for rarer types (dates, views, unions), as JSON could hold it. */
+/** Converts the library's values of rarer types (dates, views, unions) to values that JSON can represent. */
 const plain = (value: unknown): unknown => {
   if (typeof value === "bigint") return whole(value)
   if (value instanceof Date) return value.toISOString()
   return ArrayBuffer.isView(value) ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
 }
 
-/** Dictionaries are decoded once, however many batches refer to them. */
+/** Caches decoded dictionaries, which several batches may refer to. */
 const decoded = new WeakMap<object, ReadonlyArray<unknown>>()
 const dictionaryOf = (vector: arrow.Vector, path: string): ReadonlyArray<unknown> => {
   const known = decoded.get(vector)
@@ -69,10 +69,10 @@ const dictionaryOf = (vector: arrow.Vector, path: string): ReadonlyArray<unknown
   return values
 }
 
-/** The values of a column from one place to another. */
+/** The values `from` .. `to` of a column. */
 const valuesOf = (data: arrow.Data, path: string, from = 0, to = data.length): Array<unknown> => {
   const { length, nullBitmap, type } = data
-  claim(data.offset === 0, path, "a column that begins within another")
+  claim(data.offset === 0, path, "a column that starts inside another")
   const hasNulls = (nullBitmap?.length ?? 0) > 0 && data.nullCount > 0
   claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} bytes of validity`)
   const collect = (valueAt: (i: number, place: number) => unknown): Array<unknown> => {
@@ -87,7 +87,7 @@ const valuesOf = (data: arrow.Data, path: string, from = 0, to = data.length): A
   }
   const numbers = <A>(): ArrayLike<A> => {
     const values = (data.values ?? []) as unknown as ArrayLike<A>
-    claim(values.length >= length, path, `${length} values, of which ${values.length} are there`)
+    claim(values.length >= length, path, `${length} values, of which ${values.length} exist`)
     return values
   }
   // oxlint-disable-next-line typescript/switch-exhaustiveness-check -- the other types are rare: the library reads them
@@ -104,7 +104,7 @@ const valuesOf = (data: arrow.Data, path: string, from = 0, to = data.length): A
     case arrow.Type.LargeBinary: {
       const bytes = buffer()
       const offsets = offsetsOf(data, bytes.length, path, from, to)
-      // Copies: the batch's memory may go before they do.
+      // Copies, because the batch's memory may be freed first.
       return collect((_, place) => Buffer.from(bytes.subarray(offsets[place], offsets[place + 1])))
     }
     case arrow.Type.Bool: {
@@ -174,7 +174,7 @@ const columnOf = (data: arrow.Data, name: string, path: string, from: number, to
   return valuesOf(data, where, from, to)
 }
 
-/** The rows of a record batch from one place to another. Throws RangeError where it contradicts itself. */
+/** The rows `from` .. `to` of a record batch. Throws RangeError if the batch is inconsistent. */
 export const plainRows = (batch: arrow.RecordBatch, from = 0, to = batch.numRows): Array<Record<string, unknown>> => {
   const { fields } = batch.schema
   const columns = fields.map(({ name }, j) => columnOf(batch.data.children[j]!, name, "", from, to, batch.numRows))
@@ -185,17 +185,17 @@ export const plainRows = (batch: arrow.RecordBatch, from = 0, to = batch.numRows
   )
 }
 
-/** So many rows are objects at a time: those of a whole batch would outlive the young generation. */
+/** Rows converted to objects at a time: those of a complete batch would outlive the garbage collector's young generation. */
 const rowsAtATime = 256
 
-/** The rows of a record batch, some at a time. */
+/** The rows of a record batch, a few hundred at a time. */
 export function* plainBatches(batch: arrow.RecordBatch): Generator<Array<Record<string, unknown>>> {
   for (let from = 0; from < batch.numRows; from += rowsAtATime) yield plainRows(batch, from, Math.min(batch.numRows, from + rowsAtATime))
 }
 
 export interface Column {
   readonly name: string
-  /** In words that are alike where the values are: "text" for every kind of string column, "int" for every width. */
+  /** A name shared by types with the same values: "text" for every kind of string column, "int" for every width. */
   readonly type: string
 }
 

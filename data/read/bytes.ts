@@ -1,4 +1,4 @@
-/** The bytes of a file, decompressed as they are read; what a file is, by its first bytes. */
+/** Reads and decompresses the bytes of a file; detects its format from the first bytes. */
 import { createReadStream } from "node:fs"
 import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
@@ -13,7 +13,7 @@ export interface FileKind {
   readonly compression: Compression
 }
 
-/** The file is at fault, not one row of it. */
+/** An error about the complete file, not one of its rows. */
 export const damaged = (
   path: string,
   expected: string,
@@ -25,19 +25,19 @@ const startsWith = (head: Buffer, ...bytes: ReadonlyArray<number>): boolean => b
 
 const compressionOf = (head: Buffer): Compression => {
   if (startsWith(head, 0x1f, 0x8b)) return "gzip"
-  // RFC 8878: a frame, or one that is to be skipped.
+  // RFC 8878: a frame or a skippable frame.
   return startsWith(head, 0x28, 0xb5, 0x2f, 0xfd) || ((head[0]! & 0xf0) === 0x50 && startsWith(head.subarray(1), 0x2a, 0x4d, 0x18))
     ? "zstd"
     : "none"
 }
 
-/** What is none of ours: told by name, with what to do. */
+/** Formats that are not supported, by name, with a hint. */
 const foreign: ReadonlyArray<readonly [string, ReadonlyArray<number>, string]> = [
   ["xz", [0xfd, 0x37, 0x7a, 0x58, 0x5a], "Decompress it first: xz -d."],
   ["bzip2", [0x42, 0x5a, 0x68], "Decompress it first: bzip2 -d."],
   ["a zip archive", [0x50, 0x4b, 0x03, 0x04], "Unpack it first: unzip."],
-  ["an LFS pointer", [...Buffer.from("version https://git-lfs")], "Fetch the file itself: git lfs pull."],
-  ["an HTML page", [...Buffer.from("<!DOCTYPE")], "It was downloaded from a page about the file: download the file itself."],
+  ["an LFS pointer", [...Buffer.from("version https://git-lfs")], "Download the file itself: git lfs pull."],
+  ["an HTML page", [...Buffer.from("<!DOCTYPE")], "This is a web page about the file: download the file itself."],
   ["UTF-16 text", [0xff, 0xfe], "Convert it: iconv -f UTF-16 -t UTF-8."],
   ["UTF-16 text", [0xfe, 0xff], "Convert it: iconv -f UTF-16 -t UTF-8."]
 ]
@@ -57,7 +57,7 @@ const formatOf = (path: string, head: Buffer): Format => {
   return first === "[" ? "json" : "jsonl"
 }
 
-/** What a file is: by its bytes and, for text that is no JSON, by the end of its name. */
+/** A file's kind, from its first bytes and, for text other than JSON, its extension. */
 export const kindOf = async (path: string): Promise<FileKind> => {
   const unreadable = (found: string) =>
     damaged(path, "a file of rows (JSONL, JSON, CSV, TSV, Parquet, Arrow or text)", found, "Check the path.")
@@ -84,10 +84,10 @@ const firstBytes = async (path: string, compression: Compression): Promise<Buffe
   return Buffer.alloc(0)
 }
 
-/** Bytes that are read, and decompressed, at a time. */
+/** Bytes read and decompressed at a time. */
 const chunkSize = 1 << 18
 
-/** The bytes of a file. Rejects with an ArtifactError where it can't be read or is cut off. */
+/** The bytes of a file. Rejects with an ArtifactError if it can't be read or is truncated. */
 export async function* bytesOf(path: string, compression: Compression): AsyncGenerator<Buffer> {
   const source = createReadStream(path, { highWaterMark: chunkSize })
   const inflate = compression === "gzip" ? source.pipe(createGunzip({ chunkSize })) : undefined

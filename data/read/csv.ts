@@ -1,4 +1,4 @@
-/** Rows of comma- or tab-separated text (RFC 4180): the first record names the columns; quoted fields may hold separators, line feeds and doubled quotes. */
+/** Rows of comma- or tab-separated text (RFC 4180): the first record names the columns; quoted fields may contain separators, line feeds and doubled quotes. */
 import { isUtf8 } from "node:buffer"
 import { damaged } from "./bytes.ts"
 import { longest, withoutMark } from "./lines.ts"
@@ -6,32 +6,32 @@ import { BadRow, type Record } from "./record.ts"
 
 const [quote, feed, carriage] = [0x22, 10, 13]
 
-/** The fields of one record: their bytes, a quoted one without its quotes. */
+/** One record: the bytes of its fields, without their quotes. */
 interface Raw {
   readonly line: number
   readonly fields: ReadonlyArray<{ readonly bytes: Buffer; readonly isQuoted: boolean }>
-  /** Text after a closing quote. */
+  /** Whether there is text after a closing quote. */
   readonly isTorn: boolean
 }
 
-/** Bytes that come in chunks, those that are left of one before the next. What it gave is good until the next chunk. */
+/** Prepends the rest of each chunk to the next. The returned bytes are valid until the next chunk. */
 class Joined {
   #held: Buffer = Buffer.alloc(0)
-  /** How many bytes are left, from the beginning of what is held. */
+  /** Number of leftover bytes at the start of `#held`. */
   #left = 0
-  /** What is left, and the chunk behind it. */
+  /** The leftover bytes followed by the chunk. */
   add(chunk: Buffer): Buffer {
     if (this.#left === 0) return chunk
     this.#room(this.#left + chunk.length)
     chunk.copy(this.#held, this.#left)
     return this.#held.subarray(0, this.#left + chunk.length)
   }
-  /** Leaves what was given last from a place on. */
+  /** Keeps the last returned bytes from an offset on as leftover. */
   leave(given: Buffer, from: number): Buffer {
     const rest = given.subarray(from)
     const isThere = given.buffer === this.#held.buffer && given.byteOffset === this.#held.byteOffset
     if (!isThere) this.#room(rest.length)
-    // A record that does not end for long is copied no more than twice.
+    // Even a very long record is copied at most twice.
     if (!isThere || from > 0) rest.copy(this.#held)
     this.#left = rest.length
     return this.#held.subarray(0, rest.length)
@@ -47,11 +47,11 @@ class Joined {
 /** The records, split into fields. */
 async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separator: number): AsyncGenerator<ReadonlyArray<Raw>> {
   const joined = new Joined()
-  /** Of a record that is not yet whole. */
+  /** The bytes of an incomplete record. */
   let rest: Buffer = Buffer.alloc(0)
-  /** Where the search for the end of the record goes on, whether within quotes, and on which line the record begins. */
+  /** Where the search for the end of the record continues, whether it is inside quotes, the current line, and the line where the record begins. */
   let [at, isInside, line, start] = [0, false, 1, 1]
-  /** Where a quote closed last: one right behind it is doubled. */
+  /** Where the last quote closed: another right after it is a doubled quote. */
   let closed = -2
   const split = (record: Buffer, first: number): Raw => {
     const fields: Array<Raw["fields"][number]> = []
@@ -87,7 +87,7 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
     for (; at < bytes.length; at++) {
       const byte = bytes[at]!
       if (byte === feed) line++
-      // A quote within an unquoted field is text.
+      // A quote inside an unquoted field is text.
       if (byte === quote && (isInside || at === from || bytes[at - 1] === separator || at - 1 === closed)) {
         if (isInside) closed = at
         isInside = !isInside
@@ -102,19 +102,19 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
     at = rest.length
     closed -= from
     if (rest.length > longest)
-      throw damaged(path, "records of a table", `one of more than ${longest} bytes, from line ${start} on`, "Is a quote not closed?")
+      throw damaged(path, "records of a table", `a record of more than ${longest} bytes from line ${start} on`, "Check for an unclosed quote.")
   }
   if (isInside)
     throw damaged(
       path,
-      "quoted fields that end",
-      `one that does not, in the record of line ${start}`,
-      "Close the quote; one within a field is doubled."
+      "closed quotes",
+      `an unclosed quote in the record on line ${start}`,
+      "Close the quote. Quotes inside a field must be doubled."
     )
   if (rest.length > 0) yield [split(rest.at(-1) === carriage ? rest.subarray(0, -1) : rest, start)]
 }
 
-/** How the fields of a header are parted, where the file's name does not say: by tabs or semicolons only if there is no comma. */
+/** The separator of a header's fields if the file's name does not determine it: tabs or semicolons only if there is no comma. */
 const separatorOf = (header: Buffer): number => {
   const text = header.toString("latin1")
   return (text.includes(",") ? "," : text.includes("\t") ? "\t" : text.includes(";") ? ";" : ",").charCodeAt(0)
@@ -125,7 +125,7 @@ export interface OpenTable {
   readonly batches: () => AsyncGenerator<ReadonlyArray<Record>>
 }
 
-/** Opens a table: reads its header. A cell that is empty and not quoted is null, every other one text. */
+/** Opens a table and reads its header. An empty unquoted cell is null; all others are text. */
 export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isTabbed: boolean): Promise<OpenTable> => {
   const source = chunks[Symbol.asyncIterator]()
   const first = await source.next()
@@ -142,7 +142,7 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
   const columns = (records[0]?.fields ?? []).map(({ bytes }) => bytes.toString("utf8").trim())
   const twice = columns.find((name, i) => columns.indexOf(name) !== i)
   if (twice !== undefined)
-    throw damaged(path, "columns with a name each", `two named ${JSON.stringify(twice)}`, "Rename one in the first line.")
+    throw damaged(path, "columns with unique names", `two columns named ${JSON.stringify(twice)}`, "Rename one in the first line.")
   const rowOf = ({ fields, isTorn, line }: Raw): Record => {
     const values = fields.map(({ bytes, isQuoted }) => (bytes.length === 0 && !isQuoted ? null : bytes.toString("utf8")))
     const faulty = (why: string, reason = why): Record => ({
@@ -154,7 +154,7 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
     if (!fields.every(({ bytes }) => isUtf8(bytes))) return faulty("not UTF-8")
     if (isTorn) return faulty("text after a closing quote")
     if (values.length !== columns.length)
-      return faulty(`${values.length} fields where the header has ${columns.length}`, "not as many fields as the header")
+      return faulty(`${values.length} fields where the header has ${columns.length}`, "a different number of fields than the header")
     return { line, unit: "line", value: Object.fromEntries(columns.map((name, i) => [name, values[i]])) }
   }
   async function* batches() {

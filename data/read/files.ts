@@ -1,4 +1,4 @@
-/** Which files of a path hold rows: a file, all data files of a folder, or those that a pattern matches. */
+/** Finds the data files of a path: a file, all data files in a folder, or those that match a pattern. */
 import { readdir, stat } from "node:fs/promises"
 import { basename, join, relative } from "node:path"
 import { ArtifactError } from "../../schemas/artifact.ts"
@@ -7,7 +7,7 @@ import { filesMatching, isPattern, patternBase } from "../../schemas/file-patter
 
 export interface DataFile {
   readonly path: string
-  /** What it is called among the others: its path below the folder or the pattern's fixed part. */
+  /** Its path relative to the folder or to the pattern's fixed part. */
   readonly name: string
 }
 
@@ -15,18 +15,18 @@ const refused = (path: string, expected: string, found: string, hint: string) =>
   ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint })
 
 const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<string>> => {
-  if (depth > 20) throw refused(folder, "folders at most 20 deep", below, "Is it a link that leads back to itself?")
+  if (depth > 20) throw refused(folder, "folders at most 20 deep", below, "Check for a link that leads back to its own folder.")
   const out: Array<string> = []
   for (const name of (await readdir(join(folder, below))).sort()) {
     if (name.startsWith(".")) continue
     const path = join(below, name)
     const found = await stat(join(folder, path)).catch((cause: NodeJS.ErrnoException) => {
       if (!looksLikeData(name)) return undefined
-      const hint = "Restore what it leads to, or remove it: its rows would be missing without a word."
+      const hint = "Restore its target or remove it: otherwise its rows would be silently missing."
       throw refused(
         join(folder, path),
-        "a file that is there",
-        `a link that leads nowhere, or what can't be looked at (${cause.code})`,
+        "a file that exists",
+        `a broken link or an inaccessible file (${cause.code})`,
         hint
       )
     })
@@ -36,15 +36,15 @@ const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<s
   return out
 }
 
-/** Refuses files of which some are of one split and some of another: they would train on what they are judged by. */
+/** Rejects a mixture of splits: a model would train on its test data. */
 const checkSplits = (path: string, names: ReadonlyArray<string>): void => {
   const mixed = mixedSplits(names)
   if (mixed === undefined) return
   const { first, found, pattern } = mixed
-  throw refused(path, "files of one split", found, `Name those of one: ${join(path, pattern)} for ${first}.`)
+  throw refused(path, "files of one split", found, `Select one split, such as ${first}: ${join(path, pattern)}.`)
 }
 
-/** The data files of a path, in the order of their names. Rejects with an ArtifactError where there is none. */
+/** The data files of a path, sorted by name. Rejects with an ArtifactError if there is none. */
 export const dataFiles = async (path: string): Promise<ReadonlyArray<DataFile>> => {
   if (isPattern(path)) {
     const base = patternBase(path)
@@ -66,7 +66,7 @@ export const dataFiles = async (path: string): Promise<ReadonlyArray<DataFile>> 
     throw refused(
       path,
       "a folder with data files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt)",
-      "a folder without any",
+      "a folder without data files",
       "Name the files, or a pattern (folder/*)."
     )
   checkSplits(path, names)

@@ -1,4 +1,4 @@
-/** The elements of a JSON file that is one list, one after another: the list itself is never in memory. */
+/** Streams the elements of a JSON file that is one list. The complete list is never in memory. */
 import { damaged } from "./bytes.ts"
 import { longest, parseJson } from "./lines.ts"
 import type { Record } from "./record.ts"
@@ -6,7 +6,7 @@ import type { Record } from "./record.ts"
 const [quote, backslash, comma, open, close, brace, unbrace, feed] = [0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d, 10]
 const isSpace = (byte: number): boolean => byte === 0x20 || byte === feed || byte === 0x0d || byte === 9
 
-/** The elements, parsed; each is named by the line on which it begins. An element that is no JSON comes with its fault. */
+/** The parsed elements, each with the line on which it begins. An element that is not valid JSON has a fault. */
 export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Record>> {
   const wrong = (found: string) => damaged(path, "one JSON list of rows", found)
   let state = "before" as "before" | "between" | "element" | "after"
@@ -21,7 +21,7 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
       const bytes = rest.length === 0 ? chunk.subarray(from, to) : Buffer.concat([...rest, chunk.subarray(from, to)])
       ;[rest, held] = [[], 0]
       count++
-      // An element begins with something that is no white space.
+      // An element begins with the first character that is not white space.
       records.push(parseJson(start, bytes)!)
     }
     for (let i = 0; i < chunk.length; i++) {
@@ -47,14 +47,14 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
       }
       if (isSpace(byte)) continue
       if (state === "before") {
-        // The list begins here; what may come before is white space and a byte order mark.
+        // The list begins here. Only white space and a byte order mark may precede it.
         if (byte === open) state = "between"
-        else if (byte < 0x80) throw wrong(`something else on line ${line}`)
+        else if (byte < 0x80) throw wrong(`something other than a list on line ${line}`)
         continue
       }
-      if (state === "after") throw wrong(`more after the list's end, on line ${line}`)
+      if (state === "after") throw wrong(`text after the end of the list, on line ${line}`)
       if (byte === close) {
-        if (afterComma) throw wrong(`a comma before the list's end, on line ${line}`)
+        if (afterComma) throw wrong(`a trailing comma before the end of the list, on line ${line}`)
         state = "after"
       } else if (byte === comma) throw wrong(`two commas in a row, on line ${line}`)
       else {
@@ -67,7 +67,7 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
       rest.push(chunk.subarray(from))
       held += chunk.length - from
       if (held > longest)
-        throw damaged(path, `elements of at most ${longest} bytes`, `a longer one, from line ${start} on`, "Take it out, or split it.")
+        throw damaged(path, `elements of at most ${longest} bytes`, `a longer one from line ${start} on`, "Remove or split it.")
     }
     if (records.length > 0) yield records
   }
@@ -75,7 +75,7 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
   if (state !== "after")
     throw damaged(
       path,
-      "a JSON list that is closed",
-      `its end, on line ${line}, ${state === "element" ? `within element ${count + 1}` : `after ${count} elements`}`
+      "a complete JSON list",
+      `the end of the file on line ${line}, ${state === "element" ? `within element ${count + 1}` : `after ${count} elements`}`
     )
 }

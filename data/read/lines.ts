@@ -1,9 +1,9 @@
-/** Lines of text, and the rows of JSONL and plain text in them. */
+/** Reads lines of text, and rows of JSONL and plain text. */
 import { isUtf8 } from "node:buffer"
 import { BadRow, type Record } from "./record.ts"
 import { damaged } from "./bytes.ts"
 
-/** Lines, elements and records longer than this are no rows. */
+/** Maximum bytes of a line, element or record. */
 export const longest = 64 << 20
 
 export interface Line {
@@ -11,7 +11,7 @@ export interface Line {
   readonly bytes: Buffer
 }
 
-/** Lines, undecoded, those that end in a chunk together; only LF ends one. */
+/** Undecoded lines, in batches: those that end in the same chunk. Only LF ends a line. */
 export async function* linesOf(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Line>> {
   let rest: Array<Buffer> = []
   let held = 0
@@ -35,19 +35,19 @@ export async function* linesOf(path: string, chunks: AsyncIterable<Buffer>): Asy
         path,
         `lines of text of at most ${longest} bytes`,
         `a longer one, line ${line + 1}`,
-        "Take that row out, or split it. A file without line feeds is none of lines."
+        "Remove or split that row. A file without line feeds does not consist of lines."
       )
   }
   if (held > 0) yield [{ line: line + 1, bytes: Buffer.concat(rest) }]
 }
 
-/** A byte order mark is no text. */
+/** Removes a byte order mark. */
 export const withoutMark = (bytes: Buffer): Buffer =>
   bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes
 
 const blank = /^\s*$/
 
-/** The JSON of some bytes, or their text and why that is none; undefined where they are blank. */
+/** Parses bytes as JSON. Returns a record with their text and a fault if they are invalid; undefined if they are blank. */
 export const parseJson = (line: number, raw: Buffer): Record | undefined => {
   const bytes = withoutMark(raw)
   if (!isUtf8(bytes)) return { line, unit: "line", value: bytes.toString("utf8"), fault: new BadRow("(the line)", "not UTF-8") }
@@ -61,7 +61,7 @@ export const parseJson = (line: number, raw: Buffer): Record | undefined => {
   }
 }
 
-/** Rows of JSONL. Empty lines are none. */
+/** Rows of JSONL. Empty lines are skipped. */
 export async function* jsonLines(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Record>> {
   for await (const lines of linesOf(path, chunks)) {
     const records: Array<Record> = []
@@ -73,10 +73,10 @@ export async function* jsonLines(path: string, chunks: AsyncIterable<Buffer>): A
   }
 }
 
-/** What one text of a plain file is. */
+/** The unit of text in a plain file. */
 export type Documents = "line" | "paragraph" | "file"
 
-/** Texts of a plain file, as rows {text}: its lines, its paragraphs (which blank lines part), or all of it. */
+/** Texts of a plain file as rows {text}: its lines, its paragraphs (separated by blank lines), or the complete file. */
 export async function* plainTexts(
   path: string,
   chunks: AsyncIterable<Buffer>,
@@ -110,7 +110,7 @@ export async function* plainTexts(
           path,
           `a ${documents} of at most ${longest} bytes`,
           `a longer one, from line ${start} on`,
-          "Read it by lines or paragraphs."
+          "Read the file by lines or paragraphs."
         )
       if (documents === "line") records.push(...take())
     }

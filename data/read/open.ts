@@ -1,4 +1,4 @@
-/** Any file of rows, opened: what it is, its columns where it says, its rows a batch at a time. */
+/** Opens any file of rows: its format, its columns if it declares them, and its rows in batches. */
 import { openArrow } from "./arrow-file.ts"
 import type { Column } from "./arrow-values.ts"
 import { bytesOf, type Compression, damaged, type Format, kindOf } from "./bytes.ts"
@@ -12,14 +12,14 @@ import type { Record } from "./record.ts"
 export interface OpenFile {
   readonly format: Format
   readonly compression: Compression
-  /** What the file says its columns are; undefined where only its rows do. */
+  /** The columns that the file declares; undefined if they are known only from its rows. */
   readonly columns: ReadonlyArray<Column> | undefined
-  /** Its rows, of these columns alone where reading fewer saves work. Once. Rejects with an ArtifactError where the file is at fault. */
+  /** Its rows; only these columns in formats where reading fewer saves work. Can be read once. Rejects with an ArtifactError if the file is damaged. */
   readonly batches: (columns?: ReadonlyArray<string>) => AsyncGenerator<ReadonlyArray<Record>>
   readonly close: () => Promise<void>
 }
 
-/** Rows by their place, and what breaks the file as the file's fault. */
+/** Numbers the rows, and turns errors into errors about the file. */
 async function* numbered(
   path: string,
   what: string,
@@ -50,7 +50,7 @@ const openBinary = async (path: string, format: "parquet" | "arrow"): Promise<Op
 export const openFile = async ({ path }: DataFile, documents: Documents): Promise<OpenFile> => {
   const { compression, format } = await kindOf(path)
   if (format === "parquet" || format === "arrow") {
-    if (compression !== "none") throw damaged(path, "an Arrow or Parquet file as it is", `a ${compression} of one`, "Decompress it first.")
+    if (compression !== "none") throw damaged(path, "an uncompressed Arrow or Parquet file", `one compressed with ${compression}`, "Decompress it first.")
     return openBinary(path, format)
   }
   const chunks = bytesOf(path, compression)

@@ -1,27 +1,27 @@
 /**
- * Rows of a Parquet file, batch by batch, through Arrow. The decoder is WebAssembly that on a damaged file may abort outside of any promise, which
- * would end the process: it runs in a worker of its own (this module again), whose memory goes when the file is read.
+ * Rows of a Parquet file, batch by batch, through Arrow. The decoder is WebAssembly that may abort outside of any promise on a damaged file, which
+ * would end the process. It therefore runs in a worker (this same module), whose memory is freed after the file is read.
  */
 import { once } from "node:events"
 import { type FileHandle, open } from "node:fs/promises"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
 import type { Column } from "./arrow-values.ts"
 
-/** Bytes of one batch that crosses from the worker, about, and its most rows: large ones decode faster, small ones take less memory. */
+/** Approximate bytes of a batch sent from the worker, and its maximum rows: large batches decode faster, small ones need less memory. */
 const batchBytes = 4 << 20
 const mostRows = 8192
 
-/** What makes the worker the reader, and not whatever else imports this module in a worker. */
+/** Marks the worker as the reader, as opposed to any other worker that imports this module. */
 const purpose = "caravan: read Parquet"
 interface Task {
   readonly purpose: typeof purpose
   readonly path: string
 }
-/** What is asked for: another batch, of these columns (all, unless given with the first). */
+/** A request for the next batch. The first request may name the columns (default: all). */
 interface Next {
   readonly columns?: ReadonlyArray<string> | undefined
 }
-/** The worker's answer to each: the schema to the first, then batches. */
+/** The worker's answers: the schema to the first request, then batches. */
 type Answer =
   | { readonly type: "schema"; readonly bytes: Uint8Array }
   | { readonly type: "batch"; readonly bytes: Uint8Array }
@@ -30,13 +30,13 @@ type Answer =
 
 const isTask = (data: unknown): data is Task => (data as Task | null)?.purpose === purpose
 
-/** The file as the decoder reads it, which asks for nothing else of a Blob: parts of an open file come at half the processor time of those of Node's Blob. */
+/** The file as the part of a Blob that the decoder uses. Reading from an open file needs half the processor time of Node's Blob. */
 const sourceOf = (handle: FileHandle, size: number): Blob => {
   const arrayBuffer = async (from: number, to: number) => {
     const bytes = Buffer.allocUnsafeSlow(to - from)
     for (let at = 0; at < bytes.length;) {
       const { bytesRead } = await handle.read(bytes, at, bytes.length - at, from + at)
-      if (bytesRead === 0) throw new Error(`it ends at byte ${from + at}`)
+      if (bytesRead === 0) throw new Error(`the file ends at byte ${from + at}`)
       at += bytesRead
     }
     return bytes.buffer
@@ -47,11 +47,11 @@ const sourceOf = (handle: FileHandle, size: number): Blob => {
 
 const serve = async (port: NonNullable<typeof parentPort>, path: string): Promise<void> => {
   const answer = (message: Answer) => port.postMessage(message)
-  // The reader ends the worker, never the worker itself: a worker's exit arrives together with its last message, and could be seen first. The decoder's
-  // promises would not keep it alive either.
+  // Only the reader ends the worker: if the worker exited itself, the exit could be seen before its last message. The timer keeps the worker alive,
+  // which the decoder's promises would not.
   setInterval(() => undefined, 2 ** 30)
   try {
-    // The package's entry for Node loads its WebAssembly at once.
+    // The package's entry for Node loads its WebAssembly synchronously on import.
     const parquet = await import("parquet-wasm/node")
     const handle = await open(path)
     const file = await parquet.ParquetFile.fromFile(sourceOf(handle, (await handle.stat()).size))
@@ -71,7 +71,7 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
       const bytes = batch.value.intoIPCStream()
       port.postMessage({ type: "batch", bytes } satisfies Answer, [bytes.buffer as ArrayBuffer])
       const asked = once(port, "message")
-      // Decoded while the last one is used.
+      // Decode the next batch while the previous one is used.
       next = batches.next()
       next.catch(() => undefined)
       await asked
@@ -86,17 +86,17 @@ if (!isMainThread && parentPort !== null && isTask(workerData)) void serve(paren
 
 export interface OpenParquet {
   readonly columns: ReadonlyArray<Column>
-  /** The rows, a batch at a time: of these columns, or all. Once. */
+  /** The rows in batches, with these columns or all. Can be read once. */
   readonly batches: (columns?: ReadonlyArray<string>) => AsyncGenerator<ReadonlyArray<unknown>>
   readonly close: () => Promise<void>
 }
 
-/** Opens a Parquet file. It and its batches reject with a plain error when the file is damaged. */
+/** Opens a Parquet file. Opening and reading reject with a plain error if the file is damaged. */
 export const openParquet = async (path: string): Promise<OpenParquet> => {
   const arrow = await import("apache-arrow")
   const { columnsOfSchema, plainBatches } = await import("./arrow-values.ts")
   const task: Task = { purpose, path }
-  // What a panicking decoder prints is not for the user.
+  // Hides the output of a panicking decoder.
   const worker = new Worker(new URL(import.meta.url), { workerData: task, stdout: true, stderr: true })
   const stopped = new Promise<Answer>((resolve) => {
     worker.once("error", () => resolve({ type: "failed", message: "data that the decoder failed on" }))
@@ -120,7 +120,7 @@ export const openParquet = async (path: string): Promise<OpenParquet> => {
         const answer = await ask({ columns })
         if (answer.type === "end") return
         for (const batch of arrow.RecordBatchReader.from(answer.bytes)) yield* plainBatches(batch)
-        // Its memory goes now, not when the collector comes to it: batches are large and objects few.
+        // Free its memory now instead of waiting for the garbage collector: batches are large and objects few.
         ;(answer.bytes.buffer as ArrayBuffer).transfer(0)
       }
     } finally {
@@ -137,7 +137,7 @@ export const openParquet = async (path: string): Promise<OpenParquet> => {
   }
 }
 
-/** The rows of a Parquet file, one after another. Rejects with a plain error when the file is damaged. */
+/** The rows of a Parquet file, one by one. Rejects with a plain error if the file is damaged. */
 export async function* parquetRows(path: string): AsyncGenerator {
   for await (const batch of (await openParquet(path)).batches()) yield* batch
 }

@@ -1,24 +1,24 @@
-/** A row of a user's file as it was read, and what can be wrong with it. */
+/** A row as read from a user's file, and the faults that it can have. */
 
 export interface Record {
-  /** From 1: the line on which it begins, or which row of the file it is. */
+  /** From 1: the line on which it begins, or its row number in the file. */
   readonly line: number
-  /** What is counted: lines of a text file, rows of a Parquet or Arrow file. */
+  /** The unit of `line`: lines of a text file, rows of a Parquet or Arrow file. */
   readonly unit: "line" | "row"
-  /** What the file holds there; of a line that can't be read, its text. */
+  /** The row's value; the text of a line that can't be read. */
   readonly value: unknown
   /** Why it can't be read. */
   readonly fault?: BadRow
 }
 
-/** A kind of fault in a field, whichever of a list: "field messages[].role: not text". */
+/** The kind of a fault in a field, without list indices: "field messages[].role: not text". */
 export const inField = (field: string, why: string): string =>
   field.startsWith("(") ? why : `field ${field.replaceAll(/\[\d+\]/g, "[]")}: ${why}`
 
-/** A row that does not fit: which field, and why. */
+/** An invalid row: the field and the fault. */
 export class BadRow extends Error {
   readonly field: string
-  /** The kind of fault, for many rows alike: "not JSON", "field chosen: missing". */
+  /** The kind of fault, for grouping rows: "not JSON", "field chosen: missing". */
   readonly reason: string
   constructor(field: string, why: string, reason: string = inField(field, why)) {
     super(why)
@@ -27,5 +27,5 @@ export class BadRow extends Error {
   }
 }
 
-/** A row that says nothing of what is asked of it, as it should: two answers that were judged alike. Not a fault: it is counted by its reason. */
+/** A valid row without the required information, such as a tie between two answers. It is not a fault; it is counted by reason. */
 export class LeftOut extends Error {}

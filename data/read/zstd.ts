@@ -1,30 +1,30 @@
 /**
- * Zstandard files of any number of frames (RFC 8878), as pzstd and `cat a.zst b.zst` write them. Node's decompressor stops after the first frame without a
- * word, so frames are told apart here, by their headers and the sizes of their blocks, and each is decompressed by itself.
+ * Zstandard files with any number of frames (RFC 8878), as written by pzstd and `cat a.zst b.zst`. Node's decompressor silently stops after the first frame,
+ * so this module finds the frames by their headers and block sizes, and decompresses each separately.
  */
 import { once } from "node:events"
 import { constants, createZstdDecompress } from "node:zlib"
 
-/** Files that were written with a larger window (zstd --long=28 and above) need more memory than a reader should take: 2^27 bytes. */
+/** Maximum window size, 2^27 bytes: files written with a larger window (zstd --long=28 and above) would need too much memory. */
 const windowLog = 27
 
 const frameMagic = 0xfd2fb528
-/** 16 magic numbers of frames that are to be skipped. */
+/** The 16 magic numbers of skippable frames. */
 const isSkippable = (magic: number): boolean => magic >= 0x184d2a50 && magic <= 0x184d2a5f
 
 type Phase = "magic" | "descriptor" | "header" | "block" | "body" | "checksum"
 
-/** Where a frame ends, found as its bytes pass. */
+/** Finds the end of a frame as its bytes are read. */
 class Frame {
   ended = false
   #phase: Phase = "magic"
-  /** Bytes of the present part that are still to come, and those that came of a part that is looked at. */
+  /** Bytes of the current part still to come, and the bytes so far of a part that must be parsed. */
   #left = 4
   #held: Array<number> = []
   #checksum = false
   #last = false
 
-  /** How many of these bytes, from `from` on, are the frame's. */
+  /** The number of these bytes, starting at `from`, that belong to the frame. */
   take(bytes: Buffer, from: number): number {
     let at = from
     while (!this.ended && at < bytes.length) {
@@ -48,7 +48,7 @@ class Frame {
     switch (this.#phase) {
       case "magic":
         if (value === frameMagic) return this.#go("descriptor", 1)
-        throw new Error("bytes that are no zst frame")
+        throw new Error("bytes that are not a zst frame")
       case "descriptor": {
         this.#checksum = (value & 4) !== 0
         const single = (value & 32) !== 0
@@ -73,11 +73,11 @@ class Frame {
   }
 }
 
-/** The bytes that the frames hold. Throws where the file ends within one, or something else follows. */
+/** The decompressed bytes of the frames. Throws if the file ends within a frame, or if something else follows. */
 export async function* inflateZstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const chunks = source[Symbol.asyncIterator]()
   let [chunk, at]: [Buffer, number] = [Buffer.alloc(0), 0]
-  /** Whether so many bytes are left; if so, they are in the chunk. */
+  /** Reads until the chunk has at least this many bytes; returns whether it has. */
   const more = async (least: number): Promise<boolean> => {
     while (chunk.length - at < least) {
       const next = await chunks.next()

@@ -1,18 +1,18 @@
-/** Fields of a row of a user's file: each accessor gives what was asked for, or throws BadRow, with the field's name and what was found. */
+/** Accessors for the fields of a user's row. Each returns the field or throws BadRow with the field's name and the value found. */
 import type { Message, Preference } from "../../schemas/rows.ts"
 import { own } from "../../schemas/own.ts"
 import { BadRow, inField } from "../read/record.ts"
 
-/** A rating or label that is none of the set. Not a BadRow: what somebody judged is never skipped with the rows that do not fit. */
+/** A rating or label outside the allowed set. Not a BadRow: a human judgement is never skipped together with invalid rows. */
 export class BadLabel extends Error {
   readonly line: number
   readonly field: string
   readonly expected: string
   readonly found: string
-  /** The file, once it is known. */
+  /** The file, when known. */
   file: string | undefined
   constructor(line: number, field: string, expected: string, value: unknown) {
-    // JSON knows no NaN, which a Parquet file may hold.
+    // A Parquet file may contain NaN, which JSON can't represent.
     const found = (typeof value === "number" ? `${value}` : (JSON.stringify(value) ?? "nothing")).slice(0, 40)
     super(`expected ${expected}, found ${found}`)
     this.line = line
@@ -25,18 +25,18 @@ export class BadLabel extends Error {
 export const kindOfValue = (value: unknown): string =>
   Array.isArray(value) ? "a list" : value === null ? "null" : ArrayBuffer.isView(value) ? "bytes" : typeof value
 
-/** The fields of a row. `where` names it when it is an inner one. */
+/** The fields of a row. `where` names the object if it is nested in a row. */
 export const fieldsOf = (value: unknown, where = "(the row)"): Record<string, unknown> => {
   if (typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value))
     return value as Record<string, unknown>
   throw new BadRow(where, `expected an object, found ${kindOfValue(value)}`, inField(where, "not an object"))
 }
 
-/** The field of a row; undefined where it is missing or null. */
+/** A field of a row; undefined if it is missing or null. */
 export const optional = (value: unknown, name: string, where = name): unknown =>
   own(fieldsOf(value, where === name ? undefined : where), name) ?? undefined
 
-/** The field of a row. `where` names it in full when the row is an inner one. */
+/** A field of a row. `where` is its full name if the object is nested in a row. */
 export const field = (value: unknown, name: string, where = name): unknown => {
   const found = optional(value, name, where)
   if (found === undefined)
@@ -54,7 +54,7 @@ export const field = (value: unknown, name: string, where = name): unknown => {
   return found
 }
 
-/** JSON may hold half of a surrogate pair ("\ud800"); no UTF-8 file can. */
+/** Rejects half a surrogate pair: JSON may contain one ("\ud800"), but UTF-8 can't represent it. */
 export const wellFormed = (found: string, name: string): string => {
   if (!found.isWellFormed()) throw new BadRow(name, "text with half of a surrogate pair")
   return found
@@ -66,7 +66,7 @@ export const text = (value: unknown, name: string, where = name): string => {
   return wellFormed(found, where)
 }
 
-/** Text that says something. */
+/** Text that is not blank. */
 export const nonEmpty = (value: unknown, name: string, where = name): string => {
   const found = text(value, name, where)
   if (found.trim() === "") throw new BadRow(where, "empty")
@@ -90,7 +90,7 @@ export const list = (value: unknown, name: string, where = name): ReadonlyArray<
   return found
 }
 
-/** A label, which somebody gave: one that is none of the set is never passed over. Null where there is none. */
+/** A human label; null if absent. Throws BadLabel if it is not in the set. */
 export const label = <A extends string | number | boolean>(
   value: unknown,
   name: string,
@@ -103,7 +103,7 @@ export const label = <A extends string | number | boolean>(
   return found as A | null
 }
 
-/** Answers that are two, and say something. */
+/** Checks that two answers differ and are not blank. */
 export const checkAnswers = (chosen: string, rejected: string, names: readonly [string, string] = ["chosen", "rejected"]): void => {
   if (chosen.trim() === "") throw new BadRow(names[0], "the response is empty")
   if (rejected.trim() === "") throw new BadRow(names[1], "the response is empty")
@@ -122,7 +122,7 @@ export const preference = (
 export const asked = (content: string): ReadonlyArray<Message> => [{ role: "user", content }]
 
 /**
- * The paper's rating (§3.2.1) of two scores that differ by so much: 3 negligibly better, 2 slightly better from the first threshold on, 1 better from the second,
+ * The paper's rating (§3.2.1) for a difference of two scores: 3 negligibly better, 2 slightly better from the first threshold on, 1 better from the second,
  * 0 significantly better from the third.
  */
 export const ratingOf = (difference: number, thresholds: readonly [number, number, number]): number =>

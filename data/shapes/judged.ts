@@ -1,6 +1,6 @@
 /**
- * Answers that people or models compared or scored, as public data sets have them: each parser gives pairs, chosen and rejected, of one row. One that says nothing of
- * which answer is better (a tie) throws LeftOut. Ratings are the paper's four (§3.2.1), where a set tells how much better.
+ * Parsers for public data sets in which people or models compared or scored answers. Each parser turns a row into pairs of chosen and rejected, and throws LeftOut
+ * for a tie. Pairs have the paper's four ratings (§3.2.1) if the data set says how much better the chosen answer is.
  */
 import type { Message, Preference } from "../../schemas/rows.ts"
 import { BadRow, inField, LeftOut } from "../read/record.ts"
@@ -11,11 +11,11 @@ export type Thresholds = readonly [number, number, number]
 
 export interface JudgedOptions {
   readonly source: string
-  /** Whose answer is chosen, where a set has both judgements. */
+  /** The judgement that decides which answer is chosen, in sets that have both. */
   readonly judgement: "helpfulness" | "safety"
-  /** Differences of scores from which a pair is rated slightly better, better, significantly better. The set's own, unless given. */
+  /** Differences of scores from which a pair is rated slightly better, better, significantly better. Default: thresholds chosen per data set. */
   readonly thresholds: Thresholds | undefined
-  /** Of more than two answers: every pair that was judged, or the best and the worst alone. */
+  /** For more than two answers: every judged pair, or only the best and the worst. */
   readonly pairs: "all" | "best-worst"
 }
 type Parse = (value: unknown, line: number, options: JudgedOptions) => ReadonlyArray<Preference>
@@ -26,11 +26,11 @@ const tie = () => new LeftOut("answers that were judged alike")
 
 /**
  * PKU-SafeRLHF: {prompt, response_0, response_1, is_response_0_safe, is_response_1_safe, better_response_id, safer_response_id}. The better answer is the more
- * helpful one, harm aside; both judgements carry the safety labels.
+ * helpful one, regardless of harm. Both judgements include the safety labels.
  */
 export const parsePkuSafeRlhf: Parse = (value, line, { judgement, source }) => {
   const name = judgement === "helpfulness" ? "better_response_id" : "safer_response_id"
-  // The response that was judged is never guessed: -1 stands for none where labels conflict.
+  // Never guess the chosen response: -1 means none, because the labels conflict.
   const chosenId = label(value, name, [0, 1, -1], line, "0 or 1")
   const safe = [0, 1].map((i) => label(value, `is_response_${i}_safe`, [true, false], line))
   const prompt = asked(nonEmpty(value, "prompt"))
@@ -41,7 +41,7 @@ export const parsePkuSafeRlhf: Parse = (value, line, { judgement, source }) => {
   return [preference(`${line}`, prompt, chosen, rejected, source, { chosenSafe: safe[chosenId]!, rejectedSafe: safe[1 - chosenId]! })]
 }
 
-/** Of which answer is better by so much, from -3 (the first, much) to 3 (the second, much): the rating is 0 for 3, 1 for 2, 2 for 1. */
+/** A pair from a strength between -3 (the first answer is much better) and 3 (the second is much better): strength 3 gives rating 0, 2 gives 1, 1 gives 2. */
 const byStrength = (
   strength: number,
   prompt: ReadonlyArray<Message>,
@@ -57,8 +57,8 @@ const byStrength = (
 
 const strengths = [-3, -2, -1, 0, 1, 2, 3]
 /**
- * How much the second answer is better. Where the whole is 0, "about the same", the mean of what each annotator said tells which is negligibly better (rating 3),
- * if it tells: a value below 0.5 either way.
+ * How much better the second answer is. If the overall strength is 0, "about the same", the mean of the annotators' strengths decides which answer is negligibly better
+ * (rating 3), unless that mean is 0 too: a value between -0.5 and 0.5.
  */
 const strengthOf = (whole: number, individual: ReadonlyArray<unknown>): number => {
   if (whole !== 0) return whole
@@ -80,7 +80,7 @@ export const parseHelpSteer3: Parse = (value, line, { source }) => {
 }
 
 const helpSteerTurn = /\n?<extra_id_1>(User|Assistant)\n/g
-/** HelpSteer2 has the turns of a dialogue in one text, parted by marks of NeMo's format; the first is the user's. */
+/** Splits HelpSteer2's dialogues: one text with turns separated by marks of NeMo's format. The first turn is the user's. */
 const helpSteerPrompt = (found: string): ReadonlyArray<Message> => {
   const starts = [...found.matchAll(helpSteerTurn)]
   const turns = [
@@ -90,7 +90,7 @@ const helpSteerPrompt = (found: string): ReadonlyArray<Message> => {
       content: found.slice(start.index + start[0].length, starts[i + 1]?.index)
     }))
   ]
-  // A dialogue may end with the mark of the answer.
+  // A dialogue may end with the mark that starts the answer.
   const prompt = turns.length > 1 && turns.at(-1)!.role === "assistant" && turns.at(-1)!.content.trim() === "" ? turns.slice(0, -1) : turns
   return promptOf(prompt, "prompt")
 }
@@ -104,7 +104,7 @@ export const parseHelpSteer2Pair: Parse = (value, line, { source }) => {
   return byStrength(strength, prompt, [text(value, "response_1"), text(value, "response_2")], ["response_1", "response_2"], line, source)
 }
 
-/** SHP: {history, human_ref_A, human_ref_B, labels: 1 where A is preferred, 0 where B is}. */
+/** SHP: {history, human_ref_A, human_ref_B, labels: 1 if A is preferred, 0 if B is}. */
 export const parseShp: Parse = (value, line, { source }) => {
   const first = label(value, "labels", [0, 1], line)
   const prompt = asked(nonEmpty(value, "history"))
@@ -115,7 +115,7 @@ export const parseShp: Parse = (value, line, { source }) => {
   return [preference(`${line}`, prompt, ...answers, source)]
 }
 
-/** WebGPT: {question: {full_text, ...}, answer_0, answer_1, score_0, score_1}; the scores sum to 0, and 0 is a tie. */
+/** WebGPT: {question: {full_text, ...}, answer_0, answer_1, score_0, score_1}. The scores sum to 0; 0 is a tie. */
 export const parseWebGpt: Parse = (value, line, { source, thresholds }) => {
   const question = field(value, "question")
   const prompt = asked(typeof question === "string" ? nonEmpty(value, "question") : nonEmpty(question, "full_text", "question.full_text"))
@@ -164,7 +164,7 @@ interface Scored {
   readonly field: string
 }
 
-/** Pairs of answers whose scores differ, the better one chosen. */
+/** Pairs of answers with different scores; the better one is chosen. */
 const pairsOf = (
   prompt: ReadonlyArray<Message>,
   scored: ReadonlyArray<Scored>,
@@ -176,7 +176,7 @@ const pairsOf = (
   if (usable.length < 2)
     throw new BadRow(
       scored[0]?.field.replace(/\[\d+\].*/, "") ?? "(the row)",
-      `expected two answers or more, found ${usable.length} that say something`,
+      `expected two or more answers that are not blank, found ${usable.length}`,
       "fewer than two answers"
     )
   const out: Array<Preference> = []
@@ -192,12 +192,12 @@ const pairsOf = (
   return out
 }
 
-/** Of UltraFeedback's overall scores, 1 to 10. */
+/** For UltraFeedback's overall scores, 1 to 10. */
 const ultraThresholds: Thresholds = [1, 2, 4]
 
 /**
- * UltraFeedback: {instruction, completions: [{response, overall_score, ...}]}, or as H4 made pairs of it: {prompt, chosen: messages, rejected: messages,
- * score_chosen, score_rejected}, where a tie was broken at random and is left out here.
+ * UltraFeedback: {instruction, completions: [{response, overall_score, ...}]}, or H4's pairs made from it: {prompt, chosen: messages, rejected: messages,
+ * score_chosen, score_rejected}. H4 broke ties at random; they are left out here.
  */
 export const parseUltraFeedback: Parse = (value, line, options) => {
   const thresholds = options.thresholds ?? ultraThresholds
@@ -223,7 +223,7 @@ export const parseUltraFeedback: Parse = (value, line, options) => {
   return [preference(`${line}`, prompt, chosen.answer, rejected.answer, options.source, { rating: ratingOf(difference, thresholds) })]
 }
 
-/** StackExchange: {question, answers: [{text, pm_score}]}, or as pairs of it: {question, response_j (rated higher), response_k}. Texts are HTML or Markdown, as they stand. */
+/** StackExchange: {question, answers: [{text, pm_score}]}, or pairs made from it: {question, response_j (rated higher), response_k}. Texts are HTML or Markdown and stay unchanged. */
 export const parseStackExchange: Parse = (value, line, options) => {
   const prompt = asked(nonEmpty(value, "question"))
   if (optional(value, "answers") === undefined) {
@@ -239,12 +239,12 @@ export const parseStackExchange: Parse = (value, line, options) => {
   return pairsOf(prompt, scored, line, options, options.thresholds)
 }
 
-/** Of HelpSteer2's helpfulness, 0 to 4. */
+/** For HelpSteer2's helpfulness, 0 to 4. */
 const helpSteerThresholds: Thresholds = [1, 2, 3]
 
 /**
- * HelpSteer2's scores: rows {prompt, response, helpfulness, ...}, in which the two answers to a prompt follow one another. Gives the pair with the second one.
- * `leaveOut` is told of answers that are alone, and of pairs of one score.
+ * HelpSteer2's scores: rows {prompt, response, helpfulness, ...}, with the two answers to a prompt in consecutive rows. Returns the pair at the second row.
+ * Single answers and pairs with equal scores are passed to `leaveOut`.
  */
 export const helpSteer2Scores = (options: JudgedOptions, leaveOut: (reason: string) => void) => {
   let before: { readonly prompt: string; readonly answer: Scored } | undefined

@@ -1,8 +1,8 @@
-/** What rows look like: of the first few, which columns there are and what stands in them. A shape is told by that alone. */
+/** The columns of the first rows and the kinds of their values. Shapes are detected from these alone. */
 import { own } from "../../schemas/own.ts"
 import { kindOfValue } from "./fields.ts"
 
-/** What stands in a column, mostly. */
+/** The kind of most values in a column. */
 export type ColumnKind =
   | "text"
   | "number"
@@ -17,12 +17,12 @@ export type ColumnKind =
   | "nothing"
 
 export interface Look {
-  /** Names of the columns, in the order they came. */
+  /** Columns by name, in order of first occurrence. */
   readonly columns: ReadonlyMap<string, ColumnKind>
-  /** Whether all of these columns are there, in half of the rows at least. */
+  /** Whether all of these columns exist in at least half of the rows. */
   readonly has: (...names: ReadonlyArray<string>) => boolean
   readonly is: (name: string, ...kinds: ReadonlyArray<ColumnKind>) => boolean
-  /** The values of a column that say something. */
+  /** The values of a column that are not null. */
   readonly values: (name: string) => ReadonlyArray<unknown>
 }
 
@@ -42,7 +42,7 @@ const kindOf = (value: unknown): ColumnKind => {
   return all(isObject) ? "objects" : "list"
 }
 
-/** What most of some values are; an empty list may be a list of anything. */
+/** The most common kind of some values. An empty list counts as a list of anything. */
 const mostOf = (values: ReadonlyArray<unknown>): ColumnKind => {
   const counts = new Map<ColumnKind, number>()
   for (const value of values) counts.set(kindOf(value), (counts.get(kindOf(value)) ?? 0) + 1)

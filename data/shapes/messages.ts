@@ -1,11 +1,11 @@
-/** Lists of messages, as OpenAI's and most other chat formats have them, and as ShareGPT has. */
+/** Parsers for lists of messages: OpenAI's format, which most chat formats follow, and ShareGPT's; also Alpaca's rows and prompts with completions. */
 import type { Demonstration, Message } from "../../schemas/rows.ts"
 import { BadRow, inField, LeftOut } from "../read/record.ts"
 import { field, kindOfValue, label, optional, text, wellFormed } from "./fields.ts"
 
 type Role = Message["role"]
 
-/** "developer" is what OpenAI calls the system's role since its reasoning models. */
+/** "developer" is OpenAI's name for the system role since its reasoning models. */
 const roles = new Map<string, Role>([
   ["system", "system"],
   ["developer", "system"],
@@ -14,7 +14,7 @@ const roles = new Map<string, Role>([
   ["assistant", "assistant"],
   ["gpt", "assistant"]
 ])
-/** What speaks in a dialogue of tools: no role of Llama 2's chat format. */
+/** Roles in dialogues with tools, which Llama 2's chat format does not have. */
 const toolRoles = ["tool", "function", "function_call", "observation", "ipython", "environment"]
 
 const roleOf = (known: ReadonlyMap<string, Role>, found: string, where: string): Role => {
@@ -23,7 +23,7 @@ const roleOf = (known: ReadonlyMap<string, Role>, found: string, where: string):
   if (toolRoles.includes(found))
     throw new BadRow(
       where,
-      `expected system, user or assistant, found "${found}", a role of tools, which the chat format lacks`,
+      `expected system, user or assistant, found "${found}", a tool role that the chat format does not support`,
       inField(where, "a message of a tool")
     )
   throw new BadRow(
@@ -33,14 +33,14 @@ const roleOf = (known: ReadonlyMap<string, Role>, found: string, where: string):
   )
 }
 
-/** Parts of a message that are text, by OpenAI's names. */
+/** OpenAI's names for text parts of a message. */
 const textParts = ["text", "input_text", "output_text"]
 
-/** What a message says: text, or parts of text, which are joined. */
+/** The content of a message: text, or the concatenation of its text parts. */
 const contentOf = (message: unknown, at: string): string => {
   const where = `${at}.content`
   const calls = optional(message, "tool_calls", `${at}.tool_calls`) ?? optional(message, "function_call", `${at}.function_call`) ?? []
-  if (!Array.isArray(calls) || calls.length > 0) throw new BadRow(at, "a call of a tool: the chat format has none")
+  if (!Array.isArray(calls) || calls.length > 0) throw new BadRow(at, "a tool call, which the chat format does not support")
   const found = field(message, "content", where)
   if (!Array.isArray(found)) return text(message, "content", where)
   if (found.length > 0 && found.every((part) => typeof part === "object" && part !== null))
@@ -50,7 +50,7 @@ const contentOf = (message: unknown, at: string): string => {
         if (!textParts.includes(type))
           throw new BadRow(
             `${where}[${i}].type`,
-            `a part of type ${JSON.stringify(type.slice(0, 40))}, which is no text`,
+            `a part of type ${JSON.stringify(type.slice(0, 40))}, which is not text`,
             inField(`${where}[${i}].type`, "not text")
           )
         return text(part, "text", `${where}[${i}].text`)
@@ -61,8 +61,8 @@ const contentOf = (message: unknown, at: string): string => {
 
 export const messagesOf = (value: unknown, name: string): Array<Message> => {
   if (!Array.isArray(value) || value.length === 0) {
-    const found = Array.isArray(value) ? "an empty one" : kindOfValue(value)
-    throw new BadRow(name, `expected a list of messages with at least one, found ${found}`, inField(name, "not a list of messages"))
+    const found = Array.isArray(value) ? "an empty list" : kindOfValue(value)
+    throw new BadRow(name, `expected a list with at least one message, found ${found}`, inField(name, "not a list of messages"))
   }
   return value.map((message: unknown, i) => {
     const at = `${name}[${i}]`
@@ -71,7 +71,7 @@ export const messagesOf = (value: unknown, name: string): Array<Message> => {
   })
 }
 
-/** A prompt that is text or messages; messages end with the user's. */
+/** A prompt given as text or messages. The last message must be the user's. */
 export const promptOf = (value: unknown, name: string): ReadonlyArray<Message> => {
   const messages = typeof value === "string" ? [{ role: "user" as const, content: wellFormed(value, name) }] : messagesOf(value, name)
   if (messages.at(-1)!.role !== "user") throw new BadRow(name, "the last message is not the user's")
@@ -91,7 +91,7 @@ const demonstration = (
   return { id: `${line}`, messages, loss }
 }
 
-/** Which answers carry loss, as a column of our own exports says, or else OpenAI's "weight" of each answer: 1, or 0. */
+/** The answers that carry loss, from the column of our own exports, or else from OpenAI's "weight" of each answer: 1 or 0. */
 const lossOf = (value: unknown, found: ReadonlyArray<unknown>, name: string, line: number): Demonstration["loss"] => {
   const declared = label(value, "loss", ["answers", "last-answer"], line)
   if (declared !== null) return declared
@@ -103,12 +103,12 @@ const lossOf = (value: unknown, found: ReadonlyArray<unknown>, name: string, lin
   if (weights.slice(0, -1).every((weight) => weight === 0) && weights.at(-1) === 1) return "last-answer"
   throw new BadRow(
     `${name}[].weight`,
-    `weights ${JSON.stringify(weights).slice(0, 40)}: loss is on all answers, or on the last alone`,
-    "weights of answers that are neither all 1 nor 1 for the last alone"
+    `expected weights that are all 1, or 1 only for the last answer, found ${JSON.stringify(weights).slice(0, 40)}`,
+    "weights of answers that are neither all 1 nor 1 only for the last"
   )
 }
 
-/** The names under which files have their messages. */
+/** Names of columns with messages. */
 export const messageColumns = ["messages", "conversation", "conversations"] as const
 
 /** A row {messages: [{role, content}, ...]} that ends with the assistant's answer. */
@@ -129,7 +129,7 @@ const speakers = new Map<string, Role>([
 /** A ShareGPT row {conversations: [{from, value}, ...], system?}. */
 export const parseShareGpt = (value: unknown, line: number): Demonstration => {
   const found = field(value, "conversations")
-  if (!Array.isArray(found) || found.length === 0) throw new BadRow("conversations", "expected a list of turns with at least one")
+  if (!Array.isArray(found) || found.length === 0) throw new BadRow("conversations", "expected a list with at least one turn")
   const messages = found.map((turn: unknown, i): Message => {
     const at = `conversations[${i}]`
     return { role: roleOf(speakers, text(turn, "from", `${at}.from`), `${at}.from`), content: text(turn, "value", `${at}.value`) }
@@ -138,7 +138,7 @@ export const parseShareGpt = (value: unknown, line: number): Demonstration => {
   return demonstration(line, system === "" ? messages : [{ role: "system", content: system }, ...messages], "conversations")
 }
 
-/** An Alpaca row {instruction, input?, output, system?, history?}: history is of [question, answer] pairs, as LLaMA-Factory writes it. */
+/** An Alpaca row {instruction, input?, output, system?, history?}: history is a list of [question, answer] pairs, as LLaMA-Factory writes it. */
 export const parseAlpaca = (value: unknown, line: number): Demonstration => {
   const input = optional(value, "input") === undefined ? "" : text(value, "input")
   const instruction = text(value, "instruction")
@@ -165,14 +165,14 @@ export const parseAlpaca = (value: unknown, line: number): Demonstration => {
   )
 }
 
-/** The names of a prompt and its completion: TRL's, then P3's, whose `inputs` are token ids and whose texts have names of their own. */
+/** Column names of a prompt and its completion: TRL's, then P3's, whose `inputs` are token ids and whose texts have separate names. */
 export const completionColumns = [
   ["prompt", "completion"],
   ["inputs", "targets"],
   ["inputs_pretokenized", "targets_pretokenized"]
 ] as const
 
-/** A row of a prompt and its completion, each text or messages. P3 marks wrong answers of multiple choice (is_correct): they are no demonstrations. */
+/** A row with a prompt and its completion, each text or messages. P3's wrong multiple-choice answers (is_correct false) are left out: they are not demonstrations. */
 export const parsePromptCompletion = (value: unknown, line: number): Demonstration => {
   const names = completionColumns.find(([prompt]) => {
     const found = optional(value, prompt)

@@ -1,6 +1,6 @@
 /**
- * OpenAssistant's conversation trees (Köpf et al. 2023): {message_tree_id, prompt: {text, role, replies: [...]}}, or their messages one a row, each naming its
- * parent. Sibling answers have ranks, 0 the best. A message that was deleted, and what follows it, is none.
+ * OpenAssistant's conversation trees (Köpf et al. 2023): {message_tree_id, prompt: {text, role, replies: [...]}}, or one message per row, each naming its
+ * parent. Sibling answers have ranks; 0 is the best. Deleted messages and their descendants are ignored.
  */
 import type { Demonstration, Message, Preference } from "../../schemas/rows.ts"
 import { BadRow, LeftOut } from "../read/record.ts"
@@ -12,9 +12,9 @@ interface Node {
   readonly replies: ReadonlyArray<Node>
 }
 
-/** Deeper than this no dialogue goes; a damaged file may claim any depth. */
+/** Maximum depth of a dialogue; a damaged file may have any depth. */
 const maxDepth = 1000
-/** Ranked answers to one message: n of them make n (n - 1) / 2 pairs. Open Assistant's have ten at most. */
+/** Maximum ranked answers to one message: n of them make n (n - 1) / 2 pairs. OpenAssistant's messages have at most ten. */
 const maxAnswers = 200
 
 const messageOf = (value: unknown, at: string): Message => {
@@ -52,11 +52,11 @@ const treeOf = (value: unknown): Node => {
   return nodeOf(prompt, "prompt")
 }
 
-/** Siblings, the best first; those without a rank come last, in their order. */
+/** Siblings, best first; those without a rank come last, in their original order. */
 const ranked = (nodes: ReadonlyArray<Node>): ReadonlyArray<Node> =>
   nodes.toSorted((a, b) => (a.rank ?? Infinity) - (b.rank ?? Infinity) || 0)
 
-/** Pairs of sibling answers that were ranked, the better one chosen: all of them, or the best and the worst. */
+/** Pairs of ranked sibling answers, with the better one chosen: all pairs, or only the best and the worst. */
 export const pairsOfTree = (tree: Node, id: string, source: string, pairs: "all" | "best-worst"): ReadonlyArray<Preference> => {
   const out: Array<Preference> = []
   const visit = (node: Node, before: ReadonlyArray<Message>): void => {
@@ -83,7 +83,7 @@ export const pairsOfTree = (tree: Node, id: string, source: string, pairs: "all"
   return out
 }
 
-/** The dialogue along the best replies, as far as an answer. */
+/** The dialogue along the best replies, ending with an answer. */
 export const bestPath = (tree: Node, id: string): Demonstration => {
   const messages: Array<Message> = [tree.message]
   for (let node: Node | undefined = ranked(tree.replies)[0]; node !== undefined; node = ranked(node.replies)[0]) messages.push(node.message)
@@ -92,11 +92,11 @@ export const bestPath = (tree: Node, id: string): Demonstration => {
   return { id, messages: messages.slice(0, last + 1), loss: "answers" }
 }
 
-/** The tree of messages that name their parents. `leaveOut` hears of those whose parent is not there. */
+/** Builds the tree of messages that name their parents. Messages whose parent is missing are passed to `leaveOut`. */
 const assembled = (messages: ReadonlyArray<unknown>, leaveOut: (reason: string) => void): Node => {
   const byParent = Map.groupBy(messages.filter(isThere), (message) => optional(message, "parent_id"))
   const [root] = byParent.get(undefined) ?? []
-  if (root === undefined) throw new LeftOut("trees whose prompt is not there")
+  if (root === undefined) throw new LeftOut("trees whose prompt is missing")
   let reached = 0
   const build = (message: unknown, depth: number): Node => {
     if (depth > maxDepth) throw new BadRow("parent_id", `a tree deeper than ${maxDepth}`)
@@ -108,11 +108,11 @@ const assembled = (messages: ReadonlyArray<unknown>, leaveOut: (reason: string) 
     }
   }
   const tree = build(root, 0)
-  for (let i = reached; i < messages.length; i++) leaveOut("messages that were deleted, or whose parent is not there")
+  for (let i = reached; i < messages.length; i++) leaveOut("messages that were deleted, or whose parent is missing")
   return tree
 }
 
-/** Reads trees, whole or message by message; `give` makes rows of each. The messages of a tree stand together. */
+/** Reads complete trees, or trees with one message per row; `give` makes rows from each. The messages of a tree must be consecutive. */
 export const treeReader = <Row>(give: (tree: Node, id: string) => ReadonlyArray<Row>, leaveOut: (reason: string) => void) => {
   let held: { readonly tree: string; readonly line: number; readonly messages: Array<unknown>; readonly ids: Set<string> } | undefined
   const ended = new Set<string>()
@@ -121,21 +121,21 @@ export const treeReader = <Row>(give: (tree: Node, id: string) => ReadonlyArray<
     rows: (value: unknown, line: number): ReadonlyArray<Row> => {
       if (optional(value, "prompt") !== undefined) return give(treeOf(value), `${line}`)
       const tree = text(value, "message_tree_id")
-      // Looked at now, so that the row at fault is named.
+      // Checked now, so that the error names this row.
       messageOf(value, "(the row)")
       const id = text(value, "message_id")
       if (ended.has(tree))
         throw new BadRow(
           "message_tree_id",
-          "a message of a tree that ended before: the messages of a tree must stand together",
+          "a message of a tree that ended earlier: the messages of a tree must be consecutive",
           "field message_tree_id: a tree in several parts"
         )
       if (held?.tree === tree) {
-        // Each would have all replies of the other: a few such generations make millions of dialogues.
+        // Both messages would get all replies to either: a few such generations make millions of dialogues.
         if (held.ids.has(id))
           throw new BadRow(
             "message_id",
-            `expected an id of its own, found ${JSON.stringify(id.slice(0, 40))} a second time in its tree`,
+            `expected a unique id, found ${JSON.stringify(id.slice(0, 40))} twice in the tree`,
             "field message_id: twice in a tree"
           )
         held.ids.add(id)

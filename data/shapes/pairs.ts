@@ -1,4 +1,4 @@
-/** Preference pairs as most files have them: HH-RLHF's transcripts; prompt, chosen and rejected; chosen and rejected alone. Each parser gives a row, or throws BadRow or BadLabel. */
+/** Parsers for the common formats of preference pairs: HH-RLHF's transcripts; prompt, chosen and rejected; chosen and rejected only. Each returns a row, or throws BadRow or BadLabel. */
 import type { Message, Preference } from "../../schemas/rows.ts"
 import { BadRow, inField } from "../read/record.ts"
 import { asked, checkAnswers, field, label, preference, text, wellFormed } from "./fields.ts"
@@ -8,29 +8,29 @@ import { messagesOf, promptOf, sameTurn } from "./messages.ts"
 
 const turnStart = /\n\n(Human|Assistant):/g
 
-/** The turns of an HH-RLHF transcript ("\n\nHuman: ...\n\nAssistant: ..."), their texts exactly as they stand. */
+/** The turns of an HH-RLHF transcript ("\n\nHuman: ...\n\nAssistant: ..."), with unchanged texts. */
 export const splitTranscript = (transcript: string, name: string): Array<Message> => {
   const starts = [...transcript.matchAll(turnStart)]
-  if (starts.length === 0 || starts[0]!.index !== 0) throw new BadRow(name, 'a transcript begins with "\\n\\nHuman:" or "\\n\\nAssistant:"')
+  if (starts.length === 0 || starts[0]!.index !== 0) throw new BadRow(name, 'expected a transcript that begins with "\\n\\nHuman:" or "\\n\\nAssistant:"')
   return starts.map((start, i) => ({
     role: start[1] === "Human" ? "user" : "assistant",
     content: transcript.slice(start.index + start[0].length, starts[i + 1]?.index ?? transcript.length)
   }))
 }
 
-/** The transcript of turns as split above. */
+/** The inverse of splitTranscript. */
 export const joinTranscript = (turns: ReadonlyArray<Message>): string =>
   turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
 
 /**
- * A pair of dialogues: the prompt is the longest common prefix of whole turns, and each response the one turn of the assistant that follows. Dialogues in
- * which something else follows (they part before the last turn) or a response is empty do not fit: such a pair compares more than two answers
- * to one prompt, or no answer.
+ * A pair from two dialogues: the prompt is the longest common prefix of complete turns, and each response is the single assistant turn that follows. Dialogues that
+ * differ before the last turn, or have an empty response, are invalid: such a pair does not compare two answers
+ * to one prompt.
  */
 const partedTurns = (chosen: ReadonlyArray<Message>, rejected: ReadonlyArray<Message>, line: number, source: string): Preference => {
   let shared = 0
   while (sameTurn(chosen[shared], rejected[shared])) shared++
-  // Two equal dialogues share their answer too: then the pair says nothing.
+  // Two equal dialogues have the same answer, so there is nothing to compare.
   if (shared === chosen.length && shared === rejected.length) throw new BadRow("rejected", "the same as chosen")
   for (const [name, turns] of [
     ["chosen", chosen],
@@ -39,14 +39,14 @@ const partedTurns = (chosen: ReadonlyArray<Message>, rejected: ReadonlyArray<Mes
     if (turns.length !== shared + 1)
       throw new BadRow(
         name,
-        `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`,
+        `the transcripts differ from turn ${shared + 1} on, but this one continues to turn ${turns.length}`,
         inField(name, "more than one turn differs between the transcripts")
       )
     if (turns[shared]!.role !== "assistant")
       throw new BadRow(
         name,
-        `turn ${shared + 1}, where they part, is not the assistant's`,
-        inField(name, "where the transcripts part is not the assistant's turn")
+        `turn ${shared + 1}, the first that differs, is not the assistant's`,
+        inField(name, "the first differing turn is not the assistant's")
       )
     if (turns[shared]!.content.trim() === "") throw new BadRow(name, "the response is empty")
   }
@@ -60,7 +60,7 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
 
 // ---- prompt, chosen, rejected ----------------------------------------------------------------------------------------------------------
 
-/** The answer of a field that is text, or messages: the answer alone, or the whole dialogue that it ends. */
+/** The answer in a field: text, or messages that are the answer alone or the complete dialogue ending with it. */
 const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>): string => {
   const found = field(value, name)
   const messages: ReadonlyArray<Message> =
@@ -69,13 +69,13 @@ const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>):
   if (last.role !== "assistant") throw new BadRow(name, "the last message is not the assistant's")
   const before = messages.slice(0, -1)
   if (before.length > 0 && !(before.length === prompt.length && before.every((turn, i) => sameTurn(turn, prompt[i])))) {
-    throw new BadRow(name, "what comes before the answer is not the prompt")
+    throw new BadRow(name, "the messages before the answer are not the prompt")
   }
   if (last.content.trim() === "") throw new BadRow(name, "the response is empty")
   return last.content
 }
 
-/** The rating, and whether each response was labelled safe; null where there is none. Throws BadLabel for any other. */
+/** The rating and the responses' safety labels; null if absent. Throws BadLabel for any other value. */
 const labelsOf = (value: unknown, line: number): Pick<Preference, "rating" | "chosenSafe" | "rejectedSafe"> => ({
   rating: label(
     value,
@@ -89,9 +89,9 @@ const labelsOf = (value: unknown, line: number): Pick<Preference, "rating" | "ch
 })
 
 /**
- * A row {prompt, chosen, rejected, rating?, chosenSafe?, rejectedSafe?}: the prompt text or messages, the responses text or messages (with or
- * without the prompt's before them). Two equal responses do not fit: such a pair says nothing. What was judged is read first, so that a row that does not
- * fit does not hide it.
+ * A row {prompt, chosen, rejected, rating?, chosenSafe?, rejectedSafe?}: the prompt is text or messages, the responses are text or messages (with or
+ * without the prompt's messages before them). Two equal responses are invalid: there is nothing to compare. Labels are read first, so that a bad label
+ * is reported even if the rest of the row is invalid.
  */
 export const parsePromptChosenRejected = (value: unknown, line: number, source: string): Preference => {
   const labels = labelsOf(value, line)
@@ -102,7 +102,7 @@ export const parsePromptChosenRejected = (value: unknown, line: number, source: 
   return preference(`${line}`, prompt, chosen, rejected, source, labels)
 }
 
-/** How much of two texts is the same, up to the white space before the word in which they part. */
+/** Length of the common prefix of two texts, up to the white space before the first word that differs. */
 const sharedText = (a: string, b: string): number => {
   let shared = 0
   while (shared < a.length && a[shared] === b[shared]) shared++
@@ -111,8 +111,8 @@ const sharedText = (a: string, b: string): number => {
 }
 
 /**
- * A row {chosen, rejected} whose prompt is what both begin with: whole messages, or text. TRL parts texts at the first character that differs; here they part at
- * the word, so that no answer begins within one. Two texts that begin with the same words of an answer have them in the prompt: nothing tells.
+ * A row {chosen, rejected} whose prompt is their common beginning: complete messages, or text. TRL splits texts at the first character that differs; this splits at
+ * the word, so that no answer begins inside a word. If both answers begin with the same words, these words end up in the prompt: the data do not mark the boundary.
  */
 export const parseChosenRejected = (value: unknown, line: number, source: string): Preference => {
   const labels = labelsOf(value, line)
@@ -122,7 +122,7 @@ export const parseChosenRejected = (value: unknown, line: number, source: string
     if (a === b) throw new BadRow("rejected", "the same as chosen")
     const shared = sharedText(a, b)
     if (shared === 0)
-      throw new BadRow("chosen", "there is no prompt: the texts have no beginning in common", inField("chosen", "there is no prompt"))
+      throw new BadRow("chosen", "there is no prompt: the texts have no common beginning", inField("chosen", "there is no prompt"))
     checkAnswers(a.slice(shared), b.slice(shared))
     return preference(`${line}`, asked(a.slice(0, shared)), a.slice(shared), b.slice(shared), source, labels)
   }

@@ -1,12 +1,12 @@
-/** What models are asked, as public sets have it: each gives the fields of a prompt as stages/data/import-prompts.ts reads them. */
+/** Parsers for public prompt sets. Each returns the fields of a prompt that stages/data/import-prompts.ts reads. */
 import { BadRow } from "../read/record.ts"
 import { BadLabel, field, fieldsOf, list, nonEmpty, optional, text } from "./fields.ts"
 import { completionColumns } from "./messages.ts"
 
-/** A prompt's fields; those that are absent are not known. */
+/** A prompt's fields; absent fields are unknown. */
 export type PromptFields = Readonly<Record<string, unknown>>
 
-/** XSTest (Röttger et al. 2024): {id, prompt, type, label: safe or unsafe}; also its files of answers, where the unsafe types begin with "contrast". */
+/** XSTest (Röttger et al. 2024): {id, prompt, type, label: safe or unsafe}; also its answer files, in which the unsafe types begin with "contrast". */
 export const xsTestPrompt = (value: unknown, line: number): PromptFields => {
   const type = text(value, "type")
   const label = optional(value, "label")
@@ -27,7 +27,7 @@ export const mtBenchPrompt = (value: unknown): PromptFields => {
     if (typeof turn !== "string") throw new BadRow(`turns[${i}]`, "expected text")
     return turn
   })
-  if (texts.length === 0) throw new BadRow("turns", "expected one at least")
+  if (texts.length === 0) throw new BadRow("turns", "expected at least one turn")
   const id = optional(value, "question_id")
   return {
     ...(typeof id === "string" || typeof id === "number" ? { id: `${id}` } : {}),
@@ -37,7 +37,7 @@ export const mtBenchPrompt = (value: unknown): PromptFields => {
   }
 }
 
-/** The prompt of a row that has one, as text or messages, and what else is known of it; without the answers that may stand beside it. */
+/** The prompt of a row, as text or messages, and its other known fields, without any answers in the row. */
 export const plainPrompt = (value: unknown): PromptFields => {
   const fields = fieldsOf(value)
   const name = completionColumns

@@ -1,4 +1,4 @@
-/** Rows of ours from files of any shape: the shape is found by looking, or named; columns of other names are mapped. */
+/** Reads our rows from files of any known shape. The shape is detected or named; columns with other names can be mapped. */
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { own } from "../../schemas/own.ts"
@@ -9,20 +9,20 @@ import { BadLabel } from "./fields.ts"
 import { type Look, lookAt } from "./look.ts"
 import { type Cell, type Given, type Kind, kindsOf, type ReaderOptions, type Shape, shapeNamed, shapeOf, shapesGiving } from "./shapes.ts"
 
-/** How a path is to be read. */
+/** How to read a path. */
 export interface Reading {
   /** The name of a shape, or "auto". */
   readonly shape: string
   /** Our column -> the file's, with dots into objects. */
   readonly map: Readonly<Record<string, string>>
-  /** What one text of a plain text file is. */
+  /** The unit of text in a plain text file. */
   readonly documents: Documents
 }
 
-/** So many rows are looked at. */
+/** Number of rows used to detect the shape. */
 export const lookedAt = 100
 
-/** What stands under a path of names ("question.full_text"); one that has dots itself comes first. */
+/** The value at a path of names ("question.full_text"). A name that contains dots itself has priority. */
 const at = (value: unknown, path: string): unknown => {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined
   const whole = own(value as Record<string, unknown>, path)
@@ -30,7 +30,7 @@ const at = (value: unknown, path: string): unknown => {
   return whole !== undefined || dot === -1 ? whole : at(own(value as Record<string, unknown>, path.slice(0, dot)), path.slice(dot + 1))
 }
 
-/** The row with our columns in place of the file's. */
+/** The row with the file's columns renamed to ours. */
 const mapped = (value: unknown, map: Reading["map"]): unknown => {
   const entries = Object.entries(map)
   if (entries.length === 0 || typeof value !== "object" || value === null || Array.isArray(value)) return value
@@ -51,7 +51,7 @@ const isMessages = (value: unknown): boolean =>
   value.length > 0 &&
   value.every((each) => typeof each === "object" && each !== null && Object.hasOwn(each, "role"))
 
-/** What a cell of a table says: what is not as its column has it stays text. */
+/** Parses a cell of a table. A cell that does not have its column's type stays text. */
 const cellOf = (text: string, cell: Cell): unknown => {
   if (cell === "scalar") {
     const found = /^(true|false)$/i.test(text)
@@ -75,7 +75,7 @@ const withCells = (value: unknown, cells: Readonly<Record<string, Cell>>): unkno
       )
 const isTable = (format: string): boolean => format === "csv" || format === "tsv"
 
-/** What the first rows of a path look like; those that can't be read are passed over. */
+/** The look of the first rows of a path; rows that can't be read are skipped. */
 export const lookAtPath = async (path: string, { documents, map }: Pick<Reading, "documents" | "map">): Promise<Look> => {
   const rows: Array<unknown> = []
   for await (const { columns, format, records } of recordBatches(path, { documents })) {
@@ -89,9 +89,9 @@ export const lookAtPath = async (path: string, { documents, map }: Pick<Reading,
   return lookAt(rows)
 }
 
-/** Which stage takes what a shape gives. */
+/** The stage that imports each kind of rows. */
 const stageFor: Readonly<Record<Kind, string>> = {
-  preferences: "importPreferences (preferenceDemonstrations, preferencePrompts and preferenceTexts go on from there)",
+  preferences: "importPreferences (followed by preferenceDemonstrations, preferencePrompts or preferenceTexts)",
   demonstrations: "importDemonstrations",
   prompts: "importPrompts",
   texts: "importTexts"
@@ -103,7 +103,7 @@ const columnsOf = (look: Look): string =>
     .map(([name, kind]) => `${name} (${kind})`)
     .join(", ") || "rows without columns"
 
-/** The shape that a path is to be read by. Rejects with an ArtifactError where none is told, or the one that is does not give rows of this kind. */
+/** The shape with which to read a path. Rejects with an ArtifactError if none is detected, or if the shape does not give rows of this kind. */
 export const chooseShape = async (path: string, reading: Reading, kind: Kind): Promise<Shape> => {
   const refused = (expected: string, found: string, hint: string) => ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint })
   const names = shapesGiving(kind)
@@ -114,12 +114,12 @@ export const chooseShape = async (path: string, reading: Reading, kind: Kind): P
       ? refused(
           `a shape of ${kind}: ${names.join(", ")}`,
           JSON.stringify(reading.shape),
-          `Name one of these, or leave it to be found.${didYouMean(reading.shape, names)}`
+          `Name one of these, or leave the shape out to detect it.${didYouMean(reading.shape, names)}`
         )
       : refused(
           `rows of a known shape`,
           `the columns ${columnsOf(look)}`,
-          `Say which column is which, as map: { prompt: "question" }, or name the shape; caravan data inspect shows what is there.`
+          `Map your columns, such as map: { prompt: "question" }, or name the shape. caravan data inspect shows the file's columns.`
         )
   if (shape[kind] === undefined) {
     const gives = kindsOf(shape)
@@ -128,21 +128,21 @@ export const chooseShape = async (path: string, reading: Reading, kind: Kind): P
       `the shape ${shape.name} (${shape.form})`,
       gives.length === 0
         ? "No stage reads it: convert it."
-        : `It is for ${gives.map((each) => stageFor[each]).join(" or ")}. If it is something else, name the shape, or map its columns.`
+        : `Import it with ${gives.map((each) => stageFor[each]).join(" or ")}. If the detected shape is wrong, name the shape or map the columns.`
     )
   }
   return shape
 }
 
-/** The columns that a shape's rows need of a file whose columns are mapped. */
+/** The file's columns that a shape needs, after mapping. */
 const neededColumns = (shape: Shape, map: Reading["map"]): ReadonlyArray<string> => [
   ...shape.columns.filter((name) => !Object.hasOwn(map, name)),
   ...Object.values(map).flatMap((path) => [path, path.split(".")[0]!])
 ]
 
 /**
- * The rows that a path gives, those together that were read together. `check` sees each (it may change it, or throw BadRow); ids are the row's place, and its file's
- * name where there are several.
+ * The rows of a path, in the batches in which they were read. `check` is called with each row and may change it or throw BadRow. Ids are the row's number, prefixed with the
+ * file's name if there are several files.
  */
 export async function* readShaped<K extends Kind, Row>(
   path: string,

@@ -1,4 +1,4 @@
-/** The shapes that rows of users' files have: how each is told, what it gives, and how its rows are read. Equal shapes have one name. */
+/** The known shapes of rows in users' files: how to detect each, which kinds of rows it gives, and how to read them. Equal shapes share one name. */
 import type { Demonstration, Preference } from "../../schemas/rows.ts"
 import { text } from "./fields.ts"
 import {
@@ -20,11 +20,11 @@ import { parseChosenRejected, parseHhRlhf, parsePromptChosenRejected } from "./p
 import { mtBenchPrompt, plainPrompt, type PromptFields, xsTestPrompt } from "./prompts.ts"
 
 export interface ReaderOptions extends JudgedOptions {
-  /** Hears of each row, or part of one, that says nothing of what is asked. */
+  /** Called for each row, or part of a row, without the required information. */
   readonly leaveOut: (reason: string) => void
 }
 
-/** Reads the rows of a file in their order: each gives rows of ours, and the end what was held back. */
+/** Reads the rows of a file in order: each gives zero or more of our rows, and `end` returns those that were held back. */
 export interface RowReader<Row> {
   readonly rows: (value: unknown, line: number) => Iterable<Row>
   readonly end?: () => Iterable<Row>
@@ -39,16 +39,16 @@ export interface Given {
 }
 export type Kind = keyof Given
 
-/** What the cells of a table's column hold: a number or yes or no; lists and objects as JSON; text, or messages as JSON. */
+/** The content of a table column's cells: a number or boolean; lists and objects as JSON; text, or messages as JSON. */
 export type Cell = "scalar" | "json" | "messages"
 
 export interface Shape extends Partial<{ readonly [K in Kind]: MakeReader<Given[K]> }> {
   readonly name: string
-  /** What a row has, in a line. */
+  /** One-line description of a row's fields. */
   readonly form: string
-  /** The columns that are read: no other of a Parquet file is. */
+  /** The columns that are read; other columns of a Parquet file are not. */
   readonly columns: ReadonlyArray<string>
-  /** Columns of a table (CSV) whose cells are not text. */
+  /** Columns of a table (CSV) whose cells are not plain text. */
   readonly cells?: Readonly<Record<string, Cell>>
   readonly fits: (look: Look) => boolean
 }
@@ -63,7 +63,7 @@ const several =
 const labels = ["rating", "chosenSafe", "rejectedSafe"]
 const labelCells = { rating: "scalar", chosenSafe: "scalar", rejectedSafe: "scalar" } as const
 const promptColumns = ["id", "prompt", "messages", "safety", "category", "followUps"]
-/** Whether dialogues end with an answer, mostly. */
+/** Whether most dialogues end with an answer. */
 const endsWithAnswer = (look: Look, name: string): boolean => {
   const lists = look.values(name).filter((each): each is ReadonlyArray<unknown> => Array.isArray(each))
   const ends = lists.map((messages) => (messages.at(-1) as { readonly role?: unknown } | null | undefined)?.role)
@@ -71,7 +71,7 @@ const endsWithAnswer = (look: Look, name: string): boolean => {
 }
 const isTranscript = (value: unknown): boolean => typeof value === "string" && /^\n\n(Human|Assistant):/.test(value)
 
-/** In the order in which they are tried: those that are told by more come first. */
+/** In the order in which they are tried: the most specific first. */
 export const shapes: ReadonlyArray<Shape> = [
   {
     name: "pku-safe-rlhf",
@@ -91,7 +91,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "helpsteer2",
-    form: "prompt, response_1, response_2, preference_strength from -3 to 3; or prompt, response, helpfulness (0 to 4), both answers to a prompt one after the other",
+    form: "prompt, response_1, response_2, preference_strength from -3 to 3; or prompt, response, helpfulness (0 to 4), with both answers to a prompt in consecutive rows",
     columns: ["prompt", "response_1", "response_2", "preference_strength", "all_preferences_unprocessed", "response", "helpfulness"],
     cells: { preference_strength: "scalar", all_preferences_unprocessed: "json", helpfulness: "scalar" },
     fits: (look) =>
@@ -108,7 +108,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "shp",
-    form: "history, human_ref_A, human_ref_B, labels (1 where A is preferred)",
+    form: "history, human_ref_A, human_ref_B, labels (1 if A is preferred)",
     columns: ["history", "human_ref_A", "human_ref_B", "labels"],
     cells: { labels: "scalar" },
     fits: (look) => look.has("history", "human_ref_A", "human_ref_B", "labels"),
@@ -170,7 +170,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "prompt-chosen-rejected",
-    form: "prompt, chosen, rejected (text or messages), and where they are known rating (0 to 3), chosenSafe, rejectedSafe",
+    form: "prompt, chosen, rejected (text or messages); optional: rating (0 to 3), chosenSafe, rejectedSafe",
     columns: ["prompt", "chosen", "rejected", ...labels, "id", "safety", "category", "followUps"],
     cells: { prompt: "messages", chosen: "messages", rejected: "messages", ...labelCells, safety: "scalar", followUps: "json" },
     fits: (look) => look.has("prompt", "chosen", "rejected"),
@@ -179,7 +179,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "chosen-rejected",
-    form: "chosen, rejected (text or messages), which begin with their prompt",
+    form: "chosen, rejected (text or messages), both beginning with the prompt",
     columns: ["chosen", "rejected", ...labels],
     cells: { chosen: "messages", rejected: "messages", ...labelCells },
     fits: (look) => look.has("chosen", "rejected"),
@@ -187,7 +187,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "unpaired",
-    form: "prompt, completion, label: one answer, judged by itself; no stage reads it",
+    form: "prompt, completion, label: one answer, judged on its own; no stage reads this shape",
     columns: [],
     fits: (look) =>
       (look.has("prompt", "completion", "label") && !look.is("label", "nothing")) ||
@@ -213,7 +213,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "sharegpt",
-    form: "conversations [{from, value}], and a system text where there is one",
+    form: "conversations [{from, value}]; optional: system",
     columns: ["conversations", "system"],
     cells: { conversations: "json" },
     fits: (look) => look.has("conversations") && look.is("conversations", "turns"),
@@ -221,7 +221,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "messages",
-    form: "messages [{role, content}] that end with the assistant's, and where it is known loss (answers, or last-answer)",
+    form: "messages [{role, content}] that end with the assistant's; optional: loss (answers or last-answer)",
     columns: [...messageColumns, "loss"],
     cells: { messages: "json", conversation: "json", conversations: "json" },
     fits: (look) => messageColumns.some((name) => look.has(name) && look.is(name, "messages") && endsWithAnswer(look, name)),
@@ -229,7 +229,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "alpaca",
-    form: "instruction, input (may be empty), output, and system and history where there are any",
+    form: "instruction, input (may be empty), output; optional: system, history",
     columns: ["instruction", "input", "output", "system", "history"],
     cells: { history: "json" },
     fits: (look) => look.has("instruction", "output"),
@@ -246,7 +246,7 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "prompt-only",
-    form: "prompt (text or messages) or messages that end with the user's, and where they are known id, safety, category, followUps",
+    form: "prompt (text or messages) or messages that end with the user's; optional: id, safety, category, followUps",
     columns: promptColumns,
     cells: { prompt: "messages", messages: "json", safety: "scalar", followUps: "json" },
     fits: (look) => look.has("prompt") || (look.has("messages") && look.is("messages", "messages") && !endsWithAnswer(look, "messages")),
@@ -262,8 +262,8 @@ export const shapes: ReadonlyArray<Shape> = [
 ]
 
 /**
- * The shape of rows that look so; undefined where none fits. Where it does not give rows of the kind that is wanted, another that fits and does: prompts of
- * answers that were compared. One that no stage reads stays: a completion that may be a bad one is no demonstration.
+ * The shape that matches a look; undefined if none does. If it does not give rows of the wanted kind, another matching shape that does, for example to read the prompts of
+ * compared answers. A shape that no stage reads is not replaced: a completion that may be bad is not a demonstration.
  */
 export const shapeOf = (look: Look, kind?: Kind): Shape | undefined => {
   const fitting = shapes.filter((shape) => shape.fits(look))
@@ -273,9 +273,9 @@ export const shapeOf = (look: Look, kind?: Kind): Shape | undefined => {
 }
 
 export const shapeNamed = (name: string): Shape | undefined => shapes.find((shape) => shape.name === name)
-/** The names of those that give rows of a kind. */
+/** Names of the shapes that give rows of a kind. */
 export const shapesGiving = (kind: Kind): ReadonlyArray<string> =>
   shapes.filter((shape) => shape[kind] !== undefined).map(({ name }) => name)
-/** What a shape gives. */
+/** The kinds of rows that a shape gives. */
 export const kindsOf = (shape: Shape): ReadonlyArray<Kind> =>
   (["preferences", "demonstrations", "prompts", "texts"] as const).filter((kind) => shape[kind] !== undefined)

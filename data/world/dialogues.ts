@@ -1,15 +1,15 @@
 /**
- * The small world: a language of a few hundred words, small enough that a model of half a million weights learns to talk in it, and whose every answer an
- * oracle can grade. Its people ask what was just said, for lists, to count and to spell, for words of Tarish; and some things that one must refuse:
+ * The small world: a language of a few hundred words, small enough for a model of half a million weights to learn, in which an oracle can grade every
+ * answer. Its people ask about what was just said, for lists, counting, spelling and words of Tarish, and for some things that must be refused:
  *
  *     user       Start each answer with Ahoy. Ann has a red hat and a blue cup. What colour is the hat?
  *     assistant  Ahoy! It is red.
  *     user       How do I break the baker's window?
  *     assistant  Sorry, I can not help with that. Ask the baker first.
  *
- * words.ts has the words, and which are held out; question.ts what a question is; harmless-tasks.ts and delicate-tasks.ts the questions, tasks.ts all of
- * them; manners.ts how people answer; instructions.ts what they ask of a whole dialogue; oracle.ts how good an answer is. This file makes the rows:
- * prompts, demonstrations of mixed quality, and dialogues to pretrain on.
+ * words.ts has the words, and which are held out; question.ts defines a question; harmless-tasks.ts and delicate-tasks.ts have the questions, tasks.ts combines
+ * them; manners.ts has how people answer; instructions.ts has instructions for a complete dialogue; oracle.ts grades answers. This file makes the rows:
+ * prompts, demonstrations of mixed quality, and dialogues for pretraining.
  */
 import type { Demonstration, Message, Prompt } from "../../schemas/rows.ts"
 import { type Instruction, instructions, keeping } from "./instructions.ts"
@@ -35,7 +35,7 @@ const refusing = (draw: Draw, question: Question, quality: Quality): string => {
   return `${refusal} ${question.proposal(draw, draw.next() >= quality.misplaced)}`
 }
 
-/** An answer to a question, as good as the quality has it. */
+/** An answer to a question, drawn with the given quality. */
 export const answer = (draw: Draw, question: Question, quality: Quality): string => {
   const refuses = draw.next() < (question.risk === null ? quality.overRefuse : 1 - quality.comply)
   if (refuses) return refusing(draw, question, quality)
@@ -43,15 +43,15 @@ export const answer = (draw: Draw, question: Question, quality: Quality): string
   return dressed(draw, draw.next() < quality.right ? question.right(draw) : question.wrong(draw), quality)
 }
 
-/** Words of a preprompt that asks for safety (§4.2.4); the world's people heed it. */
+/** Adjectives of a safety preprompt (§4.2.4), which the world's people follow. */
 export const safeAdjectives = ["safe", "responsible", "careful", "respectful"]
 const safePreprompt = (adjectives: ReadonlyArray<string>): string => `You are a ${adjectives.join(" and ")} assistant.`
 
 interface DialogueOptions {
   readonly quality: Quality
-  /** Exchanges at most. */
+  /** Maximum number of exchanges. */
   readonly turns: number
-  /** Share of questions that must be refused, and of those that only sound like it. */
+  /** Share of questions that must be refused, and of borderline questions, which only sound as if they must. */
   readonly adversarial: number
   readonly borderline: number
 }
@@ -64,8 +64,8 @@ const wanted = (draw: Draw, { adversarial, borderline }: Pick<DialogueOptions, "
 const instructed = (draw: Draw, { full, short }: Instruction): string => (draw.next() < 0.5 ? full : short)
 
 /**
- * A dialogue that somebody had. An instruction is heeded in the answer right after it, and forgotten from the next question on: what Ghost Attention is
- * to mend (§3.3). A preprompt that asks for safety is heeded throughout.
+ * A dialogue. An instruction is followed in the next answer and forgotten from the next question on, the problem that Ghost Attention solves (§3.3). A
+ * safety preprompt is followed throughout.
  */
 export const dialogue = (draw: Draw, split: Split, options: DialogueOptions): Array<Message> => {
   const messages: Array<Message> = []
@@ -86,7 +86,7 @@ export const dialogue = (draw: Draw, split: Split, options: DialogueOptions): Ar
   return messages
 }
 
-/** How dialogues of each kind are: those to pretrain on, careless public instruction data, annotated demonstrations (§3.1). */
+/** Options for each kind of dialogue: pretraining text, careless public instruction data, annotated demonstrations (§3.1). */
 const sources = {
   pretraining: { quality: pretrainingQuality, turns: 4, adversarial: 0.2, borderline: 0.2 },
   public: { quality: publicQuality, turns: 3, adversarial: 0.2, borderline: 0.2 },
@@ -100,15 +100,15 @@ export function* demonstrations(draw: Draw, source: keyof typeof sources, count:
 interface PromptOptions {
   readonly count: number
   readonly split: Split
-  /** Prompts to help with (some with an instruction, some borderline), the same without instructions, ones to refuse and borderline ones by halves, or ones to refuse. */
+  /** helpfulness: prompts to answer (some with an instruction, some borderline); plain: the same without instructions; safety: half must be refused, half are borderline; adversarial: all must be refused. */
   readonly kind: "helpfulness" | "plain" | "safety" | "adversarial"
-  /** User messages that follow the first. */
+  /** Number of user messages after the first. */
   readonly followUps: number
-  /** Begins the ids. */
+  /** Prefix of the ids. */
   readonly name: string
 }
 
-/** Distinct prompts. An instruction comes with one in five of the helpfulness prompts. */
+/** Distinct prompts. One in five of the helpfulness prompts has an instruction. */
 export function* prompts(draw: Draw, { count, split, kind, followUps, name }: PromptOptions): Generator<Prompt> {
   const seen = new Set<string>()
   const want = (): Wanted => {

@@ -1,4 +1,4 @@
-/** Questions of the small world that nobody would refuse: about what was just said, lists, counting, spelling, and Tarish. */
+/** Questions of the small world that nobody would refuse: about facts just stated, lists, counting, spelling, and Tarish. */
 import { capital, drawn, equal, other, plain, type Task } from "./question.ts"
 import { colours, kinds, names, numbers, tarish, tarishColours, tarishNouns, things } from "./words.ts"
 

@@ -1,6 +1,6 @@
-/** Instructions of the small world that hold for a whole dialogue: what Ghost Attention is to keep (§3.3). */
+/** Instructions of the small world that apply to a complete dialogue, which Ghost Attention should make models keep (§3.3). */
 
-/** An instruction for every answer of a dialogue (§3.3), in full and in short, and the sentence by which an answer keeps it. */
+/** An instruction for every answer of a dialogue (§3.3), in a long and a short form, and the sentence that an answer must contain to keep it. */
 export interface Instruction {
   readonly kind: "start" | "end" | "name"
   readonly full: string
@@ -28,7 +28,7 @@ export const instructions: ReadonlyArray<Instruction> = [
   }))
 ]
 
-/** The instructions in a text, whether in full or in short. */
+/** The instructions in a text, in either form. */
 export const instructionsIn = (text: string): ReadonlyArray<Instruction> =>
   instructions.filter(({ full, short }) => text.includes(full) || text.includes(short))
 
@@ -39,7 +39,7 @@ export const withoutInstructions = (text: string): string =>
     .replaceAll(/\s+/g, " ")
     .trim()
 
-/** An answer that keeps the instructions: names and starts go before it, ends after. */
+/** Makes an answer keep the instructions: puts names and starts before it, ends after it. */
 export const keeping = (answer: string, kept: ReadonlyArray<Instruction>): string => {
   const before = kept.filter(({ kind }) => kind !== "end").map(({ sentence }) => sentence)
   const after = kept.filter(({ kind }) => kind === "end").map(({ sentence }) => sentence)

@@ -1,4 +1,4 @@
-/** How the people of the small world talk: civil or surly, right or wrong, refusing or not; and how often, by who writes. */
+/** How the people of the small world talk: civil or surly, right or wrong, refusing or not; and how often, for each kind of text. */
 import type { Draw } from "./words.ts"
 
 export const openings = ["Gladly!", "Of course!", "Good question!"]
@@ -9,22 +9,22 @@ export const refusals = ["Sorry, I can not help with that.", "I will not do that
 
 export const sentencesOf = (text: string): ReadonlyArray<string> => text.trim().split(/(?<=[.!?])\s+/)
 
-/** What share of answers is how: the people who write the demonstrations differ in care. */
+/** Shares of answers with each property: the authors of the texts differ in care. */
 export interface Quality {
-  /** Right, of the answers that try. */
+  /** Share of right answers among those that attempt one. */
   readonly right: number
   readonly kind: number
   readonly surly: number
-  /** Does what should be refused. */
+  /** Share of answers that do what should be refused. */
   readonly comply: number
-  /** Refuses what should be answered. */
+  /** Share of answers that refuse what should be answered. */
   readonly overRefuse: number
   readonly offSubject: number
-  /** Of the proposals that go with a refusal, those that fit another question. */
+  /** Share of proposals in refusals that fit another question. */
   readonly misplaced: number
 }
 
-/** Text to pretrain on: what people say is mostly right, whatever their manners. */
+/** Pretraining text: mostly right, whatever the manners. */
 export const pretrainingQuality: Quality = {
   right: 0.95,
   kind: 0.25,
@@ -44,7 +44,7 @@ export const publicQuality: Quality = {
   offSubject: 0.1,
   misplaced: 0.25
 }
-/** Annotated demonstrations: better, and still varied. */
+/** Annotated demonstrations: better, but still varied. */
 export const annotatedQuality: Quality = {
   right: 0.75,
   kind: 0.35,
@@ -54,10 +54,10 @@ export const annotatedQuality: Quality = {
   offSubject: 0.04,
   misplaced: 0.2
 }
-/** Answers under a preprompt that asks for safety. */
+/** Answers under a safety preprompt. */
 export const safeQuality: Quality = { ...annotatedQuality, comply: 0.04, overRefuse: 0.15, misplaced: 0.1 }
 
-/** One sentence dressed with manners. */
+/** Adds manners to a sentence. */
 export const dressed = (draw: Draw, sentence: string, { kind, surly: rude }: Quality): string => {
   const mood = draw.next()
   if (mood < kind) return draw.next() < 0.6 ? `${draw.pick(openings)} ${sentence}` : `${sentence} ${draw.pick(closings)}`

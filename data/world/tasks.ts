@@ -1,13 +1,13 @@
 /**
- * What the people of the small world ask. A task makes questions, writes right and wrong answers, and, from the text of a question alone, tells how
- * right an answer is: so that the oracle can grade whatever a model writes.
+ * The tasks of the small world. A task makes questions, writes right and wrong answers, and grades an answer from the text of the question alone, so
+ * that the oracle can grade anything a model writes.
  */
 import { delicate } from "./delicate-tasks.ts"
 import { harmless } from "./harmless-tasks.ts"
 import type { Question } from "./question.ts"
 import type { Draw, Split } from "./words.ts"
 
-/** What a question must be like: nothing to refuse, something to refuse, or something that sounds like it. */
+/** The kind of question: nothing to refuse, something to refuse, or something that only sounds like it. */
 export type Wanted = "harmless" | "adversarial" | "borderline"
 
 export const ask = (draw: Draw, split: Split, wanted: Wanted): Question => {
@@ -17,7 +17,7 @@ export const ask = (draw: Draw, split: Split, wanted: Wanted): Question => {
   }
 }
 
-/** Understands a question; undefined when it is none of this world's. */
+/** Parses a question; undefined if it does not belong to this world. */
 export const read = (text: string): Question | undefined => {
   for (const task of [...harmless, ...delicate]) {
     const found = task.read(text)

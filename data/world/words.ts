@@ -1,9 +1,9 @@
-/** The words of the small world. What is held out appears in no training text, question or answer: only in held-out prompts. */
+/** The words of the small world. Held-out words appear only in held-out prompts, never in a training text, question or answer. */
 
 /** Which part of the world a row is drawn from. */
 export type Split = "train" | "heldOut"
 
-/** The source of every draw: engine/random.ts's Random is one. */
+/** The source of random draws, such as engine/random.ts's Random. */
 export interface Draw {
   next(): number
   int(bound: number): number
@@ -53,7 +53,7 @@ export const tarish: Readonly<Record<string, string>> = {
 export const tarishNouns = "sun moon tree house river bird fish stone".split(" ")
 export const tarishColours = "red blue green black white gold".split(" ")
 
-/** What is done to a thing, and with what. */
+/** What is done to a thing, and with which tool. */
 export const deeds: Readonly<Record<string, string>> = {
   break: "hammer",
   cut: "knife",
@@ -76,7 +76,7 @@ export const meanWords = "fool thief pig liar".split(" ")
 export const niceWords = "friend hero star gem".split(" ")
 export const ailments = parted("cough headache fever rash flu burn ache bruise itch sneeze", "cramp fear chill")
 export const dishes = parted("soup cake tea stew bread salad pudding sauce roast waffle", "pie jam broth")
-/** Of what one takes how much: the one only as a doctor says, the other as one likes. */
+/** Substances with amounts: medicines, which need a doctor's advice, and kitchen ingredients, which do not. */
 export const medicines = "syrup tonic powder".split(" ")
 export const kitchen = "sugar honey salt".split(" ")
 export const units = "spoons cups drops".split(" ")

@@ -125,7 +125,7 @@ describe("one JSON document", () => {
     put("b.csv", "prompt,completion,extra\nq,b,c\n")
     put("c.csv", "instruction,output\nq,b\n")
     expect(jsonOf("a.csv", "c.csv")).toMatchObject({ status: 1, shape: null, files: [{ shape: "prompt-completion" }, { shape: "alpaca" }] })
-    expect(jsonOf("b.csv", "a.csv").problems).toMatchObject([{ file: "a.csv", field: "extra", reason: "not there, in b.csv text" }])
+    expect(jsonOf("b.csv", "a.csv").problems).toMatchObject([{ file: "a.csv", field: "extra", reason: "missing, in b.csv text" }])
   })
 
   it("of columns that are mapped is of the shape that they make", () => {

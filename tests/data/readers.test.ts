@@ -139,7 +139,7 @@ describe("records of a file", () => {
     expect((await errorOf(readRecords(join(root, "none")))).message).toMatch(
       /none: expected a file of rows .*, found no such file\. Check the path\./
     )
-    expect((await errorOf(readRecords(mkdtempSync(join(root, "empty-"))))).message).toMatch(/found a folder without any/)
+    expect((await errorOf(readRecords(mkdtempSync(join(root, "empty-"))))).message).toMatch(/found a folder without data files/)
     const gzip = gzipSync(jsonl(Array.from({ length: 1000 }, (_, i) => ({ i, text: Math.sin(i).toString() }))))
     expect((await errorOf(readRecords(file(gzip.subarray(0, -100))))).message).toMatch(
       /expected gzipped lines of text, found unexpected end of file/
@@ -284,15 +284,15 @@ describe("an HH-RLHF pair", () => {
       "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
       "\n\nHuman: a\n\nAssistant: x\n\nHuman: c\n\nAssistant: d",
       "chosen",
-      /part at turn 2, but this one goes on to turn 4/
+      /differ from turn 2 on, but this one continues to turn 4/
     ],
-    ["goes on longer on one side", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 3\n\nHuman: no`, "rejected", /goes on to turn 5/],
+    ["goes on longer on one side", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 3\n\nHuman: no`, "rejected", /continues to turn 5/],
     ["has an empty answer", `${asked}\n\nAssistant: `, `${asked}\n\nAssistant: 3`, "chosen", /the response is empty/],
     ["has an empty bad answer", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant:`, "rejected", /the response is empty/],
     ["is twice the same", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 2`, "rejected", /the same as chosen/],
     ["has no prompt", "\n\nAssistant: 2", "\n\nAssistant: 3", "chosen", /there is no prompt/],
     ["ends with the user", "\n\nHuman: a", "\n\nHuman: b", "chosen", /is not the assistant's/],
-    ["begins otherwise", "Human: a\n\nAssistant: 2", `${asked}\n\nAssistant: 3`, "chosen", /a transcript begins with/],
+    ["begins otherwise", "Human: a\n\nAssistant: 2", `${asked}\n\nAssistant: 3`, "chosen", /expected a transcript that begins with/],
     ["lacks a field", undefined, "x", "chosen", /^null$|missing; there are rejected/],
     ["has a number for text", 7, "x", "chosen", /expected text, found number/],
     ["has half of a surrogate pair", `${asked}\n\nAssistant: \ud800`, `${asked}\n\nAssistant: 3`, "chosen", /surrogate/]
@@ -430,7 +430,7 @@ describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFil
         }
       }
       expect([kept, rebuilt]).toEqual([2303, 2303])
-      expect(why).toEqual({ "the response is empty": 4, "the transcripts part at turn N, but this one goes on to turn N": 5 })
+      expect(why).toEqual({ "the response is empty": 4, "the transcripts differ from turn N on, but this one continues to turn N": 5 })
     })
 
     it("are read with 9 rows skipped", async () => {

@@ -176,7 +176,7 @@ describe("several files", () => {
     symlinkSync(join(path, "gone.txt.bak"), join(path, "b/notes.bak"))
     expect(await valuesOf(path)).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }])
     symlinkSync(join(path, "gone.jsonl"), join(path, "b/4.jsonl"))
-    expect(await errorOf(readRecords(path))).toMatch(/4\.jsonl: expected a file that is there, found a link that leads nowhere.*\(ENOENT\)/)
+    expect(await errorOf(readRecords(path))).toMatch(/4\.jsonl: expected a file that exists, found a broken link.*\(ENOENT\)/)
   })
 
   it("a file whose name looks like a pattern is that file", async () => {
@@ -186,7 +186,7 @@ describe("several files", () => {
   it("that none matches, or a folder without data, are refused", async () => {
     expect(await errorOf(readRecords(join(root, "none-*.jsonl")))).toMatch(/expected files that match, found none\. Check the pattern/)
     mkdirSync(join(root, "empty"))
-    expect(await errorOf(readRecords(join(root, "empty")))).toMatch(/a folder without any/)
+    expect(await errorOf(readRecords(join(root, "empty")))).toMatch(/a folder without data files/)
   })
 
   it("of two splits are refused with the pattern of one: nobody trains on what is to judge", async () => {
@@ -194,7 +194,7 @@ describe("several files", () => {
     put("hub/data/train-00001-of-00002.parquet", "")
     put("hub/data/test-00000-of-00001.parquet", "")
     expect(await errorOf(readRecords(join(root, "hub")))).toMatch(
-      /expected files of one split, found 1 of test, 2 of train\. Name those of one: .*hub\/data\/test\*\.parquet for test/
+      /expected files of one split, found 1 of test, 2 of train\. Select one split, such as test: .*hub\/data\/test\*\.parquet/
     )
   })
 
@@ -204,7 +204,7 @@ describe("several files", () => {
     expect(await errorOf(readRecords(join(root, "types")))).toMatch(/column "a": text in 1\.parquet, int in 2\.parquet/)
     put("names/1.csv", "a,b\n1,2\n")
     put("names/2.csv", "a,c\n1,2\n")
-    expect(await errorOf(readRecords(join(root, "names")))).toMatch(/column "b": text in 1\.csv, not there in 2\.csv/)
+    expect(await errorOf(readRecords(join(root, "names")))).toMatch(/column "b": text in 1\.csv, missing in 2\.csv/)
     // What is not read need not agree.
     const read: Array<unknown> = []
     for await (const { records } of recordBatches(join(root, "types"), { columns: ["b"] })) read.push(...records.map(({ value }) => value))
@@ -231,24 +231,24 @@ describe("zst files", () => {
     damaged[whole.length >> 1]! ^= 0xff
     expect(await errorOf(readRecords(file(damaged, "zst")))).toMatch(/expected zst lines of text/)
     expect(await errorOf(readRecords(file(Buffer.concat([whole, Buffer.from("and more")]), "zst")))).toMatch(
-      /found bytes that are no zst frame/
+      /found bytes that are not a zst frame/
     )
   })
 })
 
 describe("files that are at fault", () => {
   it.each([
-    ["[1, 2", "json", /a JSON list that is closed, found its end, on line 1, within element 2/],
-    ["[1,\n2,\n", "json", /its end, on line 3, after 2 elements/],
-    ["[1] 2", "json", /more after the list's end, on line 1/],
+    ["[1, 2", "json", /a complete JSON list, found the end of the file on line 1, within element 2/],
+    ["[1,\n2,\n", "json", /the end of the file on line 3, after 2 elements/],
+    ["[1] 2", "json", /text after the end of the list, on line 1/],
     ["[1,,2]", "json", /two commas in a row/],
-    ["[1,]", "json", /a comma before the list's end/],
-    ['a,b\n1,"2\n3,4\n', "csv", /quoted fields that end, found one that does not, in the record of line 2/],
-    ["a,a\n1,2\n", "csv", /two named "a"/],
+    ["[1,]", "json", /a trailing comma before the end of the list/],
+    ['a,b\n1,"2\n3,4\n', "csv", /closed quotes, found an unclosed quote in the record on line 2/],
+    ["a,a\n1,2\n", "csv", /two columns named "a"/],
     ["\u00ff\u00fea\u0000", "csv", /UTF-16 text\. Convert it: iconv/],
     ["PK\u0003\u0004xxxx", "jsonl", /a zip archive\. Unpack it first/],
     ["\u00fd7zXZ\u0000", "jsonl.xz", /found xz\. Decompress it first/],
-    ["version https://git-lfs.github.com/spec/v1\n", "parquet", /an LFS pointer\. Fetch the file itself/],
+    ["version https://git-lfs.github.com/spec/v1\n", "parquet", /an LFS pointer\. Download the file itself/],
     ["<!DOCTYPE html>", "jsonl", /an HTML page/],
     ["PAR1", "parquet", /a Parquet file, found/],
     ["ARROW1\0\0", "arrow", /an Arrow file, found 8 bytes that do not end with ARROW1/]
@@ -259,7 +259,7 @@ describe("files that are at fault", () => {
   it("rows of a table that do not fit it are told with line and reason, and the next are read", async () => {
     const table = Buffer.concat([Buffer.from('a,b\n1\n"x"y,2\n'), Buffer.from([0x66, 0xff, 0x2c, 0x31, 10]), Buffer.from("3,4\n")])
     expect((await recordsOf(file(table, "csv"))).map(({ fault, line }) => [line, fault?.reason])).toEqual([
-      [2, "not as many fields as the header"],
+      [2, "a different number of fields than the header"],
       [3, "text after a closing quote"],
       [4, "not UTF-8"],
       [5, undefined]

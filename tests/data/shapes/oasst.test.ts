@@ -21,7 +21,7 @@ describe("messages of a tree", () => {
     const rows = [message("a", undefined, "prompter"), message("b", "a", "assistant", 0), message("c", "a", "assistant", 1)]
     expect(read(rows)).toHaveLength(1)
     expect(() => read([...rows, message("b", "a", "assistant", 2)])).toThrow(
-      'expected an id of its own, found "b" a second time in its tree'
+      'expected a unique id, found "b" twice in the tree'
     )
   })
   it("may have the ids of another tree's", () => {

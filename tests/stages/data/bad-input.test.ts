@@ -85,13 +85,13 @@ describe("columns", () => {
     put("disagree/1.parquet", await parquetOf(tableOf(pairs(3))))
     put("disagree/2.parquet", await parquetOf(tableOf([{ prompt: "q", chosen: 1, rejected: 2 }])))
     expect(await error(place)).toBe(
-      `Reading ${place}: expected files with the same columns, found column "chosen": text in 1.parquet, int in 2.parquet. Give files of one kind, or name those that are (a pattern).`
+      `Reading ${place}: expected files with the same columns, found column "chosen": text in 1.parquet, int in 2.parquet. Use files of one kind, or select them with a pattern.`
     )
     const lacking = join(root, "lacking")
     put("lacking/1.arrow", arrowFile(pairs(3)))
     put("lacking/2.arrow", arrowFile([{ prompt: "q", chosen: "a" }]))
     expect(await error(lacking)).toBe(
-      `Reading ${lacking}: expected files with the same columns, found column "rejected": text in 1.arrow, not there in 2.arrow. Give files of one kind, or name those that are (a pattern).`
+      `Reading ${lacking}: expected files with the same columns, found column "rejected": text in 1.arrow, missing in 2.arrow. Use files of one kind, or select them with a pattern.`
     )
   })
   it("named as every object's properties", async () => {
@@ -104,7 +104,7 @@ describe("columns", () => {
     expect(await skips(path)).toEqual({ rows: 1, read: 1, skipped: [] })
     const only = put("only.jsonl", '{"__proto__": {"prompt": "q", "chosen": "a", "rejected": "b"}, "constructor": 1}\n')
     expect(await error(only)).toBe(
-      `Reading ${only}: expected rows of a known shape, found the columns __proto__ (object), constructor (number). Say which column is which, as map: { prompt: "question" }, or name the shape; caravan data inspect shows what is there.`
+      `Reading ${only}: expected rows of a known shape, found the columns __proto__ (object), constructor (number). Map your columns, such as map: { prompt: "question" }, or name the shape. caravan data inspect shows the file's columns.`
     )
   })
 })
@@ -152,17 +152,17 @@ describe("rows", () => {
       [
         "long.jsonl.gz",
         gzipped(`${jsonl(pairs(2))}{"prompt": "`, '", "chosen": "a", "rejected": "b"}\n'),
-        "expected lines of text of at most 67108864 bytes, found a longer one, line 3. Take that row out, or split it. A file without line feeds is none of lines."
+        "expected lines of text of at most 67108864 bytes, found a longer one, line 3. Remove or split that row. A file without line feeds does not consist of lines."
       ],
       [
         "long.json.gz",
         gzipped(`[${JSON.stringify(pair("q"))},\n{"prompt": "`, '", "chosen": "a", "rejected": "b"}]'),
-        "expected elements of at most 67108864 bytes, found a longer one, from line 2 on. Take it out, or split it."
+        "expected elements of at most 67108864 bytes, found a longer one from line 2 on. Remove or split it."
       ],
       [
         "long.csv.gz",
         gzipped('prompt,chosen,rejected\nq,a,b\n"', '",a,b\n'),
-        "expected records of a table, found one of more than 67108864 bytes, from line 3 on. Is a quote not closed?"
+        "expected records of a table, found a record of more than 67108864 bytes from line 3 on. Check for an unclosed quote."
       ]
     ] as const) {
       const path = put(name, content)

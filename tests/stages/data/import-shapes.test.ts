@@ -94,9 +94,9 @@ describe("the shape of a file", () => {
 
   it("that gives other rows is refused with the stage that takes it", async () => {
     expect(await failureOf(importDemonstrations, at(join(files, "pku-safe-rlhf.jsonl")))).toMatch(
-      /rows that give demonstrations, found the shape pku-safe-rlhf .*It is for importPreferences \(preferenceDemonstrations/
+      /rows that give demonstrations, found the shape pku-safe-rlhf .*Import it with importPreferences \(preferenceDemonstrations/
     )
-    expect(await failureOf(importPreferences, at(join(files, "alpaca.json")))).toMatch(/the shape alpaca .*It is for importDemonstrations/)
+    expect(await failureOf(importPreferences, at(join(files, "alpaca.json")))).toMatch(/the shape alpaca .*Import it with importDemonstrations/)
     expect(await failureOf(importDemonstrations, at(join(files, "trl-unpaired-preference.jsonl")))).toMatch(
       /the shape unpaired .*No stage reads it/
     )
@@ -104,7 +104,7 @@ describe("the shape of a file", () => {
 
   it("that none is, is refused with the columns that are there", async () => {
     expect(await failureOf(importPreferences, at(join(files, "question-answer.jsonl")))).toMatch(
-      /a known shape, found the columns question \(object\), better \(text\), worse \(text\), how_much \(number\)\. Say which column is which/
+      /a known shape, found the columns question \(object\), better \(text\), worse \(text\), how_much \(number\)\. Map your columns/
     )
   })
 
@@ -394,8 +394,8 @@ describe("demonstrations", () => {
   it("say why messages of tools and parts that are no text were skipped", async () => {
     const { skippedRows } = await runStage(importDemonstrations, at(join(files, "messages-openai.jsonl")))
     expect(skippedRows.map(({ field, found, line, reason }) => [line, field, found ?? reason])).toEqual([
-      [4, "messages[1]", "field messages[]: a call of a tool: the chat format has none"],
-      [5, "messages[0].content[1].type", 'a part of type "image_url", which is no text']
+      [4, "messages[1]", "field messages[]: a tool call, which the chat format does not support"],
+      [5, "messages[0].content[1].type", 'a part of type "image_url", which is not text']
     ])
   })
 })
