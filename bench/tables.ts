@@ -41,7 +41,7 @@ const studyOf = (summary: WorldSummary): string => {
       ])
     ),
     table(
-      ["the last version above", "helpfulness", "safety"],
+      ["gain of the last version over", "helpfulness", "safety"],
       gain.map(({ over, helpfulness, safety }) => [over, within(helpfulness), within(safety)])
     ),
     table(
