@@ -396,7 +396,7 @@ describe("a row of prompt, chosen and rejected", () => {
       "an answer to another prompt",
       { prompt: "q", chosen: [{ role: "user", content: "other" }, answer("a")], rejected: "b" },
       "chosen",
-      /is not the prompt/
+      /are not the prompt/
     ],
     ["an empty answer", { prompt: "q", chosen: "a", rejected: " \n" }, "rejected", /empty/],
     ["two equal answers", { prompt: "q", chosen: "a", rejected: "a" }, "rejected", /the same/],
