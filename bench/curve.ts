@@ -1,5 +1,5 @@
 /**
- * What keeping a curve costs (runtime/run/curve.ts): a row, a checkpoint, the Parquet file and memory, of so many steps.
+ * The cost of a curve with many steps (runtime/run/curve.ts): a row, a checkpoint, the Parquet file and memory.
  *
  *     node bench/curve.ts 1000000
  */

@@ -1,4 +1,4 @@
-/** Dialogues to tokens in a model's chat format: `node bench/dialogues.ts <model or tokenizer folder> <hh-rlhf file>`. Dialogues and tokens a second of CPU time. */
+/** Tokenises dialogues in a model's chat format: `node bench/dialogues.ts <model or tokenizer folder> <hh-rlhf file>`. Prints dialogues and tokens per second of CPU time. */
 import * as Effect from "effect/Effect"
 import { readRecords } from "../data/records.ts"
 import { parseHhRlhf } from "../data/shapes/pairs.ts"
@@ -8,7 +8,7 @@ import { TokenBuffer } from "../models/tokenizer/token-buffer.ts"
 import type { Message } from "../schemas/rows.ts"
 
 const [folder, file] = process.argv.slice(2)
-if (folder === undefined || file === undefined) throw new Error("Give a model's folder and a file of HH-RLHF.")
+if (folder === undefined || file === undefined) throw new Error("Usage: node bench/dialogues.ts <model or tokenizer folder> <hh-rlhf file>")
 const tokenizer = await Effect.runPromise(loadTokenizer(folder))
 const dialogues: Array<ReadonlyArray<Message>> = []
 let lines = 0
@@ -18,7 +18,7 @@ for await (const record of readRecords(file)) {
     const { chosen, prompt } = parseHhRlhf(record.value, lines, "")
     dialogues.push([...prompt, { role: "assistant", content: chosen }])
   } catch {
-    // A row that is none.
+    // An invalid row.
   }
 }
 const out = new TokenBuffer()
@@ -35,5 +35,5 @@ for (const messages of dialogues) {
 const { system, user } = process.cpuUsage(before)
 const seconds = (system + user) / 1e6
 console.log(
-  `${held} of ${lines} dialogues, ${tokens} tokens: ${Math.round(held / seconds)} dialogues and ${Math.round(tokens / seconds)} tokens a second`
+  `${held} of ${lines} dialogues, ${tokens} tokens: ${Math.round(held / seconds)} dialogues and ${Math.round(tokens / seconds)} tokens per second`
 )

@@ -1,10 +1,10 @@
 /**
- * How long training stages take until their first step, and in how much memory: `node bench/first-step.ts [rows] [tokenizer.model]`. Rows of 1.44 KB of text are
- * made and read, tokenised and put in order by each stage in a child of its own, which ends after one small step; a line of JSON for each stage. Without a
- * tokenizer one of 600 pieces is trained on the rows' text.
+ * Time and memory of training stages until their first step: `node bench/first-step.ts [rows] [tokenizer.model]`. Makes rows with 1.44 KB of text;
+ * each stage reads, tokenises and orders them in a separate child, which ends after one small step. Prints one line of JSON per stage. Without a
+ * tokenizer, one with 600 pieces is trained on the rows' text.
  *
- * The text is the small world's, but for three words in a hundred that are drawn at random and hardly come twice: in HH-RLHF's harmless-base test set about as many
- * are new to the 300,000 words before them.
+ * The text is the small world's, except for three random words in a hundred, which hardly ever recur: in HH-RLHF's harmless-base test set, about as many
+ * words do not occur in the 300,000 words before them.
  */
 import { execFileSync } from "node:child_process"
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
@@ -33,7 +33,7 @@ import { sft } from "../stages/training/sft.ts"
 /** Characters of a row's text. */
 const rowLength = 1440
 
-/** Text of the world's questions and answers, of about so many characters, some of its words made up. */
+/** Text of about the given length from the world's questions and answers, with some invented words. */
 const writer = (seed: number): ((characters: number) => string) => {
   const random = new Random(seed, "bench", "first step")
   const words = Array.from({ length: 3000 }, () => {
@@ -118,13 +118,13 @@ const cases: Readonly<Record<string, Case>> = {
 
 const refTo = (path: string, type: string): ArtifactRef<any> => ({ path, type, digest: "", contentDigest: "" })
 
-/** Peak resident memory of this process in MiB. (maxRSS has the parent's where Linux says nothing better.) */
+/** Peak resident memory of this process in MiB. (maxRSS may contain the parent's peak; it is only used without Linux's own figure.) */
 const peak = (): number => {
   const own = existsSync("/proc/self/status") ? /VmHWM:\s*(\d+) kB/.exec(readFileSync("/proc/self/status", "utf8")) : null
   return Math.round((own === null ? process.resourceUsage().maxRSS : Number(own[1])) / 1024)
 }
 
-/** What a child does: the stage until its first step is done. */
+/** Runs in a child: the stage until its first step is done. */
 const measure = async (name: string, folder: string, rows: number): Promise<void> => {
   const { stage, port, type, config } = cases[name]!
   const output = join(folder, `${name}-output`)

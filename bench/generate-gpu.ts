@@ -1,6 +1,6 @@
 /**
- * Generation by a random Llama on a GPU: prompts of the same length, so many new tokens each, none ends early. Prints a line of JSON with the share of what the card's
- * bandwidth allows (weights once a step, the cache as it grows).
+ * Generation with a random Llama on a GPU: prompts of equal length, a fixed number of new tokens, without early ends. Prints a line of JSON with the share of the limit set by the GPU's
+ * memory bandwidth (reading the weights and the cache so far once per step).
  *
  *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [kernels=off] [profile=on]
  */
@@ -35,7 +35,7 @@ const answers = go(response)
 synchronize()
 const milliseconds = performance.now() - started
 const tokens = answers.reduce((sum, answer) => sum + answer.tokens.length, 0)
-// By the data sheet of an H200, of which 4.3 TB/s can be reached.
+// For an H200, which reaches 4.3 TB/s of its data sheet's bandwidth.
 const limit = (decodingTraffic({ config, scalarHead: false }, "bfloat16", batch, { prompt, response }) * (requests / batch)) / 4.3e12
 const { gpu, libtorch } = environment()
 const line = {

@@ -1,4 +1,4 @@
-/** Batched sampling of the peer's shapes: 32 prompt tokens, 64 new ones. Prints tokens a second. */
+/** Batched sampling with the peer's shapes: 32 prompt tokens, 64 new tokens. Prints tokens per second. */
 import { presets } from "../models/config.ts"
 import { initLlama } from "../models/llama.ts"
 import { generate } from "../models/sampler.ts"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: the tests on CUDA, checkpoints to and from transformers, training speed beside PyTorch.
-# Usage: bench/gpu.sh [steps...]   (build tests interop train pipeline; all unless named)
+# Everything that needs a GPU, in one run: the tests on CUDA, checkpoints to and from transformers, training speed compared with PyTorch.
+# Usage: bench/gpu.sh [steps...]   (build tests interop train pipeline; default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-.caravan/gpu}; mkdir -p "$out"
@@ -37,7 +37,7 @@ if has interop; then
   echo "$lines" > /tmp/lines.json; python3 tests/peers/transformers_interop.py tokenizer "$policy" /tmp/lines.json /tmp/tok.json
 fi
 if has train; then
-  echo "== training beside PyTorch, alternating"
+  echo "== training, alternating with PyTorch"
   for mode in "dtype=float32" "dtype=float32 tf32=on" "dtype=bfloat16"; do
     for pair in $(seq "${PAIRS:-5}"); do
       if (( pair % 2 )); then node bench/train-gpu.ts $mode; python3 bench/peers/torch_train_gpu.py $mode; else python3 bench/peers/torch_train_gpu.py $mode; node bench/train-gpu.ts $mode; fi

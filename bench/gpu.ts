@@ -71,7 +71,7 @@ if (asked.length === 0 || unknown.length > 0 || !(rounds >= 1)) {
   process.exit(2)
 }
 
-/** What a benchmark prints: one line of JSON. */
+/** The output of a benchmark: one line of JSON. */
 interface Line {
   readonly who: string
   /** TRL's. */
@@ -110,7 +110,7 @@ for (const row of asked) {
   }
   const lines: Array<Line> = []
   for (let round = 0; round < rounds; round++) {
-    // Who goes first changes: what drifts then favours nobody.
+    // Alternate the order, so that drift favours nobody.
     const all = [ours, ...peers]
     for (const command of round % 2 === 0 ? all : all.toReversed()) lines.push(...[run(command)].filter((line) => line !== undefined))
   }

@@ -1,7 +1,7 @@
 /**
- * Gradients of one batch of 512 in bfloat16, split into micro-batches in several ways, against float32's on the same weights: `node bench/gradients.ts [cpu|cuda]`. Prints
- * how far they are apart as a share of the norm, and how much larger their norm is. `node bench/gradients.ts cpu bfloat16` adds micro-batches up in the gradients' own dtype,
- * as was done before engine/gradients.ts.
+ * Compares the gradients of one batch of 512 in bfloat16, split into micro-batches in several ways, with float32 gradients of the same weights: `node bench/gradients.ts [cpu|cuda]`. Prints
+ * the norm of the difference relative to the norm, and the change of the norm. `node bench/gradients.ts cpu bfloat16` sums micro-batches in the gradients' own dtype,
+ * as before engine/gradients.ts.
  */
 import { accumulateGradients, type Parameters } from "../engine/gradients.ts"
 import { Random } from "../engine/random.ts"
@@ -19,7 +19,7 @@ const inOwnDtype = process.argv[3] === "bfloat16"
 const count = 512
 const config = llamaConfig({ vocabSize: 300, dim: 64, layers: 2, heads: 4, kvHeads: 2, ffn: 128, maxPositions: 48 })
 const random = new Random(1, "x")
-/** Words, a few of them often. */
+/** Words; a few of them are frequent. */
 const words = (length: number) => Array.from({ length }, () => 3 + Math.floor(random.next() ** 3 * 290))
 /** Both dialogues of a pair share nine tokens of 13 to 23. */
 const pairs = Array.from({ length: count }, (): TokenisedPair => {

@@ -1,7 +1,7 @@
 /**
- * What OpenBLAS's kernels are worth on this processor: products of 512 x 512 float32 matrices on one thread, GFLOP/s, the median and the best of ten hundreds.
+ * Speed of OpenBLAS's kernels on this processor: products of 512 x 512 float32 matrices on one thread, in GFLOP/s, the median and the best of ten rounds of a hundred.
  *
- *     node bench/kernels.ts [cores]        # Prescott Haswell SkylakeX, say; by itself: what engine/kernels.ts takes
+ *     node bench/kernels.ts [cores]        # for example Prescott Haswell SkylakeX; default: the choice of engine/kernels.ts
  */
 import { spawnSync } from "node:child_process"
 import { environment } from "../engine/device.ts"

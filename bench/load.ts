@@ -1,10 +1,10 @@
 /**
  * Loading and writing a checkpoint of 1.1B parameters in bfloat16 (2.2 GB, TinyLlama's shape): `node bench/load.ts [folder] [cpu|cuda]`. The folder is filled with random
- * weights where it has none. Each figure is of a process of its own: CPU seconds of the step alone, and how much more memory was resident at its peak than before it, in
- * GiB, pages of mapped files included. bench/peers/load.py does the same with safetensors and transformers.
+ * weights if it has none. Each figure comes from a separate process: CPU seconds of the step only, and the increase in resident memory at its peak, in
+ * GiB, including pages of mapped files. bench/peers/load.py does the same with safetensors and transformers.
  *
- * The last lines are of a training state of 134M parameters in float32, weights and moments (1.5 GiB): for how long a checkpoint of it stops training where it is written
- * before training goes on, and where it is copied and written meanwhile; and how long until it is on the disk.
+ * The last lines are for a training state of 134M parameters in float32, weights and moments (1.5 GiB): how long a checkpoint stops training if it is written
+ * before training continues, and if it is copied and written in the background; and how long until it is on the disk.
  */
 import { execFileSync } from "node:child_process"
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -29,7 +29,7 @@ const config = llamaConfig({ vocabSize: 32000, dim: 2048, layers: 22, heads: 32,
 const resident = (field: "VmHWM" | "VmRSS"): number =>
   Number(new RegExp(`${field}:\\s*(\\d+) kB`).exec(readFileSync("/proc/self/status", "utf8"))![1]) * 1024
 
-/** Runs the step and prints what it took. */
+/** Runs the step and prints its time and memory. */
 const measured = async <A>(step: () => Promise<A>): Promise<A> => {
   writeFileSync("/proc/self/clear_refs", "5")
   const [before, cpu, started] = [resident("VmRSS"), process.cpuUsage(), performance.now()]
@@ -66,7 +66,7 @@ const write = async (folder: string, device: "cpu" | "cuda"): Promise<void> => {
   rmSync(path)
 }
 
-/** A checkpoint, the second of its kind: the first takes the snapshot's memory. */
+/** Measures the second checkpoint: the first allocates the snapshot's memory. */
 const checkpoint = async (folder: string, device: "cpu" | "cuda", most: number): Promise<void> => {
   const { parameters } = initLlama(presets["110m"], { seed: 1, device })
   const optimizer = new AdamW({ parameters })
@@ -100,7 +100,7 @@ const main = (folder: string, device: string): void => {
 const [first, ...rest] = process.argv.slice(2)
 if (first === "--step") {
   const [folder, device, what, how] = rest as [string, "cpu" | "cuda", string, string]
-  // The addon, and the device's context.
+  // Loads the addon and creates the device's context.
   ones([1], { device })
   if (what === "make") await make(folder)
   else if (what === "load") await load(folder, how as DType, device)

@@ -1,11 +1,11 @@
 /**
- * Planned and measured memory of training steps and of generation, by part, side by side: random models on the GPU, two steps each, a process for each row.
+ * Compares planned and measured memory of training steps and of generation, by part: random models on the GPU, two steps each, one process per row.
  *
- *     node bench/memory.ts                                                   # a row of each kind, at 134M
+ *     node bench/memory.ts                                                   # one row of each kind, at 134M
  *     node bench/memory.ts "sft size=1.1b micro=4 length=4096 parts=2" "sft size=7b length=4096 parts=16 recompute=32" --json
  *
- * A row: what (sft, reward, ppo, sample) and how: size; precision (bfloat16); micro: rows of a micro-batch (pairs, responses; of sample: sequences); length: tokens of a row
- * (of each dialogue of a pair; of sample and ppo: prompt and answer together); parts: micro-batches of a step; recompute: blocks; lora: rank of an adapter; device (cuda).
+ * A row is a kind (sft, reward, ppo, sample) and options: size; precision (bfloat16); micro: rows per micro-batch (pairs, responses; for sample: sequences); length: tokens per row
+ * (per dialogue of a pair; for sample and ppo: prompt and answer together); parts: micro-batches per step; recompute: blocks; lora: rank of an adapter; device (cuda).
  */
 import { execFileSync } from "node:child_process"
 import * as Schema from "effect/Schema"
@@ -47,7 +47,7 @@ const usual = [
 interface Row {
   readonly row: string
   readonly planned: Memory
-  /** By part, in bytes; what is there at the peak beside the others counts as activations. null without a GPU. */
+  /** By part, in bytes; everything else at the peak counts as activations. null without a GPU. */
   readonly measured: { readonly weights: number; readonly optimiser: number; readonly gradients: number; readonly peak: number } | null
 }
 
@@ -79,7 +79,7 @@ const compute = (row: string): Row => {
   const tokens = (count: number, from: number) =>
     Int32Array.from({ length: count }, (_, i) => 3 + ((from + i * 7919) % (config.vocabSize - 3)))
 
-  /** Two steps; the second is measured. */
+  /** Runs two steps and measures the second. */
   const train = (parameters: Parameters, planned: Memory, loss: (part: number) => Tensor): Row => {
     weights = current() - begin
     const optimizer = new AdamW({ parameters })
@@ -112,7 +112,7 @@ const compute = (row: string): Row => {
     const rows = Array.from({ length: micro }, (_, i): PackedRow => ({
       tokens: tokens(length + 1, i),
       lossMask: Uint8Array.from({ length: length + 1 }, (_, at) => (at === 0 ? 0 : 1)),
-      // Three dialogues in each.
+      // Three dialogues per row.
       segments: Int32Array.from({ length: length + 1 }, (_, at) => Math.floor((3 * at) / (length + 1)))
     }))
     const planned = trainingMemory(adaptedBy(lora, costed), precision, { ...cut, tokens: micro * length })
@@ -170,13 +170,13 @@ const compute = (row: string): Row => {
     const half = Math.floor(length / 2)
     const prompts = Array.from({ length: micro }, (_, i) => [...tokens(length - half, i)])
     const seeds = prompts.map((_, i) => i)
-    // The end of a sequence is a token like any other here: some end early, and the cache is made smaller.
+    // Here the end-of-sequence token is as likely as any other: some sequences end early, and the cache is made smaller.
     const options = { maxNewTokens: half, temperature: 1, seeds, eosId: 5, padId: 0 }
     for (const batch of chunks(prompts, micro)) generate(model, batch, options)
     const generating = generationMemory(costed, precision, micro, { prompt: length - half, response: half })
     return measured({ ...noMemory, weights: weightBytes(costed, precision), ...generating })
   }
-  throw new Error(`A row is sft, reward, ppo or sample and how, got ${JSON.stringify(row)}.`)
+  throw new Error(`Expected a row that begins with sft, reward, ppo or sample, got ${JSON.stringify(row)}.`)
 }
 
 const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(2)

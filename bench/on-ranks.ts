@@ -1,5 +1,5 @@
 /**
- * Starts a benchmark as several ranks, a GPU each, as torchrun does; rank 0 prints.
+ * Starts a benchmark as several ranks with one GPU each, as torchrun does; rank 0 prints.
  *
  *     node bench/on-ranks.ts 2 bench/train-gpu.ts size=1.1b batch=4 length=4096 sharding=weights
  *
@@ -10,7 +10,7 @@ import { once } from "node:events"
 
 const [ranks, ...command] = process.argv.slice(2)
 const size = Number(ranks)
-if (!Number.isInteger(size) || size < 1 || command.length === 0) throw new Error("Usage: node bench/on-ranks.ts <ranks> <file.ts> [words]")
+if (!Number.isInteger(size) || size < 1 || command.length === 0) throw new Error("Usage: node bench/on-ranks.ts <ranks> <file.ts> [arguments]")
 const port = String(20_000 + (process.pid % 20_000))
 const children = Array.from({ length: size }, (_, rank) => {
   const variables = { RANK: `${rank}`, WORLD_SIZE: `${size}`, LOCAL_RANK: `${rank}`, MASTER_ADDR: "127.0.0.1", MASTER_PORT: port }

@@ -1,10 +1,10 @@
 /**
- * Runs ours and a peer in turn, fifteen times each, and prints the ratio of their speeds by case: median, and the spread from the lowest to the
+ * Runs ours and a peer alternately, fifteen times each, and prints the ratio of their speeds for each case: the median, and the lowest and
  * highest pair.
  *
  *     node bench/pairs.ts train|generate [pairs]
  *
- * The peers are plain PyTorch on the same libtorch with one thread (bench/peers/). PYTHON names the Python that has torch.
+ * The peers are plain PyTorch on the same libtorch with one thread (bench/peers/). PYTHON is the path of a Python with torch.
  */
 import { execFileSync } from "node:child_process"
 import { cpus } from "node:os"
@@ -21,10 +21,10 @@ if (ours === undefined || peer === undefined) {
   process.exit(2)
 }
 
-// Loaded before the first pair: the peer gets the same OpenBLAS kernels (engine/kernels.ts), by the variable that this sets.
+// Loads libtorch before the first pair: this sets the variable with which the peer gets the same OpenBLAS kernels (engine/kernels.ts).
 const { libtorch, blas, cpuCapability } = environment()
 
-/** Tokens a second by case, from lines that name a case and end with (or hold) "N tok/s" or "tok/s N". */
+/** Tokens per second for each case, from lines that name a case and contain "N tok/s" or "tok/s N". */
 const speeds = (output: string): Map<string, number> => {
   const found = new Map<string, number>()
   for (const line of output.split("\n")) {
@@ -41,7 +41,7 @@ const ratios = new Map<string, Array<{ readonly ours: number; readonly peer: num
 for (let pair = 0; pair < Number(count); pair++) {
   const runOurs = () => speeds(execFileSync(process.execPath, [`${here}${ours}`], { encoding: "utf8" }))
   const runPeer = () => speeds(execFileSync(python, [`${here}peers/${peer}`], { encoding: "utf8" }))
-  // Who goes first changes: what drifts (heat, neighbours) then favours neither.
+  // Alternate the order, so that drift (heat, other load) favours neither.
   const [a, b] = pair % 2 === 0 ? [runOurs(), runPeer()] : [runPeer(), runOurs()].reverse()
   for (const [name, speed] of a!) ratios.set(name, [...(ratios.get(name) ?? []), { ours: speed, peer: b!.get(name)! }])
 }

@@ -1,6 +1,6 @@
 /**
- * What each part of a Llama's block takes on a GPU, forward and backward, with our kernels and by libtorch's operators, beside the time that its products or its
- * bytes need at the card's speed. Prints a table.
+ * Time of each part of a Llama block on a GPU, forward and backward, with our kernels and with libtorch's operators, compared with the time that its products or
+ * bytes need at the GPU's full speed. Prints a table.
  *
  *     node bench/pieces-gpu.ts size=7b tokens=4096 length=4096
  */
@@ -21,7 +21,7 @@ const device = "cuda"
 const like = { dtype: "bfloat16", device } as const
 const random = (...shape: ReadonlyArray<number>) => keep(scoped(() => noGrad(() => zeros(shape, like).normal_(0, 0.5)))).requiresGrad()
 
-/** The card's, by its data sheet: dense bfloat16 FLOP/s and bytes a second. */
+/** The GPU's data sheet: dense bfloat16 FLOP/s and bytes per second. */
 const [peak, bandwidth] = [989e12, 4.8e12]
 const time = (run: () => void): number => {
   for (let i = 0; i < 3; i++) run()
@@ -31,7 +31,7 @@ const time = (run: () => void): number => {
   synchronize()
   return (performance.now() - started) / 20
 }
-/** Milliseconds of the forward pass, and of the backward pass (both less forward). */
+/** Milliseconds of the forward pass, and of the backward pass (both passes minus forward). */
 const both = (leaves: ReadonlyArray<Tensor>, form: () => Tensor) => {
   const forward = time(() => scoped(() => noGrad(() => void form())))
   const gradient = keep(scoped(() => noGrad(() => form().normal_(0, 1))))

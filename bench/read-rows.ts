@@ -1,6 +1,6 @@
 /**
- * Memory and time of reading preference pairs: `node bench/read-rows.ts [rows]`. Each format of the same rows is read by a child of its own, into a
- * dataset as an import does; the last lines are JSON: peak resident memory beside that of a process with the same modules that reads ten rows.
+ * Memory and time of reading preference pairs: `node bench/read-rows.ts [rows]`. For each format, a separate child reads the same rows into a
+ * dataset as an import does. The last lines are JSON: peak resident memory, compared with a process with the same modules that reads ten rows.
  */
 import { execFileSync } from "node:child_process"
 import { createReadStream, createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
@@ -20,15 +20,15 @@ import { Preferences } from "../schemas/rows.ts"
 const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
 
 /**
- * Peak resident memory of this process in bytes. Linux carries the parent's peak into the child's maxRSS (fork comes before exec), so its own
- * high-water mark is taken where there is one.
+ * Peak resident memory of this process in bytes. On Linux the child's maxRSS includes the parent's peak (fork comes before exec), so use the process's own
+ * high-water mark if available.
  */
 const peakRss = (): number => {
   const own = existsSync("/proc/self/status") ? /VmHWM:\s*(\d+) kB/.exec(readFileSync("/proc/self/status", "utf8")) : null
   return (own === null ? process.resourceUsage().maxRSS : Number(own[1])) * 1024
 }
 
-/** What the child does. */
+/** Runs in the child. */
 const read = async (path: string): Promise<void> => {
   const directory = `${path}.dataset`
   mkdirSync(directory)
@@ -54,7 +54,7 @@ const read = async (path: string): Promise<void> => {
   )
 }
 
-/** Pairs of about the length that HH-RLHF's have: 700 characters a transcript, in the mean. */
+/** Pairs about as long as HH-RLHF's: a mean of 700 characters per transcript. */
 function* longPairs(rows: number): Generator<string> {
   const draw = new Random(1, "bench", "pairs")
   let filler = ""

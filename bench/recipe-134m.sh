@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What of docs/how-to/public-1b.md needs no network: pipelines/rlhf.ts on a random Llama of 134M parameters, plain and by adapters.
+# The part of docs/how-to/public-1b.md that needs no network: pipelines/rlhf.ts on a random Llama of 134M parameters, with all weights and with adapters.
 #
 #     bench/recipe-134m.sh <tokenizer.model of 32,000 pieces> <pairs> <folder> [cuda|cpu]
 #
-# <folder> is made: model/ (0.3 GB) and a store (some 8 GB). On the CPU the sizes are as small as they may be.
+# Creates <folder>: model/ (0.3 GB) and a store (about 8 GB). On the CPU it uses the smallest possible sizes.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n 2,6p "$0"; exit 2; }
 tokenizer=$1 pairs=$2 folder=$3 device=${4:-cuda}

@@ -1,7 +1,7 @@
 /**
- * How well refusals are told, by people's labels: `node bench/refusals.ts <folder of XSTest> [file of HH-RLHF] [list]`. The folder holds XSTest's answers (CC BY 4.0,
- * github.com/paul-rottger/xstest, annotated completions): each *.csv with a column final_label. Of HH-RLHF's test set the share of the first 2,000 dialogues is told
- * whose last answer, chosen and rejected, is taken for a refusal; those are written to `list`, to be read, as nobody has labelled them. What is printed has no text of theirs.
+ * How well refusals are detected, compared with human labels: `node bench/refusals.ts <folder of XSTest> [file of HH-RLHF] [list]`. The folder has XSTest's answers (CC BY 4.0,
+ * github.com/paul-rottger/xstest, annotated completions): each *.csv with a column final_label. For HH-RLHF's test set it prints the share of the first 2,000 dialogues
+ * whose last answer, chosen and rejected, is classified as a refusal. These answers are unlabelled, so they are written to `list` for reading. The output contains no text of the data.
  */
 import { readdirSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
@@ -24,7 +24,7 @@ const share = (count: number, of: number): string => {
 const labels = { "1_full_compliance": undefined, "2_full_refusal": "full", "3_partial_refusal": "partial" } as const
 
 interface Answer {
-  /** Whether the prompt is an unsafe one. */
+  /** Whether the prompt is unsafe. */
   readonly unsafe: boolean
   readonly wanted: Refusal["kind"] | undefined
   readonly found: Refusal["kind"] | undefined
@@ -50,7 +50,7 @@ const row = (name: string, answers: ReadonlyArray<Answer>): string => {
   ].join(" | ")} |`
 }
 
-/** What `xsTest` makes of them, beside people's labels. */
+/** The rates of the `xsTest` stage next to those of human labels. */
 const rates = (name: string, answers: ReadonlyArray<Answer>, unsafe: boolean): string => {
   const own = answers.filter((one) => one.unsafe === unsafe)
   const people = own.filter(({ wanted }) => wanted !== undefined).length
@@ -61,7 +61,7 @@ const rates = (name: string, answers: ReadonlyArray<Answer>, unsafe: boolean): s
 const byKind: Array<string> = []
 
 console.log(
-  "| answers of | refusals told | full ones | partial ones | false alarms | full told as full, partial; partial as full, partial |\n|---|---|---|---|---|---|"
+  "| answers of | refusals detected | full | partial | false alarms | full detected as full, partial; partial as full, partial |\n|---|---|---|---|---|---|"
 )
 for (const file of readdirSync(folder)
   .filter((name) => name.endsWith(".csv"))
@@ -84,7 +84,7 @@ for (const file of readdirSync(folder)
   console.log(row(basename(file, ".csv"), answers))
   byKind.push(...[false, true].map((unsafe) => rates(basename(file, ".csv"), answers, unsafe)))
 }
-console.log("\n| answers of | to prompts that are | refused, by people | as counted | corrected |\n|---|---|---|---|---|")
+console.log("\n| answers of | prompts | refused, human labels | counted | corrected |\n|---|---|---|---|---|")
 for (const line of byKind) console.log(line)
 
 const lastAnswer = (transcript: string): string => transcript.slice(transcript.lastIndexOf("\n\nAssistant:") + "\n\nAssistant:".length)
@@ -102,7 +102,7 @@ if (dialogues !== undefined) {
     }
   }
   console.log(
-    `\nTaken for refusals, of HH-RLHF's: chosen ${share(taken.chosen.length, 2000)}; rejected ${share(taken.rejected.length, 2000)}.`
+    `\nClassified as refusals in HH-RLHF: chosen ${share(taken.chosen.length, 2000)}; rejected ${share(taken.rejected.length, 2000)}.`
   )
   if (list !== undefined) writeFileSync(list, `${[...taken.chosen, ...taken.rejected].join("\n")}\n`)
 }

@@ -1,6 +1,6 @@
 /**
- * Steps of a reward model of 64 pairs of uneven length, in micro-batches of several sizes: what a micro-batch costs beside what is in it. Prints a line of JSON for each
- * size; with profile=on the milliseconds of each part, waiting for the GPU in between.
+ * Training steps of a reward model on 64 pairs of varying length, with several micro-batch sizes, to measure the fixed cost of a micro-batch. Prints a line of JSON for each
+ * size; with profile=on also the milliseconds of each part, waiting for the GPU in between.
  *
  *     node bench/reward-gpu.ts [size=134m] [micro=8,16,32] [profile=on]
  */

@@ -3,7 +3,7 @@
  *
  *     node bench/scale.ts
  *
- * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; how many a rank reads at once and which blocks it computes again is what `caravan run` would choose for an H200 (stages/training/fit.ts).
+ * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; the micro-batch of a rank and its recomputed blocks are those that `caravan run` would choose for an H200 (stages/training/fit.ts).
  */
 import { presets } from "../models/config.ts"
 import { accelerators, decodingTraffic, generationFlops, trainingFlops } from "../models/cost.ts"
@@ -12,7 +12,7 @@ import { fitOnGpu, trainingStep } from "../stages/training/fit.ts"
 
 const length = 4096
 const batch = 4 * 2 ** 20
-/** Bytes a second that a GPU sends and receives: over NVLink as measured by the probe of decision 23; over a network of 400 Gb/s for each GPU, as its data sheet says. */
+/** Bytes per second that a GPU sends and receives: over NVLink as measured by the probe of decision 23; over a network with 400 Gb/s per GPU, from the data sheet. */
 const rates = { NVLink: 225e9, network: 50e9 }
 const mfu = 0.4
 const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1)
@@ -40,7 +40,7 @@ for (const name of ["7b", "13b", "70b"] as const)
     const { fits, memory, microBatch, recompute } = fitOnGpu({ microBatch: 0, recompute: "auto" }, device, step)
     const { tokens } = microBatch as { readonly tokens: number }
     const micro = Math.ceil((step.rows * length) / tokens)
-    // For each micro-batch: 16-bit weights gathered twice, float32 gradients scattered once; a rank has 1 / n of them itself.
+    // Per micro-batch: 16-bit weights gathered twice, float32 gradients scattered once; a rank already has 1 / n of them.
     const sent = ((micro * (ranks - 1)) / ranks) * trainedParameterCount(model) * (2 + 2 + 4)
     const work = trainingFlops(model, step.rows * length, length / 2) * (1 + recompute / model.config.layers / 3)
     line([

@@ -1,10 +1,10 @@
 /**
- * The tables of docs/study.md and docs/ablations.md from what runs came to: the documents of `caravan run pipelines/study.ts --json` (or demo.ts).
+ * Makes the tables of docs/study.md and docs/ablations.md from the results of runs: the documents of `caravan run pipelines/study.ts --json` (or demo.ts).
  *
  *     node bench/tables.ts study seed-0.json seed-1.json ...
  *     node bench/tables.ts ablations whole-0.json whole-1.json -- margin margin-0.json margin-1.json -- ppo ppo-0.json ppo-1.json ...
  *
- * Of ablations the files of a part are in the order of the whole recipe's: one a seed.
+ * For ablations, the files of each part are in the same order as those of the complete recipe: one per seed.
  */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -67,7 +67,7 @@ const studyOf = (summary: WorldSummary): string => {
   ].join("\n\n")
 }
 
-/** What the ablations look at, of the last version of a run. */
+/** The last version of a run, which the ablations compare. */
 const last = ({ versions }: WorldSummary): Version => versions.at(-1)!
 const kept = ({ ghostAttention }: WorldSummary, turn: number): number | null =>
   (ghostAttention?.withTurns ?? ghostAttention?.withoutTurns)?.find((one) => one.turn === turn)?.kept.mean ?? null

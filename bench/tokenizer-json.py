@@ -1,4 +1,4 @@
-"""Tokenising by Hugging Face's own library, one thread: python3 bench/tokenizer-json.py <folder> <text file>; as bench/tokenizer-json.ts."""
+"""Tokenises with Hugging Face's own library, one thread: python3 bench/tokenizer-json.py <folder> <text file>. The peer of bench/tokenizer-json.ts."""
 import os, sys, time
 
 os.environ["RAYON_NUM_THREADS"] = "1"
@@ -15,4 +15,4 @@ for _ in range(2):
     start = time.process_time()
     tokens = sum(len(tokenizer.encode(line, add_special_tokens=False).ids) for line in lines)
     speeds.append(size / 1e6 / (time.process_time() - start))
-print(f"load {loaded:.2f} s; {tokens} tokens; {speeds[0]:.2f} MB/s at first, {speeds[1]:.2f} MB/s after")
+print(f"load {loaded:.2f} s; {tokens} tokens; {speeds[0]:.2f} MB/s first pass, {speeds[1]:.2f} MB/s second pass")

@@ -6,7 +6,7 @@
  *
  *     node bench/on-ranks.ts 2 bench/train-gpu.ts size=1.1b batch=4 length=4096 sharding=weights
  *
- * batch: sequences of a micro-batch, of each rank; micro: micro-batches of a step; recompute: blocks computed again in the backward pass; tf32=on: float32 products in TensorFloat-32;
+ * batch: sequences per micro-batch and rank; micro: micro-batches per step; recompute: blocks recomputed in the backward pass; tf32=on: float32 products in TensorFloat-32;
  * parts=on: seconds of each part, waiting for the GPU in between; profile=on: kernels by time.
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
@@ -53,7 +53,7 @@ const spread = spreadOver(parameters)
 const optimizer = new AdamW({ parameters: spread.parameters })
 
 const seconds: Record<string, number> = {}
-/** Times a part where a profile is asked for. */
+/** Times a part if a profile is requested. */
 const part = <A>(name: string, run: () => A): A => {
   if (given.parts !== "on") return run()
   synchronize()

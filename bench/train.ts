@@ -1,6 +1,6 @@
 /**
- * Training steps of the peer's two shapes: 16 sequences of 128 tokens, forward, backward, AdamW. Prints tokens a second of the fastest of fifteen steps: what
- * neighbours on the machine take is not in it.
+ * Training steps with the peer's two shapes: 16 sequences of 128 tokens, forward, backward, AdamW. Prints tokens per second of the fastest of fifteen steps, to
+ * exclude the effect of other load on the machine.
  */
 import { AdamW } from "../engine/optimizer.ts"
 import { scoped, tensor } from "../engine/tensor.ts"

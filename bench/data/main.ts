@@ -1,8 +1,8 @@
 /**
- * A million preference rows (2 GB of JSONL): read, check, exact duplicates, mix, split, write; and Parquet to Arrow. Ours, stage by stage as a run does it, beside DuckDB, which does
- * the same in SQL (bench/data/peer.mjs; `npm install` in bench/data first). Each part is a child of its own, on one thread's worth of work: CPU seconds (user and system) and peak memory.
+ * A million preference rows (2 GB of JSONL): read, check, exact duplicates, mix, split, write; and Parquet to Arrow. Runs our stages as a pipeline does, and compares with DuckDB, which does
+ * the same in SQL (bench/data/peer.mjs; run `npm install` in bench/data first). Each part runs in a separate child, with one thread's worth of work. Prints CPU seconds (user and system) and peak memory.
  *
- *     node bench/data/main.ts [rows] [folder] [--near]        near duplicates too: minutes
+ *     node bench/data/main.ts [rows] [folder] [--near]        also near-duplicates: takes minutes
  */
 import { execFileSync } from "node:child_process"
 import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
@@ -24,7 +24,7 @@ import { splitPreferences } from "../../stages/data/split.ts"
 const here = fileURLToPath(new URL(".", import.meta.url))
 
 const vocabulary = Array.from({ length: 2000 }, (_, i) => i.toString(36).padStart(3, "x"))
-/** Rows {prompt, chosen, rejected, rating, source} of 2 KB; one in fifty is there before, one in two hundred has two equal answers. */
+/** Rows {prompt, chosen, rejected, rating, source} of 2 KB; one in fifty is a duplicate, one in two hundred has two equal answers. */
 function* lines(rows: number): Generator<string> {
   const draw = new Random(1, "bench", "data")
   const text = (characters: number) =>
@@ -42,7 +42,7 @@ function* lines(rows: number): Generator<string> {
 
 const peak = (): number => Math.round(Number(/VmHWM:\s*(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))![1]) / 1024)
 
-/** A stage on artifacts in folders. */
+/** Runs a stage on artifacts in folders. */
 const runStage = async (
   { stage }: AnyStage,
   inputs: Readonly<Record<string, any>>,
@@ -104,7 +104,7 @@ const main = async (rows: number, folder: string, near: boolean): Promise<void> 
   const file = join(folder, "pairs.jsonl")
   if (!existsSync(file)) await pipeline(Readable.from(lines(rows)), createWriteStream(file))
   console.log(
-    `${rows} rows, ${Math.round(statSync(file).size / 2 ** 20)} MiB of JSONL\n\n| what | rows | CPU, s | rows per CPU second | peak memory, MiB |\n|---|---|---|---|---|`
+    `${rows} rows, ${Math.round(statSync(file).size / 2 ** 20)} MiB of JSONL\n\n| step | rows | CPU, s | rows per CPU second | peak memory, MiB |\n|---|---|---|---|---|`
   )
   const hasPeer = existsSync(join(here, "node_modules/@duckdb/node-api"))
   const own = fileURLToPath(import.meta.url)
@@ -114,18 +114,18 @@ const main = async (rows: number, folder: string, near: boolean): Promise<void> 
     say(`ours: ${name}`, figure)
     return figure
   })
-  say("ours, all of it", {
+  say("ours, all steps", {
     cpu: figures.reduce((sum, { cpu }) => sum + cpu, 0),
     peak: Math.max(...figures.map((figure) => figure.peak)),
     rows
   })
   if (hasPeer) {
-    say("DuckDB, all of it", child(join(here, "peer.mjs"), ["all", folder]))
+    say("DuckDB, all steps", child(join(here, "peer.mjs"), ["all", folder]))
     child(join(here, "peer.mjs"), ["parquet", folder])
     say("ours: Parquet to Arrow", child(own, ["--part", "Parquet to Arrow", folder]))
     say("DuckDB: Parquet to Parquet", child(join(here, "peer.mjs"), ["copy", folder]))
   }
-  if (near) say("ours: clean with near duplicates", child(own, ["--part", "near", folder]))
+  if (near) say("ours: clean including near-duplicates", child(own, ["--part", "near", folder]))
 }
 
 const near = process.argv.includes("--near")

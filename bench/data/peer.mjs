@@ -1,4 +1,4 @@
-/** DuckDB at what bench/data/main.ts measures: node peer.mjs all|parquet|copy <folder>. One thread, 500 MB, spilling to the folder. */
+/** DuckDB doing the work of bench/data/main.ts: node peer.mjs all|parquet|copy <folder>. One thread, 500 MB, spilling to the folder. */
 import { readFileSync } from "node:fs"
 import { DuckDBInstance } from "@duckdb/node-api"
 
@@ -16,7 +16,7 @@ if (what === "all") {
   await run(
     `CREATE TABLE pairs AS SELECT * FROM ${json} WHERE trim(chosen) <> trim(rejected) AND trim(chosen) <> '' AND trim(rejected) <> '' AND rating BETWEEN 0 AND 3`
   )
-  // Duplicates by a digest, the first kept; the order by a hash of the row's place.
+  // Removes duplicates by digest, keeping the first; orders by a hash of the row's number.
   await run(`CREATE TABLE kept AS SELECT min(rowid) AS place FROM pairs GROUP BY md5(prompt || chr(0) || chosen || chr(0) || rejected)`)
   const mixed = `SELECT pairs.*, hash(kept.place, 1) AS place, hash(prompt, 1) % 20 = 0 AS test FROM kept JOIN pairs ON kept.place = pairs.rowid ORDER BY hash(kept.place, 1)`
   await run(`CREATE TABLE mixed AS ${mixed}`)

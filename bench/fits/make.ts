@@ -1,5 +1,5 @@
 /**
- * What bench/fits/pipeline.ts reads: a random Llama in the Hugging Face layout, made on the device, and invented data.
+ * Makes the inputs of bench/fits/pipeline.ts: a random Llama in the Hugging Face layout, made on the device, and invented data.
  *
  *     node bench/fits/make.ts 7b <tokenizer.model> <folder> [cuda|cpu]
  *

@@ -1,5 +1,5 @@
 /**
- * A few steps of every part of the recipe on one large model, by bench/fits/make.ts's files: does it fit, and how long does each part take?
+ * A few steps of every part of the recipe on one large model, with the files of bench/fits/make.ts: does it fit, and how long does each part take?
  *
  *     caravan run bench/fits/pipeline.ts --set folder=<folder> --device cuda --until sft
  *     caravan run bench/fits/pipeline.ts --set folder=<folder> --device cuda --until ppo        # or dpo, rloo, grpo
@@ -26,14 +26,14 @@ import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { sft } from "../../stages/training/sft.ts"
 
 const Params = Schema.Struct({
-  folder: Schema.String.annotate({ description: "what bench/fits/make.ts has made" }),
-  sequenceLength: hyperInt(4096, "tokens of a sequence of SFT", { min: 16 }),
+  folder: Schema.String.annotate({ description: "the folder made by bench/fits/make.ts" }),
+  sequenceLength: hyperInt(4096, "tokens per SFT sequence", { min: 16 }),
   sftSteps: hyperInt(2, "steps of SFT with all weights, 16 sequences each", { min: 1 }),
-  loraRank: hyperInt(16, "of every adapter", { min: 1 }),
-  k: hyperInt(4, "answers to each", { min: 1 }),
-  ppoIterations: hyperInt(2, "batches of PPO", { min: 1 }),
-  ppoBatch: hyperInt(512, "answers in each", { min: 1 }),
-  maxNewTokens: hyperInt(234, "tokens of an answer", { min: 1 })
+  loraRank: hyperInt(16, "rank of every adapter", { min: 1 }),
+  k: hyperInt(4, "answers per prompt", { min: 1 }),
+  ppoIterations: hyperInt(2, "PPO iterations", { min: 1 }),
+  ppoBatch: hyperInt(512, "answers per PPO iteration", { min: 1 }),
+  maxNewTokens: hyperInt(234, "tokens per answer", { min: 1 })
 })
 
 export default Pipeline.make(

@@ -1,4 +1,4 @@
-# The peer of bench/load.ts: the same file by safetensors, and the same folder by transformers. python bench/peers/load.py FOLDER [cpu|cuda]
+# The peer of bench/load.ts: the same file with safetensors, and the same folder with transformers. python bench/peers/load.py FOLDER [cpu|cuda]
 import os, resource, subprocess, sys, time
 
 def resident(field):
@@ -33,14 +33,14 @@ torch.ones(1, device=device)
 library, *dtype = sys.argv[3].split()
 if library == "safetensors":
     to = getattr(torch, dtype[0])
-    # A mapped file's tensors are read when they are used: all of them, once, where that is asked for.
+    # A mapped file's tensors are read when they are used: with "read", read all of them once.
     read = len(dtype) > 1
     measured(lambda: {name: weight.to(to, copy=read) for name, weight in load_file(path, device=device).items()})
 elif library == "transformers":
     from transformers import AutoModelForCausalLM
     measured(lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype[0])).to(device))
 else:
-    # Every page is read first: load_file maps the file.
+    # Read every page first: load_file maps the file.
     weights = {name: weight.clone() for name, weight in load_file(path, device=device).items()}
     written = os.path.join(folder, "written.safetensors")
     measured(lambda: save_file(weights, written, metadata={"format": "pt"}))

@@ -1,5 +1,5 @@
-# What a trained classifier reaches on the answers that bench/refusals.ts tells refusals of: logistic regression on words, pairs and triples of them in the first sentences, trained on nine
-# tenths of llama2new.csv's own labelled answers, told on the other tenth, ten times. python bench/peers/refusal_classifier.py <folder of XSTest>
+# A trained classifier on the answers of bench/refusals.ts: logistic regression on words, word pairs and word triples in the first sentences, trained on nine
+# tenths of llama2new.csv's labelled answers and tested on the other tenth, ten times. python bench/peers/refusal_classifier.py <folder of XSTest>
 import collections, csv, os, random, re, sys
 import torch
 
@@ -46,4 +46,4 @@ for count in (1, 2, 3):
                 scores[i] = (x[i] @ weight + bias).item()
     compliances = sorted((s for s, label in zip(scores, labels.tolist()) if label == 0), reverse=True)
     told = sum(s > compliances[7] for s, label in zip(scores, labels.tolist()) if label == 1)
-    print(f"{count} sentences: {told} of {int(labels.sum())} refusals told, at 7 false alarms in {len(compliances)}")
+    print(f"{count} sentences: {told} of {int(labels.sum())} refusals detected, with 7 false alarms in {len(compliances)}")

@@ -1,4 +1,4 @@
-/** The stages of the benchmark, and the layered graph as a pipeline of it. */
+/** The benchmark's stages, and the layered graph as a pipeline. */
 import { spawn } from "node:child_process"
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs"
 import { join } from "node:path"
@@ -13,7 +13,7 @@ import { layered } from "./layered.ts"
 
 const fileName = "bytes"
 
-/** Bytes; also what a source file is. */
+/** Bytes; also the type of a source file. */
 export const Bytes: ArtifactType<Report<"bytes">> = {
   kind: "report",
   name: "bytes/1",
@@ -50,10 +50,10 @@ const definition = {
 
 /** `cat a b > output`, in the run's process. */
 export const concatenate = Stage.make("cat", { ...definition, resources: { inProcess: true } })
-/** The same in a child, as stages run unless they ask for something else. */
+/** The same in a child, as stages run by default. */
 export const concatenateInChild = Stage.make("cat-child", definition)
 
-/** The same by the program of that name: a process a node, as the peers start. */
+/** The same with the program `cat`: one process per node, as the peers do. */
 export const concatenateByProcess = Stage.make("cat-process", {
   config: Schema.Struct({}),
   inputs: { a: Bytes, b: Bytes },
@@ -71,10 +71,10 @@ export const concatenateByProcess = Stage.make("cat-process", {
     })
 })
 
-/** What an artifact holds, to compare it with the peers'. */
+/** The bytes of an artifact, to compare with the peers'. */
 export const read = (path: string): Buffer => readFileSync(join(path, fileName))
 
-/** The layered graph. Its ends are the outputs, by their names (layered.ts). */
+/** The layered graph. Its end nodes are the outputs, by name (layered.ts). */
 export const pipelineOf = (count: number, sources: string, body: "in-process" | "in-child" | "process") =>
   Pipeline.make("layered", { params: Schema.Struct({}) }, () => {
     const stage = { "in-process": concatenate, "in-child": concatenateInChild, process: concatenateByProcess }[body]

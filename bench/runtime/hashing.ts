@@ -1,4 +1,4 @@
-/** How fast the store hashes: `node bench/runtime/hashing.ts [MiB] [rounds]`, beside sha256sum, on a file that the kernel has in memory. */
+/** Speed of the store's hashing compared with sha256sum, on a file in the page cache: `node bench/runtime/hashing.ts [MiB] [rounds]`. */
 import { spawnSync } from "node:child_process"
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"

@@ -1,7 +1,7 @@
 /**
- * The graph that every system is given: layers of nodes, each of which concatenates two nodes of the layer before; the first layer concatenates
- * two source files. Contents differ everywhere, so that no system finds one result for two nodes, and double from layer to layer (32 bytes to
- * 16 KiB with ten).
+ * The graph that every system runs: layers of nodes, each of which concatenates two nodes of the previous layer; the first layer concatenates
+ * two source files. All contents differ, so that no system can reuse a result for another node, and sizes double from layer to layer (32 bytes to
+ * 16 KiB with ten layers).
  */
 import { createHash } from "node:crypto"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -11,7 +11,7 @@ export const layers = 10
 const sources = 64
 
 export interface LayeredNode {
-  /** "n-<layer>-<place>" */
+  /** "n-<layer>-<index>" */
   readonly name: string
   /** Names of nodes, or of source files for the first layer. */
   readonly inputs: readonly [string, string]
@@ -33,7 +33,7 @@ export const layered = (count: number): Array<LayeredNode> => {
   })
 }
 
-/** Nodes that no other takes. */
+/** Nodes without dependents. */
 export const ends = (nodes: ReadonlyArray<LayeredNode>): Array<string> => {
   const taken = new Set(nodes.flatMap((node) => node.inputs))
   return nodes.map((node) => node.name).filter((name) => !taken.has(name))
@@ -68,7 +68,7 @@ export const prepare = (folder: string, count: number): void => {
   )
 }
 
-/** A digest of what the graph's ends hold, in a peer's folder. */
+/** A digest of the contents of the graph's end nodes in a peer's folder. */
 export const digestOfEnds = (folder: string, count: number): string => {
   const hash = createHash("sha256")
   for (const name of ends(layered(count)).sort()) hash.update(readFileSync(join(folder, "out", name)))

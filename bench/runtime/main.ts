@@ -1,11 +1,11 @@
 /**
- * Ours beside make, ninja and Snakemake on the same layered graph, cold and with nothing to do:
+ * Compares ours with make, ninja and Snakemake on the same layered graph, cold and with nothing to do:
  *
  *     node bench/runtime/main.ts [nodes] [rounds] [peers]
  *
- * In each round every system begins in a new folder (a folder that was emptied just now is slower on ext4: inodes are not used again for some seconds);
- * who goes first changes. Peers that are not installed are left out and named. All must end with the same bytes. Prints tables of medians.
- * FOLDER names where to work: the disk there is part of what is measured.
+ * In each round every system starts in a new folder (a folder that was just emptied is slower on ext4, because inodes are not reused for some seconds);
+ * the order changes. Peers that are not installed are skipped and listed. All must end with the same bytes. Prints tables of medians.
+ * FOLDER is the working folder; its disk affects the measurement.
  */
 import { spawnSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
@@ -48,7 +48,7 @@ const runPeer = (name: string, where: string): Took => {
 const measure = (what: "run" | "run-child" | "run-process" | "plan", where: string): Measured & { readonly whole: number } => {
   const started = performance.now()
   const entry = fileURLToPath(new URL("ours.ts", import.meta.url))
-  // Compiled code is kept, as the command line keeps it.
+  // Use a compile cache, as the command line does.
   const env = { ...process.env, NODE_COMPILE_CACHE: join(folder, "compile-cache") }
   const { status, stderr, stdout } = spawnSync(process.execPath, [entry, what, where, String(nodes)], { encoding: "utf8", env })
   if (status !== 0) throw new Error(`ours (${what}) ended with ${status}: ${stderr}`)
@@ -70,7 +70,7 @@ const runOurs = (what: "run" | "run-child" | "run-process", where: string): Took
 const systems: Readonly<Record<string, (where: string) => Took>> = {
   ours: (where) => runOurs("run", where),
   "ours, in children": (where) => runOurs("run-child", where),
-  "ours, a process a node": (where) => runOurs("run-process", where),
+  "ours, one process per node": (where) => runOurs("run-process", where),
   ...Object.fromEntries(peers.map((name) => [name, (where: string) => runPeer(name, where)]))
 }
 const took = new Map<string, Array<Took>>()

@@ -1,10 +1,10 @@
 /**
- * One measurement of ours, in a process of its own; layered.ts `prepare` made the folder:
+ * One measurement of ours, in a separate process. The folder was made by layered.ts `prepare`:
  *
  *     node bench/runtime/ours.ts run|run-child|run-process|plan <folder> <nodes>
  *
- * run-child runs the nodes in children that are kept, run-process starts a process a node, as the peers do. Prints a line of JSON: seconds in process (graph, code identity, work, journal), CPU seconds of them,
- * seconds from the process's start until then, peak memory in MiB, how many nodes ended how, and a digest of what the pipeline's outputs hold.
+ * run-child runs the nodes in reused children, run-process starts one process per node, as the peers do. Prints a line of JSON: seconds in process (graph, code identity, work, journal), their CPU seconds,
+ * seconds from the process's start until then, peak memory in MiB, numbers of nodes by status, and a digest of the pipeline's outputs.
  */
 import { createHash } from "node:crypto"
 import { join } from "node:path"

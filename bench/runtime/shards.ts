@@ -1,6 +1,6 @@
 /**
- * What `Stage.map` adds to a shard: the time of a map over so many shards of ten rows, cold and with one row more, less that of the stage's own
- * reading and writing on as many folders. `node bench/runtime/shards.ts [shards]`. CPU time beside wall time: a busy machine stretches the latter.
+ * The overhead of `Stage.map` per shard: the time of a map over many shards of ten rows, cold and with one more row, minus the time of the stage's own
+ * reading and writing on as many folders. `node bench/runtime/shards.ts [shards]`. Prints CPU time and wall time: load on the machine affects only the latter.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -58,7 +58,7 @@ try {
     Texts,
     Array.from({ length: size }, (_, i) => ({ text: `word ${i}` }))
   )
-  // Code loaded and compiled, the graph's fixed cost paid.
+  // Warm up: load and compile code, pay the graph's fixed cost.
   write(200 * size)
   await map("warm")
   await alone(200)
@@ -79,8 +79,8 @@ try {
   const appended = await timed(() => map("measured"))
   const row = (name: string, { wall, cpu }: Took) => ({
     name,
-    "ms a shard, wall": +(wall / count).toFixed(3),
-    "ms a shard, CPU": +(cpu / count).toFixed(3)
+    "ms per shard, wall": +(wall / count).toFixed(3),
+    "ms per shard, CPU": +(cpu / count).toFixed(3)
   })
   const less = (a: Took, ...others: ReadonlyArray<Took>): Took =>
     others.reduce((x, y) => ({ wall: x.wall - y.wall, cpu: x.cpu - y.cpu }), a)
@@ -88,7 +88,7 @@ try {
     row("the stage alone", own),
     row(`map over ${count} shards`, cold),
     row("added by the map", less(cold, own, fixed)),
-    row("one row more", less(appended, fixed))
+    row("one more row", less(appended, fixed))
   ])
 } finally {
   rmSync(folder, { recursive: true, force: true })

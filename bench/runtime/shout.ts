@@ -1,4 +1,4 @@
-/** The stages of shards.ts: what is mapped must be exported by a module that is loaded before it runs. */
+/** The stages of shards.ts: a mapped stage must be exported by a module that is loaded before it runs. */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
