@@ -1,4 +1,4 @@
-/** Datasets made of other datasets, one record batch after another. */
+/** Datasets derived from other datasets, one record batch at a time. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
@@ -17,7 +17,7 @@ const rows = Array.from({ length: 9000 }, (_, i) => ({ text: `text ${i} ${"x".re
 type Row = (typeof rows)[number]
 
 describe("a dataset derived from another", () => {
-  it("has what each row became, none, one or several, in order; its metrics are those of the end", async () => {
+  it("has the rows that each row became, zero or more, in order; its metrics come from the end", async () => {
     const ref = await rowsArtifact(Texts, rows)
     let dropped = 0
     const derive = (row: Row, i = Number(row.text.split(" ")[1])): ReadonlyArray<Row> => {
@@ -34,7 +34,7 @@ describe("a dataset derived from another", () => {
     expect(await rowsIn(made, Texts)).toEqual(wanted)
     expect(metrics).toEqual({ rows: wanted.length, dropped: 3000 })
   })
-  /** The cause of the failure of deriving texts from those of a folder. */
+  /** The cause of the failure when deriving texts from a folder. */
   const causeOf = async (ref: ArtifactRef<any>, derive: (row: Row) => ReadonlyArray<Row>): Promise<Cause.Cause<unknown>> => {
     let cause: Cause.Cause<unknown> = Cause.empty
     const derived = artifact(Texts, (slot) =>
@@ -43,18 +43,18 @@ describe("a dataset derived from another", () => {
     await derived.catch(() => undefined)
     return cause
   }
-  it("dies of what the stage throws", async () => {
+  it("dies with whatever the stage throws", async () => {
     const mistake = new Error("the stage's")
     const cause = await causeOf(await rowsArtifact(Texts, rows), () => {
       throw mistake
     })
     expect([Cause.hasDies(cause), Cause.squash(cause)]).toEqual([true, mistake])
   })
-  it("fails with what is wrong with a batch that can't be read", async () => {
+  it("fails with the fault of a batch that can't be read", async () => {
     const ref = await rowsArtifact(Texts, rows)
     const path = join(ref.path, "data.arrow")
     const bytes = readFileSync(path)
-    // Among the offsets, which stand before the last batch's texts.
+    // Within the offsets, which precede the last batch's texts.
     const texts = bytes.lastIndexOf("text 8999") - 10_000
     const offsets = bytes.lastIndexOf(Buffer.alloc(5), texts)
     writeFileSync(path, bytes.fill(0xff, offsets - 400, offsets))
@@ -64,18 +64,18 @@ describe("a dataset derived from another", () => {
   })
 })
 
-describe("datasets written in another order", () => {
+describe("datasets written in a new order", () => {
   const half = [rows.slice(0, 5000), rows.slice(5000)]
   it.each([
     ["at once", 100_000],
     ["a few rows at a time", 1700]
-  ])("have the rows that the order names, again where it names them again, read %s", async (_, held) => {
+  ])("have the rows that the order names, repeated where it repeats them, reading %s", async (_, held) => {
     const refs = await Promise.all(half.map((part) => rowsArtifact(Texts, part)))
     const order = [...new Random(1, "order").permutation(rows.length)].slice(0, 3000).concat([8999, 0, 0, 4999, 5000, 8999])
     const made = await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, order, { held }))
     expect(await rowsIn(made, Texts)).toEqual(order.map((index) => rows[index]))
   })
-  it("have the rows that the order names where one or two are held, and a batch is asked for a single one", async () => {
+  it("have the rows that the order names if only one or two are held, and batches are read one row at a time", async () => {
     const refs = await Promise.all(half.map((part) => rowsArtifact(Texts, part)))
     const order = [8999, 0, 4999, 5000, 4096, 4095, 0]
     for (const held of [1, 2]) {
@@ -83,13 +83,13 @@ describe("datasets written in another order", () => {
       expect(await rowsIn(made, Texts)).toEqual(order.map((index) => rows[index]))
     }
   })
-  it("are empty where the order is", async () => {
+  it("are empty if the order is empty", async () => {
     const refs = [await rowsArtifact(Texts, rows)]
     expect(await rowsIn(await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, [])), Texts)).toEqual([])
   })
 })
 
-it("rows in another order keep numbers that JSON can't hold", async () => {
+it("reordered rows keep numbers that JSON can't represent", async () => {
   const Numbers = dataset(Schema.Struct({ id: Schema.String, value: Schema.Number, list: Schema.Array(Schema.Number) }), "numbers/1")
   const given = [NaN, -Infinity, -0, 1e-310].map((value, i) => ({ id: `é${i}`, value, list: [value, i] }))
   const ref = await rowsArtifact(Numbers, given)

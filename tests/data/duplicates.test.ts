@@ -1,11 +1,11 @@
-/** Sets of texts by digest, and of texts that are nearly alike. */
+/** Sets of texts by digest, and sets without near-duplicates. */
 import { describe, expect, it } from "vitest"
 import { DigestSet } from "../../data/digest-set.ts"
 import { bandsFor, NearDuplicates } from "../../data/min-hash.ts"
 import { runsOf, wordsOf } from "../../data/words.ts"
 import { Random } from "../../engine/random.ts"
 
-it("a set of digests has what was added, as it grows, and nothing else", () => {
+it("a set of digests contains exactly the added texts, also as it grows", () => {
   const set = new DigestSet(4)
   const texts = Array.from({ length: 20_000 }, (_, i) => `text ${i * i}`)
   expect(texts.every((text) => set.add(text))).toBe(true)
@@ -20,7 +20,7 @@ describe("words", () => {
     expect(wordsOf("Don't PANIC: 42 × é—ß Ω!")).toEqual(["don", "t", "panic", "42", "é", "ß", "ω"])
     expect(wordsOf(" ?! ")).toEqual([])
   })
-  it("have a run at every place, which depends on all of it and its order", () => {
+  it("have a run at every position, which depends on all words of the run and their order", () => {
     const words = ["a", "b", "c", "d"]
     expect(runsOf(words, 2)).toHaveLength(3)
     expect(runsOf(words, 5)).toEqual([])
@@ -32,18 +32,18 @@ describe("words", () => {
   })
 })
 
-describe("texts that are nearly alike", () => {
+describe("near-duplicate texts", () => {
   const draw = new Random(1, "near duplicates")
   const word = () => `w${draw.int(5000)}`
   const text = (length: number) => Array.from({ length }, word)
-  /** The similarity as it is defined: shared runs of five words over all of them. */
+  /** The similarity by definition: shared five-word runs divided by all of them. */
   const jaccard = (a: ReadonlyArray<string>, b: ReadonlyArray<string>): number => {
     const runs = (words: ReadonlyArray<string>) => new Set(words.slice(4).map((_, i) => words.slice(i, i + 5).join(" ")))
     const [one, other] = [runs(a), runs(b)]
     const shared = [...one].filter((run) => other.has(run)).length
     return shared / (one.size + other.size - shared)
   }
-  /** Two texts of which so many words differ. */
+  /** Two texts that differ in this many words. */
   const pair = (changes: number) => {
     const a = text(300)
     const b = [...a]
@@ -56,16 +56,16 @@ describe("texts that are nearly alike", () => {
     return set.add(b.join(" "))
   }
 
-  it("are found above the threshold and left below it, by the similarity that the definition gives", () => {
+  it("are found above the threshold and not below it, measured by the exact similarity", () => {
     const pairs = [1, 2, 3, 9, 12, 20, 40].flatMap((changes) => Array.from({ length: 40 }, () => pair(changes)))
-    // The estimate's standard error at 0.8 is 0.035: three of them on either side.
+    // The estimate's standard error at 0.8 is 0.035: allow three of them on either side.
     const [above, below] = [pairs.filter(({ similarity }) => similarity > 0.9), pairs.filter(({ similarity }) => similarity < 0.7)]
     expect(Math.min(above.length, below.length)).toBeGreaterThan(80)
     expect(above.filter(({ alike }) => alike).length / above.length).toBeGreaterThan(0.98)
     expect(below.filter(({ alike }) => alike).length / below.length).toBeLessThan(0.03)
   })
 
-  it("are found among many others, whichever came between", () => {
+  it("are found among many other texts in between", () => {
     const texts = Array.from({ length: 2000 }, () => text(60))
     const set = new NearDuplicates(0.8, 4000)
     expect(texts.filter((words) => !set.add(words.join(" ")))).toEqual([])
@@ -73,12 +73,12 @@ describe("texts that are nearly alike", () => {
     expect(again.filter((changed) => set.add(changed)).length).toBeLessThan(40)
   })
 
-  it("of fewer than five words are like no other", () => {
+  it("of fewer than five words are never near-duplicates", () => {
     const set = new NearDuplicates(0.8, 4)
     expect([set.add("Yes."), set.add("Yes."), set.add("a b c d"), set.add("a b c d")]).toEqual([true, true, true, true])
   })
 
-  it("are compared with a chance of 99% at the threshold", () => {
+  it("are compared with a probability of 99% at the threshold", () => {
     for (const threshold of [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1]) {
       const [bands, rows] = bandsFor(threshold)
       expect(bands * rows).toBeLessThanOrEqual(128)

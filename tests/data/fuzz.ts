@@ -1,11 +1,11 @@
 /**
- * Fuzzing of the readers and shapes: files of every format with a few bytes or values changed. Whatever a file holds, looking into it ends, and ends in rows, problems
- * that are told, or an ArtifactError; every record is a row, a problem or left out.
+ * Fuzzes the readers and shapes: files of every format with a few bytes or values changed. Whatever a file contains, inspecting it terminates, with rows, reported problems
+ * or an ArtifactError; every record becomes a row, a problem or is left out.
  *
  *     node tests/data/fuzz.ts <from> <to>        these seeds, in this process
  *     node tests/data/fuzz.ts --minutes 60       as many seeds as fit, from a random one (tests/fuzzing.ts)
  *
- * A seed that finds something goes into fuzz.test.ts, for good.
+ * A seed that finds something is added to fuzz.test.ts permanently.
  */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -57,7 +57,7 @@ const parquetOf = async (table: arrow.Table, draw: Random): Promise<Uint8Array> 
     .setDictionaryEnabled(draw.int(2) === 0)
   return writeParquet(Table.fromIPCStream(arrow.tableToIPC(table, "stream")), properties.build())
 }
-/** The text as tools of other systems write it. */
+/** The text as written by tools of other systems. */
 const encoded = (text: string, draw: Random): Buffer => {
   switch (draw.int(12)) {
     case 0:
@@ -72,14 +72,14 @@ const encoded = (text: string, draw: Random): Buffer => {
       return Buffer.from(text)
   }
 }
-/** Compressed in one piece, or in several that stand one after another. */
+/** Compressed in one piece, or in several consecutive pieces. */
 const packed = (bytes: Buffer, pack: (part: Buffer) => Buffer, draw: Random): Buffer => {
   if (draw.int(2) === 0) return pack(bytes)
   const at = draw.int(bytes.length + 1)
   return Buffer.concat([pack(bytes.subarray(0, at)), pack(bytes.subarray(at))])
 }
 
-/** The rows in one of the formats: the file's name, and its bytes. */
+/** The rows in one of the formats: the file's name and its bytes. */
 const fileOf = async (rows: Rows, sound: Rows, draw: Random): Promise<readonly [string, Uint8Array]> => {
   const lines = () => encoded(rows.map((row) => JSON.stringify(row)).join("\n"), draw)
   const table = (separator: string) => encoded(tableText(rows, separator), draw)
@@ -111,7 +111,7 @@ const check = () => ({
   texts: (row: { readonly text: string }) => row
 })
 
-/** Shapes of which every record gives one row, or none. */
+/** Shapes of which every record gives exactly one row, or none. */
 const oneByOne = new Set([
   "hh-rlhf",
   "prompt-chosen-rejected",
@@ -126,7 +126,7 @@ const oneByOne = new Set([
   "text"
 ])
 
-/** A file, or a folder of a few, some of which are changed. */
+/** A file, or a folder with a few files, some of which are modified. */
 const put = async (folder: string, draw: Random): Promise<string> => {
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(folder, { recursive: true })
@@ -135,7 +135,7 @@ const put = async (folder: string, draw: Random): Promise<string> => {
   let last = ""
   for (let i = 0; i < files; i++) {
     const [, other] = draw.int(6) === 0 ? corpora[draw.int(corpora.length)]! : ["", original]
-    // Now and then more than one chunk of the file, and more than one batch of a table.
+    // Sometimes more than one chunk of the file, and more than one batch of a table.
     const count = draw.int(20) === 0 ? 500 + draw.int(1500) : 1 + draw.int(12)
     const many = Array.from({ length: count }, () => other[draw.int(other.length)]!)
     const rows = many.map((row) => (draw.int(3) === 0 ? (changedValue(row, draw) as Record<string, unknown>) : row))
@@ -152,7 +152,7 @@ const put = async (folder: string, draw: Random): Promise<string> => {
 }
 
 const checks = check()
-/** All that an import reads of a path, of one kind of rows: how many, and how many were told of. */
+/** Everything that an import reads from a path as one kind of rows: the number of rows, and the number of reported records. */
 const rowsRead = async (path: string, name: string, kind: Kind, draw: Random, reading: Pick<Reading, "map" | "documents">) => {
   const shape = shapeNamed(name)!
   const counts = newCounts()
@@ -170,7 +170,7 @@ const rowsRead = async (path: string, name: string, kind: Kind, draw: Random, re
   return { rows, told, read: counts.rows }
 }
 
-/** One path, looked into and read as each kind of rows that it gives. Rejects where something is wrong with us. */
+/** Inspects one path and reads it as each kind of rows that it gives. Rejects if our code is at fault. */
 export const fuzz: Fuzz = async (seed, folder) => {
   const draw = new Random(seed, "fuzz")
   const path = await put(join(folder, "data"), draw)

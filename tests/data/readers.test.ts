@@ -23,7 +23,7 @@ const file = (content: string | Uint8Array, name = "rows"): string => {
 }
 const jsonl = (rows: ReadonlyArray<unknown>) => rows.map((row) => `${JSON.stringify(row)}\n`).join("")
 
-/** A Parquet file of these rows, in row groups of this many. */
+/** A Parquet file with these rows, in row groups of the given size. */
 const parquet = async (row: Schema.Top, rows: ReadonlyArray<unknown>, rowGroup = 1000): Promise<Uint8Array> => {
   const { Table, WriterPropertiesBuilder, writeParquet } = await import("parquet-wasm/node")
   const kind = columnsOf(row)
@@ -75,14 +75,14 @@ describe("records of a file", () => {
   ]
   const values = async (path: string) => (await all(readRecords(path))).map(({ value }) => value)
 
-  it("are the same plain, gzipped or in several gzip members, whatever the name says", async () => {
+  it("are the same plain, gzipped or in several gzip members, whatever the file's name", async () => {
     const text = jsonl(rows)
     expect(await values(file(text, "x.gz"))).toEqual(rows)
     expect(await values(file(gzipSync(text), "x.jsonl"))).toEqual(rows)
     expect(await values(file(Buffer.concat([gzipSync(text.slice(0, 20)), gzipSync(text.slice(20))])))).toEqual(rows)
   })
 
-  it("come from Parquet with nulls and lists, over row groups", async () => {
+  it("are read from Parquet with nulls and lists, across row groups", async () => {
     const Row = Schema.Struct({
       text: Schema.NullOr(Schema.String),
       messages: Schema.Array(Schema.Struct({ role: Schema.String, n: Schema.Number.annotate({ arrow: "int32" }) }))
@@ -96,7 +96,7 @@ describe("records of a file", () => {
     expect((await all(readRecords(path))).at(-1)).toMatchObject({ line: 2500, unit: "row" })
   })
 
-  it("come from Parquet to the last, however busy the process is when the decoder ends", async () => {
+  it("are all read from Parquet, however busy the process is when the decoder ends", async () => {
     const path = file(await parquet(Schema.Struct({ text: Schema.String }), [{ text: "a" }, { text: "b" }]))
     const busy = setInterval(() => {
       const end = Date.now() + 200
@@ -109,7 +109,7 @@ describe("records of a file", () => {
     }
   })
 
-  it("may end without a line feed, have CRLF, empty lines and a byte order mark; lines are counted all the same", async () => {
+  it("may end without a line feed, and have CRLF, empty lines and a byte order mark; all lines are counted", async () => {
     const found = await all(readRecords(file('\ufeff{"a":1}\r\n\n  \n{"a":2}')))
     expect(found).toEqual([
       { line: 1, unit: "line", value: { a: 1 } },
@@ -117,16 +117,16 @@ describe("records of a file", () => {
     ])
   })
 
-  it("keep line separators that are no line feed within their line", async () => {
+  it("keep line separators other than line feeds within their line", async () => {
     expect(await values(file('{"a":"\u2028\u2029\u0085"}\n'))).toEqual([{ a: "\u2028\u2029\u0085" }])
   })
 
-  it("longer than a chunk of the file come whole", async () => {
+  it("may be longer than a chunk of the file", async () => {
     const long = { a: "é".repeat(600_000) }
     expect(await values(file(jsonl([long, { a: "" }, long])))).toEqual([long, { a: "" }, long])
   })
 
-  it("that are no JSON or no UTF-8 are bad rows, and the next ones are read", async () => {
+  it("that are not JSON or not UTF-8 are bad rows, and reading continues", async () => {
     const path = file(Buffer.concat([Buffer.from('{"a":\n'), Buffer.from([0x22, 0xff, 0x22, 10]), Buffer.from("1\n")]))
     expect((await all(readRecords(path))).map(({ fault, value }) => [value, fault?.reason])).toEqual([
       ['{"a":', "not JSON"],
@@ -135,7 +135,7 @@ describe("records of a file", () => {
     ])
   })
 
-  it("of no file, a folder or a damaged file end in one message", async () => {
+  it("of a missing file, a folder or a damaged file give one error message", async () => {
     expect((await errorOf(readRecords(join(root, "none")))).message).toMatch(
       /none: expected a file of rows .*, found no such file\. Check the path\./
     )
@@ -148,7 +148,7 @@ describe("records of a file", () => {
     expect((await errorOf(readRecords(file(gzip))))._tag).toBe("ArtifactError")
   })
 
-  it("of a damaged Parquet file end in one message, and the process lives on", async () => {
+  it("of a damaged Parquet file give one error message, and the process survives", async () => {
     const Row = Schema.Struct({ text: Schema.String })
     const bytes = await parquet(
       Row,
@@ -171,11 +171,11 @@ describe("records of a file", () => {
     expect(await values(file(bytes))).toHaveLength(300)
   })
 
-  it("of a line without end stop before they fill memory", { timeout: 60_000 }, async () => {
+  it("of an endless line stop before they fill memory", { timeout: 60_000 }, async () => {
     expect((await errorOf(readRecords(file(gzipSync(Buffer.alloc(80 << 20, 0x20)))))).message).toMatch(/found a longer one, line 1\./)
   })
 
-  it("may be left early", async () => {
+  it("may be read partially", async () => {
     for await (const { value } of readRecords(file(jsonl(rows)))) {
       expect(value).toEqual(rows[0])
       break
@@ -187,7 +187,7 @@ describe("records of a file", () => {
   })
 })
 
-describe("rows that do not fit", () => {
+describe("invalid rows", () => {
   const parse = (value: unknown) => {
     if (value === 0) throw new BadRow("a", "is zero")
     return value as number
@@ -210,7 +210,7 @@ describe("rows that do not fit", () => {
     expect(told).toEqual(["line 7, field a: is zero (field a: is zero)", "line 10, field a: is zero (field a: is zero)"])
   })
 
-  it("end the reading early where none of the first thousand fits, and not where one does", async () => {
+  it("stop reading early if none of the first thousand fits, but not if one does", async () => {
     const zeros = Array.from({ length: 2000 }, () => 0)
     const counts = newCounts()
     expect(await all(readParsed(file(jsonl(zeros)), parse, counts, noted().skip))).toEqual([])
@@ -220,14 +220,14 @@ describe("rows that do not fit", () => {
     expect(mixed).toEqual({ rows: 3000, bad: 2999 })
   })
 
-  it("are named by kind for many alike: without indices or what was found", () => {
+  it("are grouped by kind of fault, without indices or values", () => {
     expect(badRow(() => parseMessages({ messages: [{ role: "user" }] }, 1))).toMatchObject({ reason: "field messages[].content: missing" })
     const messages = [{ role: "poet", content: "x" }]
     expect(badRow(() => parseMessages({ messages }, 1))).toMatchObject({ reason: "field messages[].role: not system, user or assistant" })
     expect(badRow(() => parseMessages(1, 1))).toMatchObject({ reason: "not an object" })
   })
 
-  it("of a Parquet file are named by row", async () => {
+  it("of a Parquet file are reported by row number", async () => {
     const path = file(await parquet(Schema.Struct({ a: Schema.String }), [{ a: "x" }]))
     const never = () => {
       throw new BadRow("a", "no")
@@ -237,14 +237,14 @@ describe("rows that do not fit", () => {
     expect(told).toEqual(["row 1, field a: no (field a: no)"])
   })
 
-  it("are told from a mistake of the parser's, which is not swallowed", async () => {
+  it("are distinguished from a bug in the parser, which is not swallowed", async () => {
     const broken = () => {
       throw new TypeError("a mistake")
     }
     expect((await errorOf(readParsed(file("1\n"), broken, newCounts(), noted().skip))).message).toBe("a mistake")
   })
 
-  it("of an empty file: there is nothing to read", async () => {
+  it("of an empty file give an error that there is nothing to read", async () => {
     for (const content of ["", "\n\n", gzipSync("")])
       expect((await errorOf(readParsed(file(content), parse, newCounts(), noted().skip))).message).toMatch(
         /at least one row, found an empty file/
@@ -256,7 +256,7 @@ describe("an HH-RLHF pair", () => {
   const parse = (chosen: unknown, rejected: unknown) => parseHhRlhf({ chosen, rejected }, 7, "test")
   const asked = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is 1 + 1?"
 
-  it("has as prompt the turns that both share, texts exactly as they stand", () => {
+  it("has the turns that both share as prompt, with unchanged texts", () => {
     expect(parse(`${asked}\n\nAssistant: 2 `, `${asked}\n\nAssistant: 3\n\nSo?`)).toEqual({
       id: "7",
       prompt: [
@@ -273,7 +273,7 @@ describe("an HH-RLHF pair", () => {
     })
   })
 
-  it("has a prompt of whole turns: what answers share at their beginning stays in the answers", () => {
+  it("has a prompt of complete turns: a common beginning of the answers stays in the answers", () => {
     const { prompt, chosen, rejected } = parse(`${asked}\n\nAssistant: It is 2`, `${asked}\n\nAssistant: It is 3`)
     expect([prompt.length, chosen, rejected]).toEqual([3, " It is 2", " It is 3"])
   })
@@ -296,13 +296,13 @@ describe("an HH-RLHF pair", () => {
     ["lacks a field", undefined, "x", "chosen", /^null$|missing; there are rejected/],
     ["has a number for text", 7, "x", "chosen", /expected text, found number/],
     ["has half of a surrogate pair", `${asked}\n\nAssistant: \ud800`, `${asked}\n\nAssistant: 3`, "chosen", /surrogate/]
-  ])("that %s does not fit", (_, chosen, rejected, field, message) => {
+  ])("that %s is invalid", (_, chosen, rejected, field, message) => {
     const bad = badRow(() => parse(chosen, rejected))
     expect(bad.field).toBe(field)
     expect(bad.message).toMatch(message)
   })
 
-  it("that is no object does not fit", () => {
+  it("that is not an object is invalid", () => {
     for (const [row, found] of [
       [null, "null"],
       [[], "a list"],
@@ -313,7 +313,7 @@ describe("an HH-RLHF pair", () => {
     }
   })
 
-  it("gives its transcripts back", () => {
+  it("can be converted back to its transcripts", () => {
     for (const text of ["\n\nHuman: a\n\nAssistant: b", "\n\nHuman:\n\nHuman:x\n\nAssistant:\n\n\n", "\n\nAssistant: a\n\nHuman b: c"]) {
       expect(joinTranscript(splitTranscript(text, "text"))).toBe(text)
     }
@@ -341,7 +341,7 @@ describe("a row of messages", () => {
     ["a message without content", [{ role: "user" }, answer], "messages[0].content", /missing; there are role/],
     ["a message that is text", ["hi", answer], "messages[0].role", /expected an object, found string/],
     ["content that is a list", [question, { role: "assistant", content: ["a"] }], "messages[1].content", /expected text, found a list/]
-  ])("with %s does not fit", (_, messages, field, message) => {
+  ])("with %s is invalid", (_, messages, field, message) => {
     const bad = badRow(() => parseMessages({ messages }, 1))
     expect(bad.field).toBe(field)
     expect(bad.message).toMatch(message)
@@ -353,7 +353,7 @@ describe("a row of prompt, chosen and rejected", () => {
   const question = { role: "user", content: "q" }
   const answer = (content: string) => ({ role: "assistant", content })
 
-  it("may have text, messages, or whole dialogues", () => {
+  it("may have text, messages, or complete dialogues", () => {
     const expected = parse({ prompt: "q", chosen: "a", rejected: "b" })
     expect(expected).toMatchObject({ prompt: [question], chosen: "a", rejected: "b", rating: null })
     expect(parse({ prompt: [question], chosen: [answer("a")], rejected: "b" })).toEqual(expected)
@@ -369,7 +369,7 @@ describe("a row of prompt, chosen and rejected", () => {
       })
   })
 
-  it("has its rating and labels read before anything else: no other fault of the row hides theirs", () => {
+  it("has its rating and labels checked first: no other fault of the row hides theirs", () => {
     for (const row of [{}, { prompt: "q", chosen: "a", rejected: "a" }, { prompt: "q", chosen: "", rejected: "b" }]) {
       expect(badLabel(() => parse({ ...row, rating: 7 })).field).toBe("rating")
       expect(badLabel(() => parse({ ...row, rejectedSafe: "no" })).field).toBe("rejectedSafe")
@@ -377,7 +377,7 @@ describe("a row of prompt, chosen and rejected", () => {
     expect(badRow(() => parse([]))).toMatchObject({ field: "(the row)", message: "expected an object, found a list" })
   })
 
-  it("may say of each response whether it is safe", () => {
+  it("may have a safety label for each response", () => {
     const row = { prompt: "q", chosen: "a", rejected: "b" }
     expect(parse({ ...row, chosenSafe: true, rejectedSafe: false })).toMatchObject({ chosenSafe: true, rejectedSafe: false })
     expect(parse({ ...row, rejectedSafe: true, chosenSafe: null })).toMatchObject({ chosenSafe: null, rejectedSafe: true })
@@ -401,7 +401,7 @@ describe("a row of prompt, chosen and rejected", () => {
     ["an empty answer", { prompt: "q", chosen: "a", rejected: " \n" }, "rejected", /empty/],
     ["two equal answers", { prompt: "q", chosen: "a", rejected: "a" }, "rejected", /the same/],
     ["no prompt", { chosen: "a", rejected: "b" }, "prompt", /missing; there are chosen, rejected/]
-  ])("with %s does not fit", (_, row, field, message) => {
+  ])("with %s is invalid", (_, row, field, message) => {
     const bad = badRow(() => parse(row))
     expect(bad.field).toBe(field)
     expect(bad.message).toMatch(message)
@@ -413,7 +413,7 @@ const hhFile = join(process.env.CARAVAN_TEST_DATA ?? "", "hh-rlhf/harmless-base-
 describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFile))(
   "the 2,312 HH-RLHF pairs of the folder CARAVAN_TEST_DATA",
   () => {
-    it("all fit but 5 that part early and 4 with an empty answer, and the others give their transcripts back", async () => {
+    it("are all valid except 5 that differ early and 4 with an empty answer, and can be converted back to transcripts", async () => {
       let kept = 0
       let rebuilt = 0
       const why: Record<string, number> = {}
@@ -448,9 +448,9 @@ describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFil
   }
 )
 
-describe("rows with the names that every object has", () => {
+describe("rows with column names that every object has", () => {
   const pair = '"prompt": [{"role": "user", "content": "hi"}], "chosen": "hello", "rejected": "go away"'
-  it("are read as any others; what stands under __proto__ is no field of the row", async () => {
+  it("are read like any others; a value under __proto__ is not a field of the row", async () => {
     const names = '"__proto__": {"chosen": "x"}, "constructor": 1, "toString": null, "hasOwnProperty": "x"'
     const [plain, decorated] = await all(readRecords(file(`{${pair}}\n{${pair}, ${names}}\n`)))
     const parse = (value: unknown) => parsePromptChosenRejected(value, 1, "rows")

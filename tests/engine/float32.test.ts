@@ -1,4 +1,4 @@
-/** What is computed in float32 though the numbers come in bfloat16: log-softmax, cross-entropy, and the global norm of gradients. */
+/** Computations in float32 with bfloat16 inputs: log-softmax, cross-entropy, and the global norm of gradients. */
 import { describe, expect, it } from "vitest"
 import { tokenDistribution } from "../../engine/fused.ts"
 import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
@@ -13,13 +13,13 @@ import { logProbabilitiesOf, responseLogProbabilities, responseValues } from "..
 import { largestDifference, smallConfig } from "../models/small.ts"
 
 /**
- * Of numbers of size 4 to 8, bfloat16 keeps one in 64 to 32: what was rounded to it is off by up to 0.016. Float32 keeps them to 5e-7; sums of a few dozen
- * stay below this.
+ * For numbers of size 4 to 8, bfloat16 has a resolution of 1/64 to 1/32: rounding to it causes errors of up to 0.016. Float32 has errors of 5e-7; sums of a few dozen
+ * stay below this tolerance.
  */
 const near = 1e-5
 
 const [rows, vocabulary] = [6, 40]
-/** Numbers that bfloat16 holds exactly: multiples of 1/16 up to 8. */
+/** Numbers that bfloat16 represents exactly: multiples of 1/16 up to 8. */
 const logits = Array.from({ length: rows }, (_, row) => {
   const random = new Random(3, "logits", row)
   return Array.from({ length: vocabulary }, () => (random.int(257) - 128) / 16)
@@ -29,10 +29,10 @@ const logSoftmax = (row: ReadonlyArray<number>, token: number): number =>
   row[token]! - Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0))
 
 describe("logits in bfloat16", () => {
-  it("give the cross-entropy that float64 gives of the same numbers", () => {
+  it("give the same cross-entropy as float64 with the same numbers", () => {
     const targets = logits.map((_, row) => (7 * row) % vocabulary)
     const wanted = logits.reduce((sum, row, i) => sum - logSoftmax(row, targets[i]!), 0)
-    // An output layer that changes nothing: its states are the logits.
+    // The identity as output layer: its states are the logits.
     const identity = Array.from({ length: vocabulary }, (_, i) => Array.from({ length: vocabulary }, (_, j) => (i === j ? 1 : 0)))
     const found = scoped(() => {
       const { logProbabilities } = tokenDistribution(given(), tensor(identity, { dtype: "bfloat16" }), tensor(targets, { dtype: "int64" }))
@@ -41,7 +41,7 @@ describe("logits in bfloat16", () => {
     })
     expect(Math.abs(found - wanted)).toBeLessThan(near * rows)
   })
-  it.each([0, 1, 2])("are drawn from with the log-probabilities that float64 gives, at temperature %f", (temperature) => {
+  it.each([0, 1, 2])("are sampled with the log-probabilities that float64 gives, at temperature %f", (temperature) => {
     const randoms = logits.map((_, row) => new Random(5, row))
     const { tokens, logProbabilities } = scoped(() =>
       noGrad(() =>
@@ -71,11 +71,11 @@ describe("models in bfloat16", () => {
     return made
   }
   const options = { padId: 0, device: "cpu" as const, config: { temperature: 1, terminal: "past-end" as const, inferenceBatchSize: 64 } }
-  // One prompt with every token of the vocabulary as its response: the probabilities are those of one distribution.
+  // One prompt with every token of the vocabulary as its response: the probabilities form one distribution.
   const responses = Array.from({ length: config.vocabSize }, (_, token) => ({ prompt: [1, 5, 9], response: [token] }))
   const total = (logProbabilities: ReadonlyArray<number>) => logProbabilities.reduce((sum, x) => sum + Math.exp(x), 0)
 
-  it("give log-probabilities of responses whose exponentials sum to 1, with gradients and without", () => {
+  it("give log-probabilities of responses whose exponentials sum to 1, with and without gradients", () => {
     const llama = model()
     const trained = scoped(() => responseLogProbabilities(llama, responses, options).logProbabilities.detach().toNumbers())
     const frozen = logProbabilitiesOf(llama, responses, options).map(([one]) => one!)
@@ -83,7 +83,7 @@ describe("models in bfloat16", () => {
     expect(Math.abs(total(trained) - 1)).toBeLessThan(near)
     expect(Math.abs(total(frozen) - 1)).toBeLessThan(near)
   })
-  it("have their scalar head applied to their states as float64 applies it, in scores and in values", () => {
+  it("apply their scalar head to their states like float64, in scores and in values", () => {
     const scalar = initRewardModel(model(), { seed: 4 })
     const head = scalar.head.detach().toNumbers()
     const tokens = [1, 5, 9, 13, 7]
@@ -98,7 +98,7 @@ describe("models in bfloat16", () => {
 })
 
 describe("gradients in bfloat16", () => {
-  // 300 tensors with a gradient of (3/4, 1): norm 5/4 each, which bfloat16 holds, and 21.65 together, which it would make 21.625.
+  // 300 tensors with a gradient of (3/4, 1): norm 5/4 each, which bfloat16 represents, and 21.65 together, which it would round to 21.625.
   const setup = () => {
     const parameters = Object.fromEntries(
       Array.from({ length: 300 }, (_, i) => [`w${i}`, tensor([0, 0], { dtype: "bfloat16" }).requiresGrad()])
@@ -112,24 +112,24 @@ describe("gradients in bfloat16", () => {
     return parameters
   }
   const wanted = 1.25 * Math.sqrt(300)
-  it("have a global norm in float32, where it is read and where it is clipped by", () => {
+  it("have a global norm in float32, both as returned and for clipping", () => {
     const parameters = setup()
     expect(Math.abs(gradientNorm(parameters) - wanted)).toBeLessThan(near)
     expect(scoped(() => Math.abs(clipGradientNorm(parameters, 2).item() - wanted))).toBeLessThan(near)
-    // Clipped to 2: by 0.0924, in bfloat16's 8 bits.
+    // Clipped to 2: by 0.0924, rounded to bfloat16's 8 bits.
     for (const parameter of Object.values(parameters)) {
       const [a, b] = parameter.grad()!.toNumbers() as [number, number]
       expect([Math.abs(a / ((0.75 * 2) / wanted) - 1) < 2 ** -8, Math.abs(b / (2 / wanted) - 1) < 2 ** -8]).toEqual([true, true])
     }
   })
-  it("move float32 weights: a hundred steps of 1e-5 add up to 1e-3, less what epsilon takes", () => {
+  it("move float32 weights: a hundred steps of 1e-5 sum to 1e-3, minus the effect of epsilon", () => {
     const w = tensor([1], { dtype: "bfloat16" }).requiresGrad()
     const optimizer = new AdamW({ parameters: { w }, weightDecay: 0 })
     for (let i = 0; i < 100; i++) {
       scoped(() => w.sum().backward())
       optimizer.step(1e-5)
     }
-    // A gradient of 1 at every step: each moves by 1e-5 / (1 + 1e-5). In bfloat16, below 1, nothing less than 0.002 is seen.
+    // A gradient of 1 at every step: each step is 1e-5 / (1 + 1e-5). In bfloat16, just below 1, changes under 0.002 are lost.
     expect(Math.abs(optimizer.state["master.w"]!.item() - (1 - 1e-3 / (1 + 1e-5)))).toBeLessThan(near)
     optimizer.free()
   })

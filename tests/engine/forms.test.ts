@@ -1,4 +1,4 @@
-/** Both forms of an operation, the kernel and plain operators, against its formula in plain numbers: values and gradients, where epsilon counts and where it does not. */
+/** Both forms of an operation, the kernel and plain operators, compared with its formula in plain numbers: values and gradients, with and without a significant epsilon. */
 import { describe, expect, it } from "vitest"
 import { composedRmsNorm, composedSwiglu, rmsNorm, swiglu } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
@@ -8,10 +8,10 @@ const [rows, dim, epsilon] = [3, 8, 1e-5]
 const random = new Random(2, "forms")
 const normal = (count: number) => Array.from({ length: count }, () => random.normal())
 const weight = normal(dim).map((x) => 1 + 0.3 * x)
-/** What the output is multiplied by before it is summed: no gradient cancels. */
+/** Weights of the output before it is summed, so that no gradient cancels. */
 const pull = normal(rows * dim)
 
-/** Value of the output, and gradients of the inputs, one after another. */
+/** Value of the output followed by the gradients of the inputs. */
 const run = (
   form: (...inputs: ReadonlyArray<Tensor>) => Tensor,
   dtype: "float32" | "float64",
@@ -34,7 +34,7 @@ const run = (
       .backward()
     return [out.detach(), ...leaves.map((leaf) => leaf.grad()!)].map((found) => found.toNumbers())
   })
-/** The largest difference, as a share of the largest number wanted. */
+/** The largest difference relative to the largest expected number. */
 const difference = (found: ReadonlyArray<ReadonlyArray<number>>, wanted: ReadonlyArray<ReadonlyArray<number>>): number =>
   Math.max(
     ...wanted.map((numbers, i) => {
@@ -49,8 +49,8 @@ const forms = [
 ] as const
 
 describe.each(forms)("$name", ({ dtype, near, norm, gate }) => {
-  // With x of size s the mean square is about s^2: at 1e-3 and below it is less than epsilon, at 3e-3 as much, from 1 on epsilon is nothing.
-  it.each([1e-5, 1e-3, 3e-3, 1, 100])("normalise numbers of size %f: x w / sqrt(mean(x^2) + epsilon), epsilon within the root", (size) => {
+  // With x of size s the mean square is about s^2: up to 1e-3 it is less than epsilon, at 3e-3 about equal, from 1 on epsilon is negligible.
+  it.each([1e-5, 1e-3, 3e-3, 1, 100])("normalise numbers of size %f: x w / sqrt(mean(x^2) + epsilon), with epsilon inside the root", (size) => {
     const x = normal(rows * dim).map((one) => size * one)
     const value: Array<number> = []
     const ofX: Array<number> = []

@@ -1,4 +1,4 @@
-/** The CPU's kernels against the same formulas written with plain operators, in float64: values and gradients. */
+/** The CPU kernels compared with the same formulas written with plain operators in float64: values and gradients. */
 import { describe, expect, it } from "vitest"
 import { composedRmsNorm, composedSwiglu, inferenceLinear, inferenceWeight, isFused, rmsNorm, swiglu } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
@@ -17,7 +17,7 @@ const random = (seed: number, ...shape: ReadonlyArray<number>) => ({
   )
 })
 
-/** The largest difference of value and gradients between a form in float32 and one in float64, relative to numbers beyond 1. */
+/** The largest difference of value and gradients between a form in float32 and one in float64, relative to numbers above 1. */
 const difference = (
   inputs: ReadonlyArray<{ readonly shape: ReadonlyArray<number>; readonly data: Numbers }>,
   actual: (...inputs: ReadonlyArray<Tensor>) => Tensor,
@@ -27,7 +27,7 @@ const difference = (
     scoped(() => {
       const leaves = inputs.map(({ data, shape }) => tensor(data, { shape, dtype }).requiresGrad())
       const out = form(...leaves)
-      // Another weight for every element, so that no gradient cancels.
+      // A different weight for every element, so that no gradient cancels.
       const pull = tensor(random(9, ...out.shape).data, { shape: out.shape, dtype })
       out.mul(pull).sum().backward()
       return [...out.detach().toNumbers(), ...leaves.flatMap((leaf) => leaf.grad()!.toNumbers())]
@@ -57,7 +57,7 @@ describe("kernels for float32 on the CPU", () => {
     [5, 34]
   ])("gate: %i x %i", (rows, both) => {
     const wide = random(1, rows, both)
-    // Some far from 0, where an exponential overflows or vanishes.
+    // Some values far from 0, where an exponential overflows or vanishes.
     wide.data.forEach((x, i) => (wide.data[i] = i % 7 === 0 ? 40 * x : x))
     expect(
       difference(
@@ -92,7 +92,7 @@ describe("kernels for float32 on the CPU", () => {
     expect(actual.reduce((most, value, i) => Math.max(most, Math.abs(value - wanted[i]!)), 0)).toBeLessThanOrEqual(fused)
   })
 
-  it("keep the leading dimensions of what they multiply, and refuse another width", () => {
+  it("keep the leading dimensions, and reject another width", () => {
     const weight = inferenceWeight(
       tensor([
         [1, 2],

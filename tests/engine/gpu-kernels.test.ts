@@ -1,4 +1,4 @@
-/** Our kernels for the GPU against the same formulas by plain operators in float64: values and gradients, in both dtypes that they take. */
+/** Our GPU kernels compared with the same formulas in plain float64 operators: values and gradients, in both supported dtypes. */
 import { describe, expect, it } from "vitest"
 import { gpuKernelsMissing } from "../../engine/device.ts"
 import { composedRmsNorm, composedSwiglu, hasGpuKernels, rmsNorm, swiglu, useKernels } from "../../engine/fused.ts"
@@ -17,7 +17,7 @@ const normal = (seed: number, ...shape: ReadonlyArray<number>) => {
 type Numbers = ReturnType<typeof normal>
 type Form = (...inputs: ReadonlyArray<Tensor>) => Tensor
 
-/** Numbers that both dtypes hold, so that only the computation differs. */
+/** Numbers that both dtypes represent exactly, so that only the computation differs. */
 const run = (form: Form, inputs: ReadonlyArray<Numbers>, device: Device, dtype: DType) =>
   scoped(() => {
     const leaves = inputs.map(({ data, shape }) =>
@@ -39,7 +39,7 @@ const away = (found: ReadonlyArray<number>, wanted: ReadonlyArray<number>): numb
 
 const gpu = devices.find(({ device }) => device === "cuda")!
 describe.skipIf(gpu.skip)("kernels for the GPU", () => {
-  it("are there", () => {
+  it("are available", () => {
     expect(gpuKernelsMissing()).toBeUndefined()
     expect(scoped(() => hasGpuKernels(tensor([1], { device: "cuda" })))).toBe(true)
   })
@@ -69,7 +69,7 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
     "gate %i rows of %i in %s",
     (rows, both, dtype) => {
       const inputs = [normal(1, rows, both)]
-      // Some far from 0, where an exponential overflows or vanishes.
+      // Some values far from 0, where an exponential overflows or vanishes.
       inputs[0]!.data.forEach((x, i) => (inputs[0]!.data[i] = i % 7 === 0 ? 40 * x : x))
       const wanted = run((x) => composedSwiglu(x), inputs, "cpu", "float64")
       const found = run((x) => swiglu(x), inputs, "cuda", dtype)
@@ -77,7 +77,7 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
     }
   )
 
-  it.each(["float32", "bfloat16"] as const)("take AdamW's steps by gradients in %s, as libtorch's do", (dtype) => {
+  it.each(["float32", "bfloat16"] as const)("take AdamW steps with gradients in %s like libtorch", (dtype) => {
     const steps = (on: boolean) => {
       useKernels(on)
       try {

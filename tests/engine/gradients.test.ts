@@ -1,4 +1,4 @@
-/** Gradients that add up over micro-batches, and their norm. */
+/** Gradients summed over micro-batches, and their norm. */
 import { describe, expect, it, vi } from "vitest"
 import { hasGpuKernels } from "../../engine/fused.ts"
 import { accumulateGradients, clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
@@ -6,27 +6,27 @@ import { AdamW } from "../../engine/optimizer.ts"
 import { keep, liveTensors, noGrad, scoped, Tensor, tensor, zeros } from "../../engine/tensor.ts"
 import { devices } from "../devices.ts"
 
-/** Float32 keeps seven digits. */
+/** Float32 has seven digits. */
 const near = 1e-6
 
 for (const { device, skip } of devices) {
   describe.skipIf(skip)(`gradients of micro-batches on ${device}`, () => {
     const weight = (dtype: "bfloat16" | "float16" | "float32", size = 1) => keep(zeros([size], { dtype, device })).requiresGrad()
-    /** Micro-batches whose gradients are these numbers. */
+    /** Micro-batches with these numbers as gradients. */
     const add = (w: Tensor, gradients: ReadonlyArray<number>) =>
       accumulateGradients({ w }, gradients, (gradient) => w.sum().mul(gradient).backward())
 
-    it.each(["bfloat16", "float16", "float32"] as const)("of %s weights add up in float32", (dtype) => {
+    it.each(["bfloat16", "float16", "float32"] as const)("of %s weights are summed in float32", (dtype) => {
       const w = weight(dtype)
       // In bfloat16 256 + 1 is 256, in float16 2048 + 1 is 2048.
       add(w, new Array<number>(3000).fill(1))
       expect(w.grad()!.item()).toBe(3000)
       expect(w.grad()!.dtype).toBe("float32")
-      // A single one that is added to them, too.
+      // A single later micro-batch is added in float32 too.
       add(w, [1])
       expect(w.grad()!.item()).toBe(3001)
     })
-    it("are as they came where there is one: in the dtype of the weights, without a copy", () => {
+    it("are unchanged if there is only one: in the dtype of the weights, without a copy", () => {
       const w = weight("bfloat16", 3)
       const before = liveTensors()
       add(w, [0.75])
@@ -34,7 +34,7 @@ for (const { device, skip } of devices) {
       expect(w.grad()!.dtype).toBe("bfloat16")
       expect(w.grad()!.toNumbers()).toEqual([0.75, 0.75, 0.75])
     })
-    it("may come first with a later micro-batch", () => {
+    it("may first appear with a later micro-batch", () => {
       const [a, b] = [weight("bfloat16"), weight("bfloat16")]
       const microBatches = Array.from({ length: 1000 }, (_, i) => i)
       const results = accumulateGradients({ a, b }, microBatches, (i) => {
@@ -51,7 +51,7 @@ for (const { device, skip } of devices) {
       expect(liveTensors()).toBe(before)
     })
 
-    it("in bfloat16 are converted one at a time for the optimiser's step, all gone after it; a kernel takes them as they are", () => {
+    it("in bfloat16 are converted one at a time for the optimiser's step and freed after it; a kernel reads them directly", () => {
       const parameters = Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`w${i}`, weight("bfloat16", 8)]))
       const optimizer = new AdamW({ parameters })
       const sum = () =>
@@ -91,15 +91,15 @@ for (const { device, skip } of devices) {
       expect(() => gradientNorm({})).toThrow(/Computing the norm of gradients: expected at least one parameter, got none/)
     })
     it("is not rounded to bfloat16", () => {
-      const parameters = withGradient([1, 1, 1]) // bfloat16 has 1.734 for the root of 3
+      const parameters = withGradient([1, 1, 1]) // bfloat16 gives 1.734 for the root of 3
       expect(Math.abs(gradientNorm(parameters) / Math.sqrt(3) - 1)).toBeLessThan(near)
       expect(scoped(() => Math.abs(clipGradientNorm(parameters, 9).item() / Math.sqrt(3) - 1))).toBeLessThan(near)
     })
-    it("is what they are clipped to, the factor not rounded to bfloat16", () => {
+    it("is what they are clipped to, with a factor that is not rounded to bfloat16", () => {
       const numbers = scoped(() => noGrad(() => zeros([4096]).normal_(0, 1).to({ dtype: "bfloat16" }).toNumbers()))
       const norm = Math.hypot(...numbers)
       const parameters = withGradient(numbers)
-      // bfloat16 has 0.33398 for a third: 2e-3 too much. The 4096 products are rounded one by one, to both sides.
+      // bfloat16 gives 0.33398 for a third: 2e-3 too much. The 4096 products are rounded individually, in both directions.
       scoped(() => clipGradientNorm(parameters, norm / 3))
       expect(Math.abs(gradientNorm(parameters) / (norm / 3) - 1)).toBeLessThan(5e-4)
     })

@@ -1,16 +1,16 @@
-/** A tensor that was freed is known to be, however often its place was used again. */
+/** A freed tensor is detected, however often its slot was reused. */
 import { describe, expect, it } from "vitest"
 import { liveTensors, tensor } from "../../engine/tensor.ts"
 
-describe("a tensor that was freed", () => {
+describe("a freed tensor", () => {
   const wasFreed = "this tensor was freed"
 
-  // The place that was freed last is the next to be taken: each of these stands where `freed` stood.
-  it("never reads what stands in its place now, after 1, 2, 4, 8, ... 8,192 others stood there", () => {
+  // The slot freed last is reused first: each of these takes the slot of `freed`.
+  it("never reads the tensor that reuses its slot, after 1, 2, 4, 8, ... 8,192 others", () => {
     const freed = tensor([1])
     freed.free()
     const live = liveTensors()
-    // Where a handle has b bits for how often its place was used, it means another tensor after 2^b uses.
+    // With b bits for a slot's generation, a handle would refer to another tensor after 2^b uses.
     for (let count = 0, next = 1; next <= 2 ** 13; next *= 2) {
       for (; count < next - 1; count++) tensor([2]).free()
       const other = tensor([2])
@@ -21,7 +21,7 @@ describe("a tensor that was freed", () => {
     expect(liveTensors()).toBe(live)
   })
 
-  it("can't be freed again, with what stands in its place", () => {
+  it("can't be freed again together with the tensor that reuses its slot", () => {
     const freed = tensor([1])
     freed.free()
     for (let count = 1; count < 4096; count++) tensor([2]).free()

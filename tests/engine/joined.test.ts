@@ -1,4 +1,4 @@
-/** Linear layers that read the same as one product: values, gradients, and where their weights lie. */
+/** Linear layers with the same input as one product: values, gradients, and the position of their weights in memory. */
 import { describe, expect, it } from "vitest"
 import { joinedLinear, joinedWeight, joinWeights } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
@@ -21,7 +21,7 @@ const numbers = (seed: number, count: number) =>
   )
 
 for (const { device, skip } of devices) {
-  describe.skipIf(skip)(`layers that read the same on ${device}`, () => {
+  describe.skipIf(skip)(`layers with the same input on ${device}`, () => {
     const make = (heights: ReadonlyArray<number>) => ({
       x: tensor(numbers(1, rows * width), { shape: [1, rows, width], dtype: "float64", device }).requiresGrad(),
       weights: heights.map((height, i) =>
@@ -35,7 +35,7 @@ for (const { device, skip } of devices) {
         .backward()
     const found = ({ weights, x }: ReturnType<typeof make>) => [x, ...weights].map((leaf) => leaf.grad()!.toNumbers())
 
-    it.each([[[4]], [[4, 2, 2]], [[3, 3]], [[1, 5, 2]]])("of %j rows give what each gives alone, and its gradients", (heights) => {
+    it.each([[[4]], [[4, 2, 2]], [[3, 3]], [[1, 5, 2]]])("with %j rows give the same outputs and gradients as separate layers", (heights) => {
       scoped(() => {
         const [apart, together, moved] = [make(heights), make(heights), make(heights)]
         joinWeights(moved.weights)
@@ -54,7 +54,7 @@ for (const { device, skip } of devices) {
       })
     })
 
-    it("give no gradient to what is frozen", () => {
+    it("give no gradient to frozen weights", () => {
       scoped(() => {
         const { weights, x } = make([2, 3])
         weights[0]!.requiresGrad(false)
@@ -69,7 +69,7 @@ for (const { device, skip } of devices) {
       })
     })
 
-    it("lie side by side once joined: the product reads what is changed in either of them", () => {
+    it("are adjacent in memory once joined: the product sees changes to either of them", () => {
       scoped(() => {
         const { weights, x } = make([2, 3])
         const before = weights.map((weight) => weight.toNumbers())
@@ -80,7 +80,7 @@ for (const { device, skip } of devices) {
         expect(all.toNumbers()).toEqual([...before[0]!, ...before[1]!.map((value) => value + 1)])
         noGrad(() => all.mul_(2))
         expect(weights[0]!.toNumbers()).toEqual(before[0]!.map((value) => 2 * value))
-        // Joined again they stay where they are.
+        // Joining them again leaves them in place.
         joinWeights(weights)
         noGrad(() => all.fill_(7))
         expect(weights.flatMap((weight) => weight.toNumbers())).toEqual(new Array(5 * width).fill(7))
@@ -88,7 +88,7 @@ for (const { device, skip } of devices) {
       })
     })
 
-    it("are copied where they lie apart: what is joined is no view", () => {
+    it("are copied if they are not adjacent: the joined tensor is not a view", () => {
       scoped(() => {
         const { weights } = make([2, 3])
         const all = noGrad(() => joinedWeight(weights))
@@ -103,7 +103,7 @@ for (const { device, skip } of devices) {
       })
     })
 
-    it("refuse weights of other widths or dtypes", () => {
+    it("reject weights of other widths or dtypes", () => {
       scoped(() => {
         const wide = tensor(numbers(1, 8), { shape: [1, 8], dtype: "float64", device })
         const { weights, x } = make([2])

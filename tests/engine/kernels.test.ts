@@ -19,7 +19,7 @@ processor	: 1
 model		: 1
 `
 
-it("a processor is told apart by its numbers: its name says too little", () => {
+it("a processor is identified by its numbers: its name says too little", () => {
   const found = parseProcessor(emerald)
   expect(found).toMatchObject({ vendor: "GenuineIntel", version: "6 207 2" })
   expect(found.flags.has("avx512vl")).toBe(true)
@@ -28,7 +28,7 @@ it("a processor is told apart by its numbers: its name says too little", () => {
 
 const of = (vendor: string, ...flags: ReadonlyArray<string>) => ({ vendor, version: "", flags: new Set(flags) })
 
-it("kernels older than the processor are replaced by what it can do, others stay", () => {
+it("kernels older than the processor are replaced by suitable ones, others stay", () => {
   expect(missedCores(parseProcessor(emerald), "Prescott")).toEqual(["SkylakeX", "Haswell"])
   expect(missedCores(of("GenuineIntel", "avx2", "fma", "avx512f"), "Prescott")).toEqual(["Haswell"])
   expect(missedCores(of("AuthenticAMD", "avx2", "fma"), "Barcelona")).toEqual(["Zen"])
@@ -46,7 +46,7 @@ describe("the choice of kernels", () => {
 
   const said = (core: string): Asked => ({ status: 0, signal: null, stdout: `OpenBLAS 0.3.21 DYNAMIC_ARCH ${core}`, stderr: "" })
   const ended = (signal: string | null, status: number | null = null, stderr = ""): Asked => ({ status, signal, stdout: "", stderr })
-  /** Chooses with these answers, by the core that is asked for ("" for OpenBLAS's own); and what was asked. */
+  /** Chooses with these answers, given by requested core ("" for OpenBLAS's own choice); and the requests. */
   const choose = (answers: Record<string, Asked>, machine: ReadonlyArray<string> = ["machine"]) => {
     const asked: Array<string> = []
     const core = chosenCore(join(folder, "addon.node"), machine, parseProcessor(emerald), (_, core = "") => {
@@ -56,21 +56,21 @@ describe("the choice of kernels", () => {
     return { core, asked }
   }
 
-  it("is asked for once, and again on another machine", () => {
+  it("is computed once, and again on another machine", () => {
     const answers = { "": said("Prescott"), SkylakeX: said("SkylakeX") }
     expect(choose(answers)).toEqual({ core: "SkylakeX", asked: ["", "SkylakeX"] })
     expect(choose(answers)).toEqual({ core: "SkylakeX", asked: [] })
     expect(choose({ "": said("Cooperlake") }, ["another"])).toEqual({ core: "", asked: [""] })
   })
 
-  it("passes over kernels that OpenBLAS does not have, that the processor does not bear, or that multiply wrongly", () => {
+  it("skips kernels that OpenBLAS does not have, that do not run on the processor, or that multiply wrongly", () => {
     for (const [i, refused] of [said("Cooperlake"), ended("SIGILL"), ended(null, 3)].entries())
       expect(choose({ "": said("Prescott"), SkylakeX: refused, Haswell: said("Haswell") }, [`${i}`]).core).toBe("Haswell")
     const none = { "": said("Prescott"), SkylakeX: ended("SIGILL"), Haswell: ended("SIGILL") }
     expect(choose(none, ["none"])).toEqual({ core: "", asked: ["", "SkylakeX", "Haswell"] })
   })
 
-  it("is not made, and not kept, where there was no answer", () => {
+  it("fails, and is not cached, without an answer", () => {
     const answers = { "": said("Prescott"), SkylakeX: ended("SIGKILL") }
     expect(() => choose(answers)).toThrow(/expected an answer, but the process was ended by SIGKILL\. Run this again, or set OPENBLAS_CORETYPE/)
     expect(() => choose({ "": ended(null, 1, "at line 1\nError: no such library") })).toThrow(/ended with 1: Error: no such library/)
@@ -81,7 +81,7 @@ describe("the choice of kernels", () => {
 
 const fast = processor()?.flags.has("avx2") === true && environment().blas.startsWith("OpenBLAS")
 
-/** The core that a process of its own multiplies with, under a setting of the user's or none. */
+/** The core with which a separate process multiplies, with or without a user's setting. */
 const coreUnder = (setting: string | undefined): string => {
   const { OPENBLAS_CORETYPE: _, ...env } = process.env
   const script = `import("${import.meta.resolve("../../engine/device.ts")}").then(({ environment }) => process.stdout.write(environment().blas.split(" ").at(-1)))`
@@ -91,14 +91,14 @@ const coreUnder = (setting: string | undefined): string => {
   }).stdout
 }
 
-it.skipIf(!fast)("OpenBLAS multiplies with kernels that this processor deserves", () => {
+it.skipIf(!fast)("OpenBLAS multiplies with kernels that suit this processor", () => {
   const core = coreUnder(undefined)
   expect(core).not.toBe("")
   expect(missedCores(processor()!, core)).toEqual([])
-  // An empty setting is none: OpenBLAS would take it for an unknown core's name, and other kernels with it.
+  // An empty setting counts as none: OpenBLAS would treat it as the name of an unknown core, and use other kernels.
   expect(coreUnder("")).toBe(core)
 })
 
-it.skipIf(!fast)("a user's own OPENBLAS_CORETYPE stays", () => {
+it.skipIf(!fast)("a user's own OPENBLAS_CORETYPE is kept", () => {
   expect(coreUnder("Prescott")).toBe("Prescott")
 })

@@ -1,4 +1,4 @@
-/** The machine's numerics as they are kept: asked for again whenever the answer may be another. No GPU is needed: its driver's files are made up. */
+/** The cached numerics of the machine: computed again whenever they may have changed. No GPU is needed: its driver's files are made up. */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
@@ -11,7 +11,7 @@ beforeEach(() => {
 })
 afterEach(() => removeFolder(folder))
 
-/** As the driver writes them. */
+/** The files as the driver writes them. */
 const informationOf = (model: string, uuid: string) =>
   `Model: \t\t ${model}\nIRQ:   \t\t 98\nGPU UUID: \t ${uuid}\nVideo BIOS: \t 96.00.89.00.01\nBus Type: \t PCIe\nDevice Minor: \t 0\n`
 const host = (name: string, gpus: ReadonlyArray<readonly [model: string, uuid: string]>, version = "570.86.15"): string => {
@@ -34,7 +34,7 @@ const describeOn = (nvidia: string, environment: Record<string, string> = {}, de
     ask: () => Promise.resolve({ device, answer: String(++asked) })
   })
 
-it("the numerics of a CPU are kept for each number of threads apart", async () => {
+it("the numerics of a CPU are cached separately for each number of threads", async () => {
   const on = async (threads: number) => (await describeOn("none", {}, "cpu", threads)).answer
   const [one, two, four] = [await on(1), await on(2), await on(4)]
   expect(new Set([one, two, four]).size).toBe(3)
@@ -42,7 +42,7 @@ it("the numerics of a CPU are kept for each number of threads apart", async () =
 })
 
 describe("the numerics of a GPU", () => {
-  it("are kept for the same card and driver, and asked for again on another host, with a swapped card, or a new driver", async () => {
+  it("are cached for the same GPU and driver, and computed again on another host, with another GPU, or a new driver", async () => {
     const [h100, h200] = [["NVIDIA H100", "GPU-1"] as const, ["NVIDIA H200", "GPU-2"] as const]
     const answers = []
     for (const [name, gpus, version] of [
@@ -57,17 +57,17 @@ describe("the numerics of a GPU", () => {
     ] as ReadonlyArray<[string, ReadonlyArray<readonly [string, string]>, string?]>)
       answers.push((await describeOn(host(name, gpus, version))).answer)
     const first = Number(answers[0])
-    // Which host it is does not matter, only what is in it: the fourth is the third's, the last the first's.
+    // The host itself does not matter, only its hardware: the fourth equals the third, the last equals the first.
     expect(answers.map((answer) => Number(answer) - first)).toEqual([0, 0, 1, 1, 2, 3, 4, 0])
   })
 
-  it("depend on which of the cards is seen", async () => {
+  it("depend on which GPU is visible", async () => {
     const root = host("a", [["NVIDIA H100", "GPU-1"]])
     const [all, second] = [await describeOn(root), await describeOn(root, { CUDA_VISIBLE_DEVICES: "1" })]
     expect(second.answer).not.toBe(all.answer)
   })
 
-  it("are asked for every time where cards can't be told apart: no driver's files, no name, no identity", async () => {
+  it("are computed every time if GPUs can't be identified: no driver's files, no name, no identity", async () => {
     for (const root of [join(folder, "none"), host("a", []), host("b", [["Unknown", "GPU-1"]]), host("c", [["NVIDIA H100", ""]])]) {
       expect(gpusOf(root)).toBeUndefined()
       const [one, other] = [await describeOn(root), await describeOn(root)]
@@ -75,13 +75,13 @@ describe("the numerics of a GPU", () => {
     }
   })
 
-  it("have the variables that override TensorFloat-32, where set: not on a CPU, where they change nothing", async () => {
+  it("include the variables that override TensorFloat-32 if set, but not on a CPU, where they have no effect", async () => {
     const root = host("a", [["NVIDIA H100", "GPU-1"]])
     const set = { NVIDIA_TF32_OVERRIDE: "0", TORCH_ALLOW_TF32_CUBLAS_OVERRIDE: "1" }
     const plain = await describeOn(root, { NVIDIA_TF32_OVERRIDE: "" })
     expect(Object.keys(plain)).toEqual(["device", "answer"])
     expect(await describeOn(root, set)).toMatchObject(set)
-    // Kept as they are.
+    // Recorded as given.
     expect(await describeOn(root, set)).toMatchObject(set)
     expect(Object.keys(await describeOn(root, set, "cpu"))).toEqual(["device", "answer"])
   })

@@ -4,7 +4,7 @@ import { profileGpu, summarise } from "../../engine/profile.ts"
 import { scoped, zeros } from "../../engine/tensor.ts"
 
 describe("a GPU's profile", () => {
-  it("adds up kernels by name, and gaps once where kernels overlap", () => {
+  it("sums kernels by name, and counts gaps once if kernels overlap", () => {
     const profile = summarise([
       { name: "b", start: 30, duration: 10 },
       { name: "a", start: 0, duration: 10 },
@@ -21,11 +21,11 @@ describe("a GPU's profile", () => {
       ]
     })
   })
-  it("of nothing is empty", () => expect(summarise([])).toEqual({ microseconds: 0, idle: 0, kernels: [] }))
-  it.skipIf(hasCuda())("can't be had without a GPU, and says so", () => {
+  it("is empty if nothing ran", () => expect(summarise([])).toEqual({ microseconds: 0, idle: 0, kernels: [] }))
+  it.skipIf(hasCuda())("needs a GPU, and says so", () => {
     expect(() => profileGpu(() => {})).toThrow("profiling needs a GPU, and there is none")
   })
-  it.skipIf(!hasCuda())("names the kernels that ran, as often as they ran", () => {
+  it.skipIf(!hasCuda())("lists the kernels that ran, with their number of calls", () => {
     const { kernels, microseconds } = profileGpu(() =>
       scoped(() => {
         const a = zeros([512, 512], { dtype: "float32", device: "cuda" })

@@ -1,8 +1,8 @@
-/** Random numbers for many purposes under one seed: no two streams are one, none says anything of another, and shuffles favour no order. */
+/** Random numbers for many purposes under one seed: no two streams are equal or correlated, and shuffles favour no order. */
 import { describe, expect, it } from "vitest"
 import { deriveSeed, Random } from "../../engine/random.ts"
 
-/** The correlation of two lists; of n independent pairs it is 0, give or take 1 / sqrt(n). */
+/** The correlation of two lists; for n independent pairs it is 0, give or take 1 / sqrt(n). */
 const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number => {
   const mean = (x: ReadonlyArray<number>) => x.reduce((sum, one) => sum + one, 0) / x.length
   const [ma, mb] = [mean(a), mean(b)]
@@ -12,7 +12,7 @@ const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number
 }
 
 describe("seeds of 54,000 purposes", () => {
-  // Each stage's own words, with prompt, sample, turn and iteration as they are counted there. Of 2^48 seeds, 54,000 collide with a chance of 5e-6.
+  // Each stage's own words, with prompt, sample, turn and iteration as counted there. Among 2^48 seeds, 54,000 collide with a probability of 5e-6.
   const count = 30
   const numbers = Array.from({ length: count }, (_, i) => i)
   const purposes = numbers.flatMap((i) =>
@@ -24,7 +24,7 @@ describe("seeds of 54,000 purposes", () => {
       ...Array.from({ length: 12 }, (_, k) => [3, "ppo", "rollout", 12 * i + k, j] as const)
     ])
   )
-  it("are 54,000 seeds", () => {
+  it("are 54,000 different seeds", () => {
     expect(purposes.length).toBe(54_000)
     expect(new Set(purposes.map(([seed, ...purpose]) => deriveSeed(seed, ...purpose))).size).toBe(54_000)
   })
@@ -59,7 +59,7 @@ describe("streams of neighbouring purposes", () => {
     expect(Math.abs(correlation(drawn[a]![0], drawn[b]![1]))).toBeLessThan(bound)
   })
   it.each(Object.keys(streams))(
-    "do not correlate with themselves: %s, its first number and its second, and with the first of the one after",
+    "do not correlate with themselves: %s, its first and second number, and with the first of the next stream",
     (name) => {
       const [one, two] = drawn[name]!
       expect(Math.abs(correlation(one, two))).toBeLessThan(bound)
@@ -71,7 +71,7 @@ describe("streams of neighbouring purposes", () => {
 describe("a shuffle of four", () => {
   const orders = 24
   const trials = 24_000
-  /** Pearson's chi-square of how often each of the 24 orders came: 23 degrees of freedom, above 49.7 once in a thousand seeds. */
+  /** Pearson's chi-square of the frequencies of the 24 orders: 23 degrees of freedom, above 49.7 once in a thousand seeds. */
   const chiSquare = (order: (trial: number) => ReadonlyArray<number>): number => {
     const counts = new Map<string, number>()
     for (let trial = 0; trial < trials; trial++) {
@@ -82,18 +82,18 @@ describe("a shuffle of four", () => {
     const expected = trials / orders
     return [...counts.values()].reduce((sum, n) => sum + (n - expected) ** 2 / expected, 0)
   }
-  it("gives each order as often, one shuffle after another of one stream", () => {
+  it("gives all orders equally often, for successive shuffles of one stream", () => {
     const random = new Random(1, "orders")
     expect(chiSquare(() => random.shuffle([0, 1, 2, 3]))).toBeLessThan(49.7)
   })
-  it("gives each order as often, the first shuffle of each epoch's stream", () => {
+  it("gives all orders equally often, for the first shuffle of each epoch's stream", () => {
     expect(chiSquare((epoch) => new Random(1, "sft", "epoch", epoch).shuffle([0, 1, 2, 3]))).toBeLessThan(49.7)
   })
 })
 
-describe("whole numbers below a bound", () => {
-  it("favour none where the bound is no power of two, not even one of three quarters of 2^32", () => {
-    // With the remainder of 32 bits, the lower third would come twice as often: half of all. 2,000 draws: three deviations are 63.
+describe("integers below a bound", () => {
+  it("are uniform even if the bound is not a power of two, such as three quarters of 2^32", () => {
+    // With the remainder of 32 bits, the lower third would occur twice as often: half of all. 2,000 draws: three deviations are 63.
     const random = new Random(1, "int")
     const bound = 3 * 2 ** 30
     const lower = Array.from({ length: 2000 }, () => random.int(bound)).filter((x) => x < bound / 3).length

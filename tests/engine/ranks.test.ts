@@ -1,4 +1,4 @@
-/** Ranks as real processes: what they exchange, and what is said when one of them is missing, late, dead or hangs. */
+/** Ranks as real processes: what they exchange, and the errors when one of them is missing, late, dead or hangs. */
 import { readFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { beforeAll, describe, expect, it } from "vitest"
@@ -8,15 +8,15 @@ import { dealt, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
 import { backendOf, buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
 import { freePort, runRanks } from "./ranks/processes.ts"
 
-// Built once, with a minute of its own.
+// Built once, with its own limit of a minute.
 beforeAll(() => void buildRanks(), 300_000)
 
-// A libtorch with CUDA comes without Gloo's headers.
+// A libtorch with CUDA does not include Gloo's headers.
 const noGloo = backendOf() !== "gloo"
 const groups = [
   { device: "cpu" as const, size: 2, skip: noGloo },
   { device: "cpu" as const, size: 3, skip: noGloo },
-  // NCCL takes a GPU for each rank.
+  // NCCL needs one GPU per rank.
   { device: "cuda" as const, size: 2, skip: environment().gpus < 2 }
 ]
 
@@ -24,7 +24,7 @@ for (const { device, size, skip } of groups)
   describe.skipIf(skip)(`${size} ranks on ${device}`, () => {
     const each = Array.from({ length: size }, (_, i) => i)
 
-    it("sum, gather, scatter and agree, in the order of ranks", async () => {
+    it("sum, gather, scatter and agree, in rank order", async () => {
       const ended = await runRanks("collectives", { size, device })
       const times = each.reduce((sum, i) => sum + i + 1, 0)
       each.forEach((i) => {
@@ -40,21 +40,21 @@ for (const { device, size, skip } of groups)
       })
     })
 
-    it("have several operations under way at once", async () => {
+    it("can have several pending operations", async () => {
       const ended = await runRanks("overlapped", { size, device })
       for (const { said } of ended) expect(said).toEqual([each, each.map((i) => 10 + i)])
     })
   })
 
 describe("the addon's source", () => {
-  it("has the digest that engine/ranks.ts says: a change of it is one of the stages' code", () => {
+  it("has the digest stated in engine/ranks.ts, so that a change of it changes the stages' code", () => {
     const code = readFileSync(new URL("../../engine/ranks.ts", import.meta.url), "utf8")
     expect(code).toContain(`const source = "${sourceDigest()}"`)
   })
 })
 
-describe("a process that has joined no group", () => {
-  it("is the only rank: it is given back what is its own", () => {
+describe("a process that has not joined a group", () => {
+  it("is the only rank: it gets back its own values", () => {
     expect([rank(), ranks(), gatherAll("x", "saying"), sumOver([1, 2], "adding"), dealt([1, 2, 3])]).toEqual([
       0,
       1,
@@ -65,8 +65,8 @@ describe("a process that has joined no group", () => {
   })
 })
 
-describe.skipIf(noGloo)("a group that does not come together", () => {
-  it("names the rank that waited, where, and how long, when another is missing", async () => {
+describe.skipIf(noGloo)("a group that is incomplete", () => {
+  it("reports the rank that waited, where, and how long, if another is missing", async () => {
     const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2 })
     expect(first!.code).toBe(1)
     expect(first!.said.error).toMatch(
@@ -74,12 +74,12 @@ describe.skipIf(noGloo)("a group that does not come together", () => {
     )
   })
 
-  it("says what to look at when there is nobody at the master's address", async () => {
+  it("says what to check if nobody listens at the master's address", async () => {
     const [second] = await runRanks("collectives", { size: 2, ranks: [1], joining: 2 })
     expect(second!.said.error).toMatch(/^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/)
   })
 
-  it("says so when the port is another program's", async () => {
+  it("says so if another program uses the port", async () => {
     const port = await freePort()
     const server = createServer().listen(port)
     const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2, port })
@@ -100,13 +100,13 @@ describe.skipIf(noGloo && environment().gpus < 2)("a group whose ranks can't con
 })
 
 describe.skipIf(noGloo)("a group that loses a rank", () => {
-  it("is told of by those who wait for it", async () => {
+  it("is reported by the ranks that wait for it", async () => {
     const [first, second] = await runRanks("die", { size: 2 })
     expect(second!.signal).toBe("SIGKILL")
     expect(first!.said.error).toMatch(/^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/)
   })
 
-  it("ends at the deadline when one hangs, and says which rank was where", async () => {
+  it("exits at the deadline if one hangs, and reports the state of each rank", async () => {
     const [first] = await runRanks("hang", { size: 2, deadline: 2 })
     expect(first!.code).toBe(75)
     expect(first!.errors).toMatch(
@@ -116,7 +116,7 @@ describe.skipIf(noGloo)("a group that loses a rank", () => {
 })
 
 describe("a rank without a GPU", () => {
-  it.skipIf(environment().gpus > 0)("is told how many there would have to be", () => {
+  it.skipIf(environment().gpus > 0)("is told how many GPUs there would have to be", () => {
     const place = { rank: 1, size: 2, host: "127.0.0.1", port: 1, sharding: "weights" as const, seconds: 1 }
     expect(() => prepare("cuda", 1, place)).toThrow(/rank 1 of 2 has no GPU: this machine has fewer than 2 GPUs/)
   })

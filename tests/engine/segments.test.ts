@@ -1,4 +1,4 @@
-/** Backward passes in segments: the same gradients as in one piece, bit for bit, whatever is computed again. */
+/** Backward passes in segments give the same gradients as in one piece, bit for bit, whatever is recomputed. */
 import { describe, expect, it } from "vitest"
 import { accumulateGradients } from "../../engine/gradients.ts"
 import { backward, segment } from "../../engine/segments.ts"
@@ -63,17 +63,17 @@ for (const { device, skip } of devices) {
       return gradients([first!, ...weights])
     }
 
-    it.each([0, 1, 2, 3, 100])("give the gradients of the whole, %i of 3 computed again", (recompute) => {
+    it.each([0, 1, 2, 3, 100])("give the gradients of the complete model, with %i of 3 recomputed", (recompute) => {
       const found = inParts(recompute)
       expect(found.flat().every((value) => value !== undefined && value !== 0)).toBe(true)
       expect(found).toEqual(inOnePiece())
     })
-    it("compute again the first ones alone, the last of them first", () => {
+    it("recompute only the first ones, in reverse order", () => {
       const order: Array<number> = []
       inParts(2, (index) => order.push(index))
       expect(order).toEqual([0, 1, 2, 1, 0])
     })
-    it("are just computed outside of a training step, and where nothing is recorded", () => {
+    it("are just computed outside of a training step, and if gradients are not recorded", () => {
       scoped(() => {
         const w = tensor([[2]], { device }).requiresGrad()
         const y = segment(0, w, (x) => x.mul(x))
@@ -82,14 +82,14 @@ for (const { device, skip } of devices) {
         expect(noGrad(() => segment(0, w, (x) => x.mul(x))).hasGradient).toBe(false)
       })
     })
-    it("hand nothing to an input without gradients", () => {
+    it("pass nothing to an input without gradients", () => {
       const w = keep(tensor([[2]], { device })).requiresGrad()
       const frozen = keep(tensor([[3]], { device }))
       accumulateGradients({ w }, [0], () => backward(segment(0, frozen, (x) => x.matmul(w)).sum()), { recompute: 1 })
       expect(scoped(() => w.grad()!.toNumbers())).toEqual([3])
       expect(frozen.grad()).toBeUndefined()
     })
-    it.each([0, 1])("that read nothing but what is frozen are passed by, %i of them computed again", (recompute) => {
+    it.each([0, 1])("that read only frozen tensors are skipped, with %i of them recomputed", (recompute) => {
       const w = keep(tensor([[2]], { device })).requiresGrad()
       const [frozen, x] = [keep(tensor([[5]], { device })), keep(tensor([[3]], { device }))]
       accumulateGradients(
@@ -104,7 +104,7 @@ for (const { device, skip } of devices) {
       expect(scoped(() => w.grad()!.toNumbers())).toEqual([15])
       expect(frozen.grad()).toBeUndefined()
     })
-    it("that the loss does not depend on give nothing", () => {
+    it("that the loss does not depend on contribute nothing", () => {
       const [a, b] = [keep(tensor([2], { device })).requiresGrad(), keep(tensor([5], { device })).requiresGrad()]
       accumulateGradients({ a }, [0], () => {
         segment(0, b, (x) => x.mul(x))
@@ -113,7 +113,7 @@ for (const { device, skip } of devices) {
       expect(scoped(() => a.grad()!.toNumbers())).toEqual([4])
       expect(b.grad()).toBeUndefined()
     })
-    it("are missed where a loss's own backward() is called", () => {
+    it("detect a call of the loss's own backward()", () => {
       const w = keep(tensor([2], { device })).requiresGrad()
       const wrong = () =>
         accumulateGradients({ w }, [0], () =>
@@ -123,7 +123,7 @@ for (const { device, skip } of devices) {
         )
       expect(wrong).toThrow(/pass the loss to backward\(\) of engine\/segments\.ts/)
     })
-    it("of an earlier step that threw are gone with it", () => {
+    it("of an earlier step that threw are discarded", () => {
       const w = keep(tensor([2], { device })).requiresGrad()
       const before = liveTensors()
       const broken = () =>

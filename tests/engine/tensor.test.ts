@@ -114,7 +114,7 @@ describe("tensors", () => {
     expect(embedding(a, tensor([1, 0], { dtype: "int64" })).toNumbers()).toEqual([3, 4, 1, 2])
   })
 
-  it("say which operator, which shapes and what was expected when they do not fit", () => {
+  it("report the operator, the shapes and the expectation if they do not fit", () => {
     const a = zeros([2, 3])
     const b = zeros([4, 5])
     expect(() => a.matmul(b)).toThrow(TensorError)
@@ -125,7 +125,7 @@ describe("tensors", () => {
     expect(() => embedding(a, zeros([1], { dtype: "float32" }))).toThrow(/embedding: .*int64 ids/)
     expect(() => a.view(7)).toThrow(/view: got float32\(2, 3\), \[7\]/)
     expect(() => a.item()).toThrow(/expected one element/)
-    // 2^50 numbers: the operands are right, and there is no room.
+    // 2^50 numbers: the operands are valid, but there is not enough memory.
     expect(() => zeros([2 ** 25, 1]).add(zeros([1, 2 ** 25]))).toThrow(
       /add\.Tensor: .*expected memory for the result: lower the batch size/
     )
@@ -164,7 +164,7 @@ describe("gradients", () => {
       .forEach((g, i) => expect(g).toBeCloseTo([0.25, -0.25, 0, 0][i]!, 12))
   })
 
-  it("are not recorded inside noGrad, and are again after it even when it throws", () => {
+  it("are not recorded inside noGrad, and are recorded again after it even if it throws", () => {
     const x = tensor([1, 2]).requiresGrad()
     expect(() => noGrad(() => x.sum()).backward()).toThrow(TensorError)
     expect(() =>
@@ -178,7 +178,7 @@ describe("gradients", () => {
 })
 
 describe("scopes", () => {
-  it("free what was made inside, and nothing else", () => {
+  it("free everything made inside, and nothing else", () => {
     const outside = tensor([1])
     const count = liveTensors()
     const result = scoped(() => {
@@ -190,7 +190,7 @@ describe("scopes", () => {
     expect(outside.item()).toBe(1)
   })
 
-  it("hand results on to the scope around them", () => {
+  it("pass results on to the enclosing scope", () => {
     const count = liveTensors()
     scoped(() => {
       const a = scoped(() => tensor([1]).add(1))
@@ -200,7 +200,7 @@ describe("scopes", () => {
     expect(liveTensors()).toBe(count)
   })
 
-  it("free what was made inside when the body throws", () => {
+  it("free everything made inside if the body throws", () => {
     const count = liveTensors()
     expect(() =>
       scoped(() => {
@@ -211,7 +211,7 @@ describe("scopes", () => {
     expect(liveTensors()).toBe(count)
   })
 
-  it("let kept tensors go only by hand", () => {
+  it("free kept tensors only on request", () => {
     const count = liveTensors()
     let t!: Tensor
     scoped(() => {
@@ -223,13 +223,13 @@ describe("scopes", () => {
     expect(liveTensors()).toBe(count)
   })
 
-  it("make use after free an error that says so, never another tensor's data", () => {
+  it("turn use after free into an error that says so, never another tensor's data", () => {
     let escaped: Tensor | undefined
     scoped(() => {
       escaped = tensor([1])
       return 0
     })
-    tensor([2]) // may take its place
+    tensor([2]) // may reuse its slot
     expect(() => escaped!.item()).toThrow(/was freed/)
     expect(() => escaped!.add(1)).toThrow(/was freed/)
     const t = tensor([1])
@@ -237,13 +237,13 @@ describe("scopes", () => {
     expect(() => t.free()).toThrow(/was freed/)
   })
 
-  it("refuse asynchronous bodies", () => {
+  it("reject asynchronous bodies", () => {
     expect(() => scoped(async () => 1)).toThrow(/returns at once/)
   })
 })
 
 describe.skipIf(!gpu)("on the GPU", () => {
-  it("tensors compute as on the CPU", () => {
+  it("tensors compute like on the CPU", () => {
     const a = tensor(
       [
         [1, 2],

@@ -38,7 +38,7 @@ describe("AdamW", () => {
     expect(w.item()).not.toBe(1)
   })
 
-  it("names a parameter that the loss does not depend on", () => {
+  it("reports a parameter on which the loss does not depend", () => {
     const used = tensor([1]).requiresGrad()
     const unused = tensor([1]).requiresGrad()
     const optimizer = new AdamW({ parameters: { used, unused } })
@@ -46,7 +46,7 @@ describe("AdamW", () => {
     expect(() => optimizer.step(1)).toThrow(/No gradient for unused/)
   })
 
-  it("leaves memory flat over a thousand steps", () => {
+  it("keeps memory constant over a thousand steps", () => {
     const w1 = keep(scoped(() => noGrad(() => zeros([32, 64]).normal_(0, 0.1)))).requiresGrad()
     const w2 = keep(scoped(() => noGrad(() => zeros([1, 32]).normal_(0, 0.1)))).requiresGrad()
     const optimizer = new AdamW({ parameters: { w1, w2 } })
@@ -75,13 +75,13 @@ describe("clipping by global norm", () => {
     scoped(() => a.square().add(b.square()).mul(0.5).sum().backward()) // gradients 3 and 4: norm 5
     return { a, b }
   }
-  it("scales all gradients by maxNorm / (norm + 1e-6) and returns the norm before", () => {
+  it("scales all gradients by maxNorm / (norm + 1e-6) and returns the norm before clipping", () => {
     const parameters = setup()
     expect(scoped(() => clipGradientNorm(parameters, 1).item())).toBeCloseTo(5, 12)
     expect(parameters.a.grad()!.item()).toBeCloseTo(3 / 5.000001, 12)
     expect(gradientNorm(parameters)).toBeCloseTo(5 / 5.000001, 12)
   })
-  it("leaves smaller gradients as they are", () => {
+  it("leaves smaller gradients unchanged", () => {
     const parameters = setup()
     scoped(() => clipGradientNorm(parameters, 10))
     expect(parameters.b.grad()!.item()).toBe(4)
@@ -98,11 +98,11 @@ describe("schedules", () => {
     expect(at(110)).toBeCloseTo(0.2, 12)
     expect(at(500)).toBeCloseTo(0.2, 12)
   })
-  it("constant: is", () => expect([0, 7].map(constantSchedule(3))).toEqual([3, 3]))
+  it("constant stays constant", () => expect([0, 7].map(constantSchedule(3))).toEqual([3, 3]))
 })
 
 describe("random numbers", () => {
-  it("are pinned: the same seed and purpose give the same numbers for ever", () => {
+  it("are pinned: the same seed and purpose always give the same numbers", () => {
     const random = new Random(7, "pinned", 1)
     expect([random.bits(), random.bits(), random.int(1000), random.next()]).toMatchInlineSnapshot(`
       [
@@ -113,7 +113,7 @@ describe("random numbers", () => {
       ]
     `)
   })
-  it("differ by seed, purpose and the split between words", () => {
+  it("differ by seed, purpose and word boundaries", () => {
     const first = (seed: number, ...purpose: Array<string | number>) => new Random(seed, ...purpose).bits()
     expect(new Set([first(1), first(2), first(1, "a"), first(1, "a", "b"), first(1, "ab"), first(1, "1"), first(1, 1)]).size).toBe(7)
     expect(deriveSeed(1, "a")).not.toBe(deriveSeed(1, "b"))
@@ -131,12 +131,12 @@ describe("random numbers", () => {
     expect(Math.abs(mean)).toBeLessThan(0.03)
     expect(Math.abs(draws.reduce((a, b) => a + (b - mean) ** 2, 0) / draws.length - 1)).toBeLessThan(0.04)
   })
-  it("permutation is pinned: the order of training rows, and so every result, goes by it", () => {
+  it("permutation is pinned: the order of training rows, and so every result, depends on it", () => {
     // Python, xoshiro128** from the same sha256, Fisher and Yates from the end.
     expect([...new Random(7, "order").permutation(8)]).toEqual([4, 7, 0, 6, 5, 1, 2, 3])
     expect([...new Random(7).permutation(0)]).toEqual([])
   })
-  it("shuffle keeps every item once", () => {
+  it("shuffle keeps every item exactly once", () => {
     const items = Array.from({ length: 50 }, (_, i) => i)
     const shuffled = new Random(5).shuffle(items)
     expect(shuffled).not.toEqual(items)

@@ -1,4 +1,4 @@
-/** Log-probabilities of tokens under an output layer: against the same in float64 by plain operators, in one chunk and in several. */
+/** Log-probabilities of tokens under an output layer, compared with float64 plain operators, in one chunk and in several. */
 import { describe, expect, it } from "vitest"
 import { composedTokenDistribution, tokenDistribution, type TokenDistributionOptions } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
@@ -27,7 +27,7 @@ for (const { device, skip } of devices) {
           { dtype: "int64", device }
         )
         const { entropies, logProbabilities } = form(states, weight, targets, options)
-        // Another weight for each row, and no gradient for one of them.
+        // A different weight for each row, and no gradient for one of them.
         const pull = normal(3, rows).map((x, i) => (i === 1 ? 0 : x))
         logProbabilities
           .mul(tensor(pull, { dtype: logProbabilities.dtype, device }))
@@ -67,7 +67,7 @@ for (const { device, skip } of devices) {
       }
     )
 
-    it("in bfloat16 are those of its states and weight in float32, but for the rounding of logits and gradients", () => {
+    it("in bfloat16 equal those of its states and weight in float32, except for the rounding of logits and gradients", () => {
       const size = { rows: 9, dim: 8, vocabulary: 512 }
       const wanted = run(composedTokenDistribution, "float32", size, { entropies: true })
       const found = run(tokenDistribution, "bfloat16", size, { entropies: true })
@@ -76,7 +76,7 @@ for (const { device, skip } of devices) {
     })
 
     it("are the same in several chunks, whose logits are not all kept", () => {
-      // 2^25 elements a chunk: three chunks.
+      // 2^25 elements per chunk: three chunks.
       const size = { rows: 120, dim: 2, vocabulary: 600_000 }
       const wanted = run(composedTokenDistribution, "float32", size, {})
       const found = run(tokenDistribution, "float32", size, {})
@@ -84,7 +84,7 @@ for (const { device, skip } of devices) {
         expect([name, away(found[name], wanted[name]) <= float32]).toEqual([name, true])
     })
 
-    it("have the entropy log V where all tokens are as likely, 0 where one is certain", () => {
+    it("have the entropy log V if all tokens are equally likely, 0 if one is certain", () => {
       scoped(() =>
         noGrad(() => {
           const weight = tensor([[0], [0], [0], [200]], { dtype: "float64", device })
@@ -100,16 +100,16 @@ for (const { device, skip } of devices) {
 }
 
 describe("log-probabilities of tokens", () => {
-  it("name a target that is no token", () => {
+  it("report an invalid target", () => {
     const of = (target: number) => tokenDistribution(tensor([[1]]), tensor([[0], [1], [2]]), tensor([target], { dtype: "int64" }))
     expect(() => of(3)).toThrow(/target 3 is out of bounds of 3 logits/)
     expect(() => of(-1)).toThrow(/target -1 is out of bounds/)
   })
-  it("refuse targets of another dtype than int64", () => {
+  it("reject targets of another dtype than int64", () => {
     const of = () => tokenDistribution(tensor([[1]]), tensor([[0], [1]]), tensor([0], { dtype: "int32" }))
     expect(of).toThrow(/targets must be int64 on cpu like the states; these are Int on cpu/)
   })
-  it("refuse states of another width than the output layer's", () => {
+  it("reject states of another width than the output layer's", () => {
     expect(() => tokenDistribution(tensor([[1, 2]]), tensor([[0], [1]]), tensor([0], { dtype: "int64" }))).toThrow(
       /states must be \(N, D\)/
     )

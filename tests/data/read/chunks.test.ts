@@ -1,4 +1,4 @@
-/** Text is read the same however the chunks that it comes in are cut: byte by byte, at random places, whole. */
+/** Text is read the same however its chunks are cut: byte by byte, at random positions, in one piece. */
 import { zstdCompressSync } from "node:zlib"
 import { describe, expect, it } from "vitest"
 import { openTable } from "../../../data/read/csv.ts"
@@ -9,7 +9,7 @@ import { inflateZstd } from "../../../data/read/zstd.ts"
 import { Random } from "../../../engine/random.ts"
 
 async function* cut(bytes: Buffer, sizeOf: () => number): AsyncGenerator<Buffer> {
-  // Each a copy: a reader that keeps a chunk beyond its turn is not helped by the next one's standing behind it.
+  // Copies: a reader that keeps a chunk too long must not find the next one behind it in memory.
   for (let at = 0; at < bytes.length;) {
     const size = sizeOf()
     yield Buffer.from(bytes.subarray(at, at + size))
@@ -31,14 +31,14 @@ const readers: Readonly<globalThis.Record<string, (chunks: AsyncGenerator<Buffer
 }
 
 const pieces = ["é✓𝄞", '"', '""', ",", "\n", "\r\n", "\\", '\\"', "{", "}", "[", "]", " ", "word", "", "12"]
-/** Texts of awkward pieces, in each format. */
+/** Texts with difficult pieces, in each format. */
 const content = (draw: Random): Readonly<globalThis.Record<string, Buffer>> => {
   const text = () => Array.from({ length: draw.int(12) }, () => pieces[draw.int(pieces.length)]).join("")
   const rows = Array.from({ length: 1 + draw.int(20) }, () => ({ a: text(), b: text(), c: [text(), { d: text() }] }))
   const cell = (value: string) => (draw.int(2) === 0 || /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value)
   const lines = Buffer.from(rows.map((row) => JSON.stringify(row)).join("\n"))
   return {
-    // Values that begin with a quote and are not quoted may be torn: those are rows with a fault.
+    // Unquoted values that begin with a quote may be torn: those are rows with a fault.
     table: Buffer.from(
       `a,b\n${rows.map(({ a, b }) => `${cell(a)},${draw.int(8) === 0 ? `"x"${a.replaceAll(/["\r\n,]/g, "")}` : cell(b)}`).join("\n")}\n`
     ),
@@ -55,7 +55,7 @@ const content = (draw: Random): Readonly<globalThis.Record<string, Buffer>> => {
 
 describe.each(Object.keys(readers))("rows of a %s", (name) => {
   const read = readers[name]!
-  it("are the same in chunks of any sizes", async () => {
+  it("are the same for any chunk sizes", async () => {
     for (let seed = 0; seed < 60; seed++) {
       const draw = new Random(seed, "chunks")
       const bytes = content(draw)[name]!

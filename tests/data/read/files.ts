@@ -1,4 +1,4 @@
-/** Small files for tests of readers, in every format. */
+/** Small files in every format for tests of readers. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
@@ -8,7 +8,7 @@ import { type Record, readRecords } from "../../../data/records.ts"
 import type { ArtifactError } from "../../../schemas/artifact.ts"
 import { tableOf } from "./table.ts"
 
-/** A folder that goes when the tests are done, and a way to put files in it. */
+/** A folder that is deleted after the tests, and a function that puts files in it. */
 export const folder = (name: string) => {
   const root = mkdtempSync(join(tmpdir(), `caravan-${name}-`))
   afterAll(() => rmSync(root, { recursive: true, force: true }))
@@ -42,7 +42,7 @@ export const all = async <A>(rows: AsyncIterable<A>): Promise<Array<A>> => {
 export const recordsOf = (path: string): Promise<Array<Record>> => all(readRecords(path))
 export const valuesOf = async (path: string): Promise<Array<unknown>> => (await recordsOf(path)).map(({ value }) => value)
 
-/** The message of the ArtifactError that reading ends in. */
+/** The message of the ArtifactError with which reading fails. */
 export const errorOf = async (rows: AsyncIterable<unknown>): Promise<string> => {
   try {
     await all(rows)

@@ -1,4 +1,4 @@
-/** Rows are the same whatever the file's format, and its faults are named by file, line and reason. */
+/** Rows are the same in every file format, and faults are reported with file, line and reason. */
 import { Buffer } from "node:buffer"
 import { mkdirSync, readFileSync, symlinkSync } from "node:fs"
 import { join } from "node:path"
@@ -20,7 +20,7 @@ const rows = [
 ]
 
 describe("rows of every format", () => {
-  it("are the same from JSONL, a JSON list, Arrow files and streams, Parquet; plain, gzipped and zst", async () => {
+  it("are the same from JSONL, a JSON list, Arrow files and streams, Parquet; plain, gzip and zst", async () => {
     const lines = jsonl(rows)
     const contents: ReadonlyArray<readonly [string, string | Uint8Array]> = [
       ["jsonl", lines],
@@ -37,7 +37,7 @@ describe("rows of every format", () => {
     for (const [ending, content] of contents) expect([ending, await valuesOf(file(content, ending))]).toEqual([ending, rows])
   })
 
-  it("of a table are texts: quotes, separators, line feeds and doubled quotes in fields; an empty cell is null, a quoted one is not", async () => {
+  it("of a table are texts: fields may contain quotes, separators, line feeds and doubled quotes; an empty cell is null unless it is quoted", async () => {
     const table = 'prompt,answer,note\r\n"a, ""b""\r\nc",plain "text",\r\n\r\n,"",x\ty\n'
     const found = await recordsOf(file(table, "csv"))
     expect(found).toEqual([
@@ -49,7 +49,7 @@ describe("rows of every format", () => {
     expect(await valuesOf(file('a,b\nx""y,z', "csv.gz"))).toEqual([{ a: 'x""y', b: "z" }])
   })
 
-  it("of a table are the same wherever chunks of the file end", async () => {
+  it("of a table are the same wherever the file's chunks end", async () => {
     const record = `"${'é,""\n'.repeat(37)}",${"x".repeat(61)}\n`
     const path = file(`a,b\n${record.repeat(4000)}`, "csv")
     const found = await recordsOf(path)
@@ -60,7 +60,7 @@ describe("rows of every format", () => {
     expect(found.at(-1)!.line).toBe(2 + 3999 * 38)
   })
 
-  it("of a JSON list are the same wherever chunks end, and are named by the line on which they begin", async () => {
+  it("of a JSON list are the same wherever chunks end, and are numbered by the line on which they begin", async () => {
     const row = { text: 'é\\"]},{[' + "x".repeat(997), inner: [[{ a: [] }], "]"] }
     const path = file(`[\n${Array.from({ length: 1500 }, () => JSON.stringify(row, undefined, 1)).join(",\n")}\n]\n`, "json")
     const found = await recordsOf(path)
@@ -69,7 +69,7 @@ describe("rows of every format", () => {
     expect(found.map(({ line }) => line).slice(0, 3)).toEqual([2, 13, 24])
   })
 
-  it("of plain text are lines, paragraphs or the whole", async () => {
+  it("of plain text are lines, paragraphs or the complete text", async () => {
     const path = file("\ufeffone\r\ntwo\n\n \nthree\n", "txt")
     const texts = async (documents: "line" | "paragraph" | "file") => {
       const out: Array<unknown> = []
@@ -88,7 +88,7 @@ describe("rows of every format", () => {
     expect(await texts("file")).toEqual([[1, "one\ntwo\n\n \nthree"]])
   })
 
-  it("of Arrow have every type of column as JSON would: dictionaries, wide integers, dates, lists, structs, nulls", async () => {
+  it("of Arrow convert every column type to JSON values: dictionaries, wide integers, dates, lists, structs, nulls", async () => {
     const utf8 = new arrow.Utf8()
     const columns = {
       dictionary: arrow.vectorFromArray(["a", null, "a"], new arrow.Dictionary(utf8, new arrow.Int32())),
@@ -121,9 +121,9 @@ describe("rows of every format", () => {
       expect(await valuesOf(file(arrow.tableToIPC(table, format), "arrow"))).toEqual(expected)
   })
 
-  it("of files that pyarrow wrote are what it wrote, in every compression, and where dictionaries change between batches", async () => {
+  it("of pyarrow's files are what it wrote, in every compression, also if dictionaries change between batches", async () => {
     const golden = (name: string) => new URL(`../../golden/arrow/${name}`, import.meta.url).pathname
-    // What a double can't hold is text.
+    // Values that a double can't hold are text.
     const expected = (JSON.parse(readFileSync(golden("rows.json"), "utf8")) as Array<{ id: number | null }>).map((row) => ({
       ...row,
       id: row.id !== null && row.id > 2 ** 53 ? "1152921504606846976" : row.id
@@ -132,7 +132,7 @@ describe("rows of every format", () => {
       expect([name, await valuesOf(golden(name))]).toEqual([name, expected])
   })
 
-  it("of Parquet are of the asked columns alone", async () => {
+  it("of Parquet have only the requested columns", async () => {
     const path = file(await parquetOf(tableOf(rows)), "parquet")
     const found: Array<unknown> = []
     for await (const { records } of recordBatches(path, { columns: ["score", "prompt", "not there"] }))
@@ -140,7 +140,7 @@ describe("rows of every format", () => {
     expect(found).toEqual(rows.map(({ prompt, score }) => ({ prompt, score })))
   })
 
-  it("have names that every object has as any others", async () => {
+  it("may have column names that every object has, such as constructor", async () => {
     const named = '{"__proto__":{"a":1},"constructor":"x"}'
     for (const path of [file(named), file(`[${named}]`, "json"), file("__proto__,constructor\ny,x\n", "csv")]) {
       const [value] = (await valuesOf(path)) as [object]
@@ -160,18 +160,18 @@ describe("several files", () => {
     return join(root, name)
   }
 
-  it("of a folder are read in the order of their names; what is no data is passed over", async () => {
+  it("of a folder are read in the order of their names; files without data are ignored", async () => {
     expect(await valuesOf(many("folder"))).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }])
   })
 
-  it("of a pattern are those that match, links to files too", async () => {
+  it("of a pattern are those that match, including links to files", async () => {
     const path = many("pattern")
     symlinkSync(join(path, "1.jsonl"), join(path, "b/3.jsonl"))
     expect(await valuesOf(join(path, "**/*.jsonl"))).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }, { a: 1 }, { a: 2 }])
     expect(await valuesOf(join(path, "b/{2,3}.jsonl"))).toEqual([{ a: 3 }, { a: 1 }, { a: 2 }])
   })
 
-  it("of a folder in which a link leads nowhere are refused: its rows would be missing", async () => {
+  it("of a folder with a broken link are rejected, because its rows would be missing", async () => {
     const path = many("dangling")
     symlinkSync(join(path, "gone.txt.bak"), join(path, "b/notes.bak"))
     expect(await valuesOf(path)).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }])
@@ -179,17 +179,17 @@ describe("several files", () => {
     expect(await errorOf(readRecords(path))).toMatch(/4\.jsonl: expected a file that exists, found a broken link.*\(ENOENT\)/)
   })
 
-  it("a file whose name looks like a pattern is that file", async () => {
+  it("with a name that looks like a pattern are read as that file", async () => {
     expect(await valuesOf(put("odd/[1]*.jsonl", jsonl(rows)))).toEqual(rows)
   })
 
-  it("that none matches, or a folder without data, are refused", async () => {
+  it("are rejected if the pattern matches none, or the folder has no data", async () => {
     expect(await errorOf(readRecords(join(root, "none-*.jsonl")))).toMatch(/expected files that match, found none\. Check the pattern/)
     mkdirSync(join(root, "empty"))
     expect(await errorOf(readRecords(join(root, "empty")))).toMatch(/a folder without data files/)
   })
 
-  it("of two splits are refused with the pattern of one: nobody trains on what is to judge", async () => {
+  it("of two splits are rejected with the pattern of one, so that nobody trains on test data", async () => {
     put("hub/data/train-00000-of-00002.parquet", "")
     put("hub/data/train-00001-of-00002.parquet", "")
     put("hub/data/test-00000-of-00001.parquet", "")
@@ -198,14 +198,14 @@ describe("several files", () => {
     )
   })
 
-  it("whose columns disagree are refused with both names", async () => {
+  it("with different columns are rejected with both names", async () => {
     put("types/1.parquet", await parquetOf(tableOf([{ a: "x", b: 1 }])))
     put("types/2.parquet", await parquetOf(tableOf([{ a: 1, b: 1 }])))
     expect(await errorOf(readRecords(join(root, "types")))).toMatch(/column "a": text in 1\.parquet, int in 2\.parquet/)
     put("names/1.csv", "a,b\n1,2\n")
     put("names/2.csv", "a,c\n1,2\n")
     expect(await errorOf(readRecords(join(root, "names")))).toMatch(/column "b": text in 1\.csv, missing in 2\.csv/)
-    // What is not read need not agree.
+    // Columns that are not read may differ.
     const read: Array<unknown> = []
     for await (const { records } of recordBatches(join(root, "types"), { columns: ["b"] })) read.push(...records.map(({ value }) => value))
     expect(read).toEqual([{ b: 1 }, { b: 1 }])
@@ -217,14 +217,14 @@ describe("zst files", () => {
   const whole = zstdCompressSync(lines)
   const skippable = Buffer.from([0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3])
 
-  it("of several frames, with frames to skip between them, are read to the last", async () => {
+  it("with several frames, and skippable frames between them, are read to the end", async () => {
     expect(await valuesOf(file(Buffer.concat([whole, whole]), "zst"))).toHaveLength(10_000)
     expect(await valuesOf(file(Buffer.concat([skippable, whole, skippable, whole, skippable]), "zst"))).toHaveLength(10_000)
     const checked = zstdCompressSync(lines, { params: { [constants.ZSTD_c_checksumFlag]: 1, [constants.ZSTD_c_contentSizeFlag]: 0 } })
     expect(await valuesOf(file(Buffer.concat([checked, whole]), "zst"))).toHaveLength(10_000)
   })
 
-  it("that are cut off, damaged or followed by something else are refused, whatever they held before", async () => {
+  it("that are truncated, damaged or followed by something else are rejected, whatever they contained before", async () => {
     for (const cut of [5, 10, whole.length >> 1, whole.length - 1])
       expect(await errorOf(readRecords(file(whole.subarray(0, cut), "jsonl.zst"))), `${cut}`).toMatch(/found unexpected end of file/)
     const damaged = Buffer.from(whole)
@@ -236,7 +236,7 @@ describe("zst files", () => {
   })
 })
 
-describe("files that are at fault", () => {
+describe("damaged files", () => {
   it.each([
     ["[1, 2", "json", /a complete JSON list, found the end of the file on line 1, within element 2/],
     ["[1,\n2,\n", "json", /the end of the file on line 3, after 2 elements/],
@@ -252,11 +252,11 @@ describe("files that are at fault", () => {
     ["<!DOCTYPE html>", "jsonl", /an HTML page/],
     ["PAR1", "parquet", /a Parquet file, found/],
     ["ARROW1\0\0", "arrow", /an Arrow file, found 8 bytes that do not end with ARROW1/]
-  ])("%j are refused", async (content, ending, message) => {
+  ])("%j are rejected", async (content, ending, message) => {
     expect(await errorOf(readRecords(file(Buffer.from(content, "latin1"), ending)))).toMatch(message)
   })
 
-  it("rows of a table that do not fit it are told with line and reason, and the next are read", async () => {
+  it("rows of a table that do not fit it are reported with line and reason, and reading continues", async () => {
     const table = Buffer.concat([Buffer.from('a,b\n1\n"x"y,2\n'), Buffer.from([0x66, 0xff, 0x2c, 0x31, 10]), Buffer.from("3,4\n")])
     expect((await recordsOf(file(table, "csv"))).map(({ fault, line }) => [line, fault?.reason])).toEqual([
       [2, "a different number of fields than the header"],
@@ -266,7 +266,7 @@ describe("files that are at fault", () => {
     ])
   })
 
-  it("an element of a list that is no JSON is a bad row, and the next are read", async () => {
+  it("an invalid element of a JSON list is a bad row, and reading continues", async () => {
     expect((await recordsOf(file('[{"a":1},\n{a:2},\n3]', "json"))).map(({ fault, line }) => [line, fault?.reason])).toEqual([
       [1, undefined],
       [2, "not JSON"],
@@ -274,7 +274,7 @@ describe("files that are at fault", () => {
     ])
   })
 
-  it("an Arrow file with a changed byte is refused or gives rows, and never hangs or fills memory", async () => {
+  it("an Arrow file with a changed byte is rejected or gives rows, and never hangs or fills memory", async () => {
     const bytes = arrowFile(rows)
     let refusals = 0
     for (let at = 8; at < bytes.length; at += 3) {
@@ -291,7 +291,7 @@ describe("files that are at fault", () => {
     expect(refusals).toBeGreaterThan(50)
   })
 
-  it("Arrow compressed with LZ4 is refused with what to do, with zst read", async () => {
+  it("Arrow compressed with LZ4 is rejected with a hint; zst is read", async () => {
     expect(await errorOf(readRecords(new URL("../../golden/arrow/lz4.arrow", import.meta.url).pathname))).toMatch(
       /LZ4; write them with zstd/
     )

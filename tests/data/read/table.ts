@@ -1,7 +1,7 @@
-/** Arrow tables of rows as JSON has them. */
+/** Arrow tables from rows of JSON values. */
 import * as arrow from "apache-arrow"
 
-/** The Arrow type of some values of JSON: whole numbers are int32. */
+/** The Arrow type of some JSON values: integers are int32. */
 const typeOf = (values: ReadonlyArray<unknown>): arrow.DataType => {
   const there = values.filter((value) => value !== null && value !== undefined)
   const [first] = there
@@ -18,7 +18,7 @@ const fieldsOf = (rows: ReadonlyArray<object>): Array<arrow.Field> =>
   )
 const entryOf = (row: object, name: string): unknown => (row as { readonly [key: string]: unknown })[name] ?? null
 
-/** An Arrow table of these rows. */
+/** An Arrow table with these rows. */
 export const tableOf = (rows: ReadonlyArray<object>): arrow.Table =>
   new arrow.Table(
     Object.fromEntries(

@@ -1,4 +1,4 @@
-/** Trees that would make more of their messages than there is in them. */
+/** Trees that would expand to more messages than they contain. */
 import { describe, expect, it } from "vitest"
 import { pairsOfTree, treeReader } from "../../../data/shapes/oasst.ts"
 
@@ -17,14 +17,14 @@ const read = (rows: ReadonlyArray<unknown>) => {
 }
 
 describe("messages of a tree", () => {
-  it("have an id each: replies to two of one id would be there twice, and theirs four times", () => {
+  it("have unique ids: replies to two messages with one id would appear twice, and theirs four times", () => {
     const rows = [message("a", undefined, "prompter"), message("b", "a", "assistant", 0), message("c", "a", "assistant", 1)]
     expect(read(rows)).toHaveLength(1)
     expect(() => read([...rows, message("b", "a", "assistant", 2)])).toThrow(
       'expected a unique id, found "b" twice in the tree'
     )
   })
-  it("may have the ids of another tree's", () => {
+  it("may reuse the ids of another tree", () => {
     const tree = (name: string) =>
       [message("a", undefined, "prompter"), message("b", "a", "assistant", 0), message("c", "a", "assistant", 1)].map((row) => ({
         ...row,

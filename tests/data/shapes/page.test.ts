@@ -1,4 +1,4 @@
-/** The page of shapes (docs/shapes.md): each has a section, with rows as they are published, which are told without a hint, and a command that takes them. */
+/** docs/shapes.md: each shape has a section with rows as published, which are detected without a hint, and a command that reads them. */
 import { readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -18,7 +18,7 @@ const valuesOf = async (path: string): Promise<Array<unknown>> => {
   for await (const { value } of readRecords(path)) values.push(value)
   return values
 }
-/** Rows of the small files, which are in the published forms. */
+/** Rows of the small files, which have the published formats. */
 const published = (await Promise.all(readdirSync(files).map((name) => valuesOf(join(files, name))))).flat()
 
 const named = (name: string): Section => {
@@ -29,7 +29,7 @@ const named = (name: string): Section => {
 const endings: Readonly<Record<string, string>> = { json: "jsonl", csv: "csv", txt: "txt" }
 
 describe.each(shapes.map((shape) => [shape.name, shape] as const))("the section of %s", (name, shape) => {
-  it("shows rows as they are published, which are told to be of that shape", async () => {
+  it("shows rows as published, which are detected as that shape", async () => {
     const examples = named(name).blocks.filter(({ language }) => language in endings)
     expect(examples.length).toBeGreaterThan(0)
     for (const [i, { language, text }] of examples.entries()) {
@@ -40,7 +40,7 @@ describe.each(shapes.map((shape) => [shape.name, shape] as const))("the section 
     }
   })
 
-  it("has a command, whose parameters are the pipeline's", () => {
+  it("has a command with the pipeline's parameters", () => {
     const commands = named(name).blocks.filter(({ language }) => language === "")
     expect(commands.length).toBe(kindsOf(shape).length === 0 ? 0 : 1)
     for (const { text } of commands) {
@@ -58,7 +58,7 @@ describe.each(shapes.map((shape) => [shape.name, shape] as const))("the section 
   })
 })
 
-it("has what to map, and the row is told as the shape that it makes", async () => {
+it("has a mapping if needed, and the mapped row is detected as the resulting shape", async () => {
   const { blocks } = named("Other columns: `map`")
   const path = join(folder, "mine.jsonl")
   writeFileSync(path, blocks.find(({ language }) => language === "json")!.text)

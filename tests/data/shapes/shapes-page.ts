@@ -1,4 +1,4 @@
-/** docs/shapes.md, read: its sections, with the blocks of code in each. */
+/** Parses docs/shapes.md: its sections, with the code blocks in each. */
 import { readFileSync } from "node:fs"
 
 export interface Block {
@@ -12,7 +12,7 @@ export interface Section {
 
 const page = readFileSync(new URL("../../../docs/shapes.md", import.meta.url), "utf8")
 
-/** By heading, of either depth. */
+/** By heading, of either level. */
 export const sections: ReadonlyArray<Section> = page
   .split(/^#{2,3} /m)
   .slice(1)
@@ -21,7 +21,7 @@ export const sections: ReadonlyArray<Section> = page
     blocks: [...text.matchAll(/^```(\w*)\n(.*?)^```$/gms)].map(([, language, code]) => ({ language: language!, text: code! }))
   }))
 
-/** The pipelines of the page, by the name that each gives itself. */
+/** The page's pipelines, by the name that each exports. */
 export const pipelines: ReadonlyMap<string, string> = new Map(
   sections
     .flatMap(({ blocks }) => blocks)

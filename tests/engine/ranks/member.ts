@@ -1,4 +1,4 @@
-/** A process of ranks.test.ts: joins its group by torchrun's variables, does what it is told, and prints what it has as JSON. */
+/** A process of ranks.test.ts: joins its group using torchrun's variables, does what it is told, and prints its values as JSON. */
 import { setTimeout as sleep } from "node:timers/promises"
 import { agree, allGather, allReduce_, gatherAll, joinRanks, rank, ranks, reduceScatter, sumOver } from "../../../engine/ranks.ts"
 import { arange, tensor, zeros } from "../../../engine/tensor.ts"
@@ -11,7 +11,7 @@ const exercises: Record<string, () => unknown> = {
   collectives: () => {
     const [me, size] = [rank(), ranks()]
     const sum = allReduce_(tensor([1, 10, 100], { device }).mul(me + 1), "summing").toNumbers()
-    // bfloat16 has no sum in Gloo, and needs none here: 1 + rank / 128 is exact.
+    // Gloo can't sum bfloat16, which is not needed here: 1 + rank / 128 is exact.
     const shard = tensor([1 + me / 128, me], { dtype: "bfloat16", device })
     const gathered = zeros([2 * size], { dtype: "bfloat16", device })
     allGather(gathered, shard, "gathering")()
@@ -32,7 +32,7 @@ const exercises: Record<string, () => unknown> = {
       numbers: sumOver([me, 0.1, me === 1 ? NaN : 0], "adding").map(String)
     }
   },
-  // Two gatherings under way at once, waited for in the other order.
+  // Two pending gathers, waited for in reverse order.
   overlapped: () => {
     const whole = [0, 1].map(() => zeros([ranks()], { device }))
     const waits = whole.map((x, i) => allGather(x, tensor([10 * i + rank()], { device }), `gathering ${i}`))

@@ -1,4 +1,4 @@
-/** Groups of processes that tests start as torchrun does. */
+/** Groups of processes that tests start like torchrun. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { createServer } from "node:net"
 import { fileURLToPath } from "node:url"
@@ -20,7 +20,7 @@ export interface Ended {
   readonly errors: string
 }
 
-/** Starts member.ts as these ranks of a group, and waits for all of them to end. */
+/** Starts member.ts as these ranks of a group, and waits for all of them to exit. */
 export const runRanks = async (
   what: string,
   {
@@ -60,7 +60,7 @@ export const runRanks = async (
           child.stderr.on("data", (chunk) => (errors += chunk))
           child.on("close", (code, signal) => {
             resolve({ code, signal, said: out === "" ? undefined : JSON.parse(out), errors })
-            // What a launcher does; an instant later, so that the others say what they noticed.
+            // As a launcher does; slightly later, so that the others can report what they noticed.
             if (code !== 0) setTimeout(() => children.forEach((other) => other.kill("SIGKILL")), 3000)
           })
         })
