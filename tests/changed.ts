@@ -1,4 +1,4 @@
-/** What fuzzers do to sound values and bytes: something small, at a place that is drawn. */
+/** Small random modifications of valid values and bytes, for fuzzers. */
 import type { Random } from "../engine/random.ts"
 
 /** Values that break assumptions. */
@@ -31,7 +31,7 @@ const odd: ReadonlyArray<unknown> = [
 ]
 const oddNames = ["__proto__", "constructor", "toString", "hasOwnProperty", "", "a.b", "prompt", "messages", "chosen", "label"]
 
-/** A copy of a value with something in it replaced, taken away or added. */
+/** A copy of a value with something in it replaced, removed or added. */
 export const changedValue = (value: unknown, draw: Random, depth = 0): unknown => {
   if (draw.int(4) === 0 || depth > 4) return odd[draw.int(odd.length)]
   if (Array.isArray(value) && value.length > 0) {
@@ -72,7 +72,7 @@ export const changedBytes = (bytes: Buffer, draw: Random): Buffer => {
         out = Buffer.concat([out.subarray(0, at), Buffer.from(Array.from({ length }, () => draw.int(256))), out.subarray(at)])
         break
       case 5:
-        // A length that claims much.
+        // A length that claims a lot.
         if (at + 4 <= out.length) out.writeInt32LE([2 ** 31 - 1, -1, 1 << 24, 0][draw.int(4)]!, at)
         break
       default:

@@ -1,4 +1,4 @@
-/** Curves as tests compare them: their rows, without what depends on the clock and the machine. */
+/** Curves for comparison in tests: their rows, without columns that depend on the clock and the machine. */
 import * as Effect from "effect/Effect"
 import { parquetRows } from "../data/read/parquet.ts"
 import { curvesOf } from "../runtime/inspect/curves.ts"
@@ -18,7 +18,7 @@ const measuredByClock = ["seconds", "memory", "tokensPerSecond"]
 export const measured = (rows: ReadonlyArray<CurveRow>) =>
   rows.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !measuredByClock.includes(name))))
 
-/** Of a node in the latest run. */
+/** The curve of a node in the latest run. */
 export const latestCurve = (node: string): Effect.Effect<ReturnType<typeof measured>, unknown, Store | Journal> =>
   Effect.gen(function* () {
     const curves = yield* curvesOf(yield* resolveRun("latest"))

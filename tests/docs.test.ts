@@ -1,4 +1,4 @@
-/** The stages' pages: every stage is on one, and what a page names is there. */
+/** The stages' pages: every stage is on one, and everything that a page names exists. */
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import type { AnyStage } from "../runtime/define/stage.ts"
@@ -38,11 +38,11 @@ const pageOf = (name: string, text: string): Page => ({
 })
 const codes = (text: string): Array<string> => [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!)
 
-/** What a page names and is not there: files and links; exports and tests after the file that should have them; defaults. */
+/** Names on a page that do not exist: files and links; exports and tests that follow the name of their file; defaults. */
 const missing = (page: Page): Array<string> => {
   const out: Array<string> = []
   const links = [...page.text.matchAll(/\]\(([^)#:]+)\)/g)].map(([, path]) => folder + path!)
-  // A path in the prose may stand without marks.
+  // A path in the prose may be without quotes.
   const paths = [...page.text.matchAll(/(?<![\w/.*])((?:stages|tests|models|engine|data|pipelines|docs|runtime)\/[\w./-]+\w)/g)].map(
     ([, path]) => path!
   )
@@ -86,7 +86,7 @@ describe("the stages' pages", () => {
   it.each([...stages.keys()])("have %s, with its file and inputs", (name) => {
     expect(all.filter((page) => describes(page, name)).map((page) => page.name)).toHaveLength(1)
   })
-  it.each(all)("$name names nothing that is not there", (page) => {
+  it.each(all)("$name names nothing that does not exist", (page) => {
     expect(missing(page)).toEqual([])
   })
   it("are all in the index, which has the 23 details, each with a test", () => {
@@ -112,8 +112,8 @@ describe("the stages' pages", () => {
 })
 
 describe("a page", () => {
-  it("that names what is not there is found out", () => {
-    // In parts: whole, the title would be in this file.
+  it("that names something that does not exist is detected", () => {
+    // Split into parts: otherwise the title would be in this file.
     const absent = ["no test", "is called so"].join(" ")
     const text = [
       "Prose about stages/nowhere.ts and docs/decisions/0099, [a link](nowhere.md), `ppo.clip` = `0.3`, `ppo.nothing` = `1`, `ppo.gamma` = `1`.",

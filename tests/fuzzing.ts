@@ -1,20 +1,20 @@
-/** Runs a fuzzer over seeds: in this process, or for so many minutes in children that are watched for hanging and for memory. */
+/** Runs a fuzzer over seeds: in this process, or for some minutes in children that are watched for hanging and for memory. */
 import { spawn } from "node:child_process"
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
-/** Looks into what one seed makes, in a folder for it. Rejects where something is wrong with us. */
+/** Checks what one seed makes, in a folder for it. Rejects if our code is at fault. */
 export type Fuzz = (seed: number, folder: string) => Promise<void>
 
-/** A seed that takes longer than this hangs: seconds of computing, or of waiting for nothing that the machine owes it. */
+/** A seed that takes longer than this hangs: seconds of computing, or of waiting for something other than the machine. */
 const patience = 120
 
-/** Processor seconds of a process, and whether a thread of it waits for a processor or a disk; undefined where the system does not say. */
+/** Processor seconds of a process, and whether one of its threads waits for a processor or a disk; undefined if the system does not report it. */
 const stateOf = (pid: number): { readonly cpu: number; readonly isWaiting: boolean } | undefined => {
   try {
     const stats = readdirSync(`/proc/${pid}/task`).map((task) => readFileSync(`/proc/${pid}/task/${task}/stat`, "latin1"))
-    // After the name, which may hold anything: the state, ..., and as the 12th and 13th ticks of a hundredth of a second.
+    // After the name, which may contain anything: the state, ..., and as the 12th and 13th ticks of a hundredth of a second.
     const fields = stats.map((stat) => stat.slice(stat.lastIndexOf(")") + 2).split(" "))
     return {
       cpu: fields.reduce((sum, each) => sum + (Number(each[11]) + Number(each[12])) / 100, 0),

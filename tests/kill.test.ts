@@ -1,5 +1,5 @@
 /**
- * rlhf.ts on a few pairs of the small world, killed (-9) at ten random moments and run again each time: it ends with the digests of the uninterrupted
+ * Runs rlhf.ts on a few pairs of the small world, killed (-9) at ten random moments and restarted each time: it ends with the digests of the uninterrupted
  * run. Real training, real processes.
  */
 import { writeFileSync } from "node:fs"
@@ -11,7 +11,7 @@ import { read } from "../data/world/tasks.ts"
 import { Random } from "../engine/random.ts"
 import { removeFolder, runJson, start, statuses, workFolder } from "./cli/caravan.ts"
 
-/** Distinct questions of the small world, their right answers chosen over wrong ones, as HH-RLHF has its pairs. */
+/** Distinct questions of the small world, with right answers chosen over wrong ones, in HH-RLHF's format. */
 const pairs = (count: number): string => {
   const draw = new Random(1, "pairs to kill a run on")
   return [...prompts(draw, { count, kind: "plain", split: "train", followUps: 0, name: "pair" })]
@@ -60,7 +60,7 @@ describe("a pipeline killed at ten random moments", () => {
     expect(uninterrupted.status).toBe("succeeded")
 
     const killed = newFolder()
-    // Seeded, so that a failure can be looked at again; what a moment meets depends on the machine all the same.
+    // Seeded, so that a failure can be investigated; which work a kill hits still depends on the machine.
     const random = new Random(9, "moments of death")
     for (let i = 0; i < 10; i++) {
       const child = start(killed, "run", ...args)

@@ -1,4 +1,4 @@
-/** Links between documents lead somewhere: files, and headings within them. */
+/** Links between documents resolve: to files, and to headings within them. */
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync, statSync } from "node:fs"
 import { dirname, join, relative } from "node:path"
@@ -13,7 +13,7 @@ const documents = execFileSync("git", ["ls-files", "--cached", "--others", "--ex
 
 const withoutCode = (text: string): string => text.replaceAll(/^```[^]*?^```/gm, "").replaceAll(/`[^`\n]*`/g, "")
 
-/** The name that GitHub gives a heading. */
+/** GitHub's anchor of a heading. */
 const anchorOf = (heading: string): string =>
   heading
     .trim()
@@ -23,7 +23,7 @@ const anchorOf = (heading: string): string =>
 const anchorsIn = (text: string): ReadonlyArray<string> =>
   [...text.replaceAll(/^```[^]*?^```/gm, "").matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchorOf(heading!))
 
-/** Links of a document that lead nowhere. */
+/** Broken links of a document. */
 const deadLinks = (name: string, text: string): ReadonlyArray<string> =>
   [...withoutCode(text).matchAll(/\]\(([^)\s]+)\)/g)].flatMap(([, link]) => {
     if (/^[a-z]+:/i.test(link!)) return []
@@ -36,10 +36,10 @@ const deadLinks = (name: string, text: string): ReadonlyArray<string> =>
 
 describe("documents", () => {
   it("are found", () => expect(documents).toContain("README.md"))
-  it.each(documents)("%s links to what is there", (name) => {
+  it.each(documents)("%s links to existing targets", (name) => {
     expect(deadLinks(name, readFileSync(join(root, name), "utf8"))).toEqual([])
   })
-  it("that link to what is not there are noticed", () => {
+  it("with broken links are detected", () => {
     const text =
       "# A heading, with `code`\n[a](docs/none.md) [b](#a-heading-with-code) [c](#none) [d](docs/architecture.md#terms) [e](../outside) `[f](none)` [g](https://h.example)"
     expect(deadLinks("README.md", text)).toEqual(["docs/none.md", "#none", "../outside"])

@@ -1,4 +1,4 @@
-/** The package as a user gets it: in a project that `caravan init` made of it, installed there, with stages of their own (tests/consumer). */
+/** The package as a user gets it: installed in a project made by `caravan init`, with its own stages (tests/consumer). */
 import { spawnSync } from "node:child_process"
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -11,7 +11,7 @@ const folder = mkdtempSync(join(tmpdir(), "caravan-package-"))
 const project = join(folder, "project")
 const archive = `caravan-${(JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }).version}.tgz`
 
-/** Node 24 first on the PATH; the user's own store, and nothing of the npm and the Vitest that run these tests. */
+/** Node 24 first on the PATH; a separate store, and nothing of the npm and the Vitest that run these tests. */
 const foreign = /^(npm_|VITEST|CARAVAN_HOME$|NODE_ENV$|NODE_OPTIONS$)/
 const environment = {
   ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name))),
@@ -54,17 +54,17 @@ beforeAll(() => {
 }, 300_000)
 afterAll(() => rmSync(folder, { recursive: true, force: true }), 300_000)
 
-describe("the package, installed elsewhere", () => {
-  it("holds no TypeScript but declarations: Node strips no types under node_modules", () => {
+describe("the package, installed in another project", () => {
+  it("contains no TypeScript except declarations: Node does not strip types under node_modules", () => {
     const files = readdirSync(join(project, "node_modules/caravan"), { recursive: true, encoding: "utf8" })
     expect(files.filter((file) => /(?<!\.d)\.ts$/.test(file))).toEqual([])
     expect(files).toContain("dist/engine/native/addon.cc")
-    // The page of `caravan ui`, built.
+    // The built page of `caravan ui`.
     expect(files).toContain("dist/ui/dist/index.html")
     expect(files).toContain("dist/engine/ranks/ranks.cc")
   })
 
-  it("gives a user's stages and pipelines types that have names: declarations are emitted under what tsc --init writes", () => {
+  it("gives a user's stages and pipelines types that have names: declarations are emitted with the config of tsc --init", () => {
     run(project, "node", "every.ts")
     expect(run(project, "node_modules/.bin/tsc", "-p", ".")).toBe("")
     const declarations = readFileSync(join(project, "dist/right.d.ts"), "utf8")
@@ -73,7 +73,7 @@ describe("the package, installed elsewhere", () => {
     expect(readFileSync(join(project, "dist/every.d.ts"), "utf8")).toContain("models_loadPolicy")
   })
 
-  it("refuses wrong wiring, each for its own reason", () => {
+  it("rejects wrong wiring, each for its own reason", () => {
     const lines = readFileSync(join(project, "wrong.ts"), "utf8").split("\n")
     const expected = lines.flatMap((line, i) => {
       const match = /^\/\/ @ts-expect-error (TS\d+) (.+)$/.exec(line)
@@ -97,7 +97,7 @@ describe("the package, installed elsewhere", () => {
     expect(expected.length).toBeGreaterThan(5)
   })
 
-  it("runs as an Effect, is found again by npx caravan run, and runs again when a helper of the stage changes", () => {
+  it("runs as an Effect, is cached for npx caravan run, and runs again when a helper of the stage changes", () => {
     // (2 * 1)^2 + (2 * 2)^2 + (2 * 3)^2 = 56; with 3 instead of 2: 126.
     const said = run(project, "node", "program.ts")
     expect(resultOf(said)).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 56, libtorch: 56 } })
@@ -111,7 +111,7 @@ describe("the package, installed elsewhere", () => {
     expect(changed).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 126, libtorch: 126 } })
   }, 120_000)
 
-  it("runs what init made, and again only what depends on a change", () => {
+  it("runs what init made, and after a change only what depends on it", () => {
     const made = (...args: Array<string>) => resultOf(run(project, "npx", "caravan", "run", "pipeline.ts", "--json", ...args)).statuses
     const stages = ["import-preferences", "keep-brief", "preference-texts", "tokenizer"]
     expect(made()).toEqual(Object.fromEntries(stages.map((stage) => [stage, "ran"])))
@@ -121,14 +121,14 @@ describe("the package, installed elsewhere", () => {
     })
   })
 
-  it("makes other projects, of the very same package", () => {
+  it("makes other projects, with the very same package", () => {
     const other = init(project, "npx", "caravan", "init", join(folder, "other"))
     expect(other.caravan).toBe(`file:${archive}`)
     const listed = (path: string) => run(path, "tar", "-tzf", archive).split("\n").sort()
     expect(listed(other.folder)).toEqual(listed(project))
   })
 
-  it("has a doctor that says what it found", () => {
+  it("has a doctor that reports its findings", () => {
     const { found } = JSON.parse(run(project, "npx", "caravan", "doctor", "--json")) as { found: Record<string, string> }
     expect(found).toMatchObject({
       node: expect.stringContaining(process.version),

@@ -1,4 +1,4 @@
-/** docs/paper.md: every section, figure and table of the paper has its row, and what a row names is there. */
+/** docs/paper.md: every section, figure and table of the paper has a row, and everything that a row names exists. */
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import type { AnyStage } from "../runtime/define/stage.ts"
@@ -67,14 +67,14 @@ describe("docs/paper.md", () => {
     expect(part("Figures").flatMap(([number]) => numbers(number!))).toEqual(Array.from({ length: 33 }, (_, i) => i + 1))
     expect(part("Tables").flatMap(([number]) => numbers(number!))).toEqual(Array.from({ length: 52 }, (_, i) => i + 1))
   })
-  it("names nothing that is not there: stages, files, figures of the report", () => {
+  it("names nothing that does not exist: stages, files, figures of the report", () => {
     expect(missing([...part("Sections"), ...part("Figures"), ...part("Tables")])).toEqual([])
   })
   it("names everything that the report shows", () => {
     const named = new Set(shownIn([...part("Sections"), ...part("Figures"), ...part("Tables")].flat()))
     expect(Object.keys(catalogue).filter((name) => !named.has(name))).toEqual([])
   })
-  it("says of each figure of the report which of the paper's it is", () => {
+  it("says for each figure of the report which of the paper's figures it is", () => {
     const rows = [...part("Figures").map((row) => ["figure", ...row]), ...part("Tables").map((row) => ["table", ...row])]
     for (const [name, paper] of Object.entries(catalogue)) {
       if (paper === null || paper.startsWith("§")) continue
@@ -92,7 +92,7 @@ describe("docs/paper.md", () => {
       .join("\n")
     expect(Object.keys(catalogue).filter((name) => !code.includes(`"${name}"`))).toEqual([])
   })
-  it("finds out a row that names what is not there", () => {
+  it("detects a row that names something that does not exist", () => {
     const row = ["1", "what", "`noStage`, `sft`, `stages/none.ts`, pipelines/none.ts", "report: no-figure, versions"]
     expect(missing([row])).toEqual(["no-figure", "noStage", "stages/none.ts", "pipelines/none.ts"])
   })

@@ -48,13 +48,13 @@ const write = (path: string, text: string) => {
   writeFileSync(path, text)
 }
 
-it("a clone that is not set up says what to run, in place of a package that is not found", () => {
+it("a clone without setup says what to run, instead of naming a missing package", () => {
   for (const name of ["cli/caravan.js", "scripts/setup.mjs"]) write(join(folder, name), readFileSync(join(root, name), "utf8"))
   const { status, stderr } = spawnSync(process.execPath, [join(folder, "cli/caravan.js"), "runs"], { cwd: folder, encoding: "utf8" })
   expect([status, stderr]).toEqual([2, "This clone is not set up: its packages are missing. Run `node scripts/setup.mjs` first.\n"])
 })
 
-/** As much of an unpacked libtorch as is looked at to find it. */
+/** The parts of an unpacked libtorch that are checked to find it. */
 const makeLibtorch = (path: string, [major, minor, patch]: [number, number, number], libraries = ["torch_cpu"]) => {
   write(join(path, "include/ATen/ATen.h"), "")
   const version = `#define TORCH_VERSION_MAJOR ${major}\n#define TORCH_VERSION_MINOR ${minor}\n#define TORCH_VERSION_PATCH ${patch}\n`
@@ -63,7 +63,7 @@ const makeLibtorch = (path: string, [major, minor, patch]: [number, number, numb
   return path
 }
 
-/** A python3 on the PATH whose torch is in `packages`, and that counts how often it is asked. */
+/** A python3 on the PATH whose torch is in `packages`, and that counts its calls. */
 const makePython = (packages: string) => {
   const bin = join(folder, "bin")
   const answer = JSON.stringify([join(packages, "torch/__init__.py"), [packages]])
@@ -79,7 +79,7 @@ const makePython = (packages: string) => {
 }
 
 describe("finding libtorch", () => {
-  it("takes the folder that LIBTORCH names before any other", () => {
+  it("uses the folder in LIBTORCH before any other", () => {
     makePython(makeLibtorch(join(folder, "packages/torch"), [2, 11, 0]))
     process.env.LIBTORCH = makeLibtorch(join(folder, "mine"), [2, 7, 1])
     expect(findLibtorch()).toMatchObject({
@@ -91,12 +91,12 @@ describe("finding libtorch", () => {
     })
   })
 
-  it("says what it expected of a LIBTORCH that holds none", () => {
+  it("says what it expected of a LIBTORCH without one", () => {
     process.env.LIBTORCH = folder
     expect(() => findLibtorch()).toThrow(`LIBTORCH points to ${folder}, expected include/ATen/ATen.h`)
   })
 
-  it("takes the installed Python's torch before the system's, with CUDA when it has it", () => {
+  it("uses the installed Python's torch before the system's, with CUDA if it has it", () => {
     makeLibtorch(join(folder, "packages/torch"), [2, 11, 0], ["torch_cpu", "torch_cuda"])
     makePython(join(folder, "packages"))
     expect(findLibtorch()).toMatchObject({
@@ -119,14 +119,14 @@ describe("finding libtorch", () => {
     expect(asked()).toBe("2")
   })
 
-  it("passes by a Python's torch that only links to the system's headers", () => {
+  it("skips a Python's torch that only links to the system's headers", () => {
     mkdirSync(join(folder, "packages/torch/include"), { recursive: true })
     if (existsSync("/usr/include/ATen")) symlinkSync("/usr/include/ATen", join(folder, "packages/torch/include/ATen"))
     makePython(join(folder, "packages"))
     expect(findLibtorch()?.source).not.toBe("python")
   })
 
-  it("sees the old ABI of a wheel in what its CMake files say", () => {
+  it("detects the old ABI of a wheel from its CMake files", () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "old"), [2, 1, 0])
     const withNewAbi = addonPath()
     write(join(folder, "old/share/cmake/Torch/TorchConfig.cmake"), `set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=0")`)
@@ -136,7 +136,7 @@ describe("finding libtorch", () => {
 })
 
 describe("building the addon", () => {
-  it("shows the command and the compiler's words when it does not build, and leaves nothing behind", () => {
+  it("shows the command and the compiler's output if it fails, and leaves nothing behind", () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "broken"), [2, 11, 0])
     write(join(folder, "broken/include/ATen/ATen.h"), "#include <ATen/no-such-header.h>")
     expect(() => buildAddon({ quiet: true })).toThrow(
@@ -145,7 +145,7 @@ describe("building the addon", () => {
     expect(readdirSync(join(addonPath(), ".."))).toEqual([])
   })
 
-  it("names the command that installs a compiler when there is none", () => {
+  it("names the command that installs a compiler if there is none", () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "whole"), [2, 11, 0])
     process.env.CXX = "no-such-compiler"
     expect(() => buildAddon({ quiet: true })).toThrow("no-such-compiler was not found. Run `apt-get install g++`")
@@ -167,7 +167,7 @@ const zip = (files: Record<string, string>) => {
   let offset = 0
   for (const [path, text] of Object.entries(files)) {
     const [name, bytes] = [Buffer.from(path), Buffer.from(text)]
-    // Version, flags, method, time and date; checksum and sizes; lengths of the name and of nothing more.
+    // Version, flags, method, time and date; checksum and sizes; lengths of the name and of no extra field.
     const common = Buffer.alloc(26)
     common.writeUInt16LE(20, 0)
     common.writeUInt32LE(crc32(bytes), 10)
@@ -200,22 +200,22 @@ const serve = async (status: number, body: Buffer, use: (url: string) => Promise
   }
 }
 
-/** Setup says so when there is neither; CI's machines have one. */
+/** Setup reports if neither is installed; CI's machines have one. */
 const canUnpack = ["unzip", "python3"].some((program) => spawnSync(program, ["-h"]).error === undefined)
 
-describe.skipIf(!canUnpack)("fetching libtorch's archive", () => {
+describe.skipIf(!canUnpack)("downloading libtorch's archive", () => {
   it("unpacks it where it is then found", async () => {
     const files = { "libtorch/include/ATen/ATen.h": "", "libtorch/lib/libtorch_cpu.so": "library" }
     await serve(200, zip(files), (url) => fetchArchive(url, join(folder, "libtorch")))
     expect(readdirSync(join(folder, "libtorch")).sort()).toEqual(["include", "lib"])
   })
 
-  it("leaves nothing behind, and says what was answered, when there is none", async () => {
+  it("leaves nothing behind, and reports the response, if there is none", async () => {
     await serve(404, Buffer.from("no"), (url) => expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} answered 404`))
     expect(readdirSync(folder)).toEqual([])
   })
 
-  it("says that an archive cut short can't be unpacked", async () => {
+  it("says that a truncated archive can't be unpacked", async () => {
     const whole = zip({ "libtorch/lib/libtorch_cpu.so": "library" })
     await serve(200, whole.subarray(0, whole.length - 30), (url) =>
       expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow("could not unpack a libtorch")
@@ -228,13 +228,13 @@ describe("scripts/setup.mjs", () => {
   const setup = (...args: Array<string>) =>
     spawnSync(process.execPath, [join(root, "scripts/setup.mjs"), ...args], { encoding: "utf8", cwd: folder })
 
-  it("does and says nothing where all is there, from any folder", () => {
+  it("does and prints nothing if nothing is missing, from any folder", () => {
     restore()
     buildAddon({ quiet: true })
     expect(setup("nothing")).toMatchObject({ status: 0, stdout: "", stderr: "" })
   }, 300_000)
 
-  it("refuses a word that it doesn't know, and names all that it knows", () => {
+  it("rejects an unknown argument, and lists all known ones", () => {
     const { status, stderr } = setup("everything")
     expect([status, stderr]).toEqual([2, expect.stringContaining("Unknown command everything")])
     expect(/\[([^\]]*)\]/.exec(stderr)![1]!.split(" | ").sort()).toEqual(["cluster", "demo", "faults", "nothing", "study", "test"])
@@ -242,7 +242,7 @@ describe("scripts/setup.mjs", () => {
 })
 
 describe("caravan doctor", () => {
-  it("is not content without libtorch's addon and a compiler, and says how to mend it", async () => {
+  it("fails without libtorch's addon and a compiler, and says how to fix it", async () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "whole"), [2, 11, 0])
     process.env.CXX = "no-such-compiler"
     const { ok, found, problems } = await diagnose(folder)
@@ -251,7 +251,7 @@ describe("caravan doctor", () => {
     expect(problems).toContainEqual({ what: expect.stringContaining("the C++ compiler"), mend: "apt-get install g++", essential: true })
   })
 
-  it("names the store that CARAVAN_HOME gives", async () => {
+  it("names the store given by CARAVAN_HOME", async () => {
     process.env.CARAVAN_HOME = join(folder, "store")
     expect((await diagnose(folder)).found.store).toMatch(`${folder}/store (not made yet), writable`)
   })

@@ -1,4 +1,4 @@
-/** What `npm test` counts (scripts/test.mjs), on projects of a few tests. */
+/** The counts of `npm test` (scripts/test.mjs), on projects with a few tests. */
 import { spawnSync } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -10,7 +10,7 @@ const root = fileURLToPath(new URL("..", import.meta.url))
 let folder: string
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
-/** The run's last line, what it leaves for .ci/run, and its exit status. */
+/** The run's last line, the file that it leaves for .ci/run, and its exit status. */
 const run = (files: Readonly<Record<string, string>>) => {
   folder = mkdtempSync(join(tmpdir(), "caravan-test-command-"))
   writeFileSync(join(folder, "package.json"), `{ "type": "module" }`)
@@ -28,7 +28,7 @@ const run = (files: Readonly<Record<string, string>>) => {
 }
 
 describe("the last line of a run", () => {
-  it("counts the tests that pass, fail and are skipped, and a file that can't be loaded as one that failed", () => {
+  it("counts the tests that pass, fail and are skipped, and a file that can't be loaded as one failure", () => {
     const files = {
       good: `it("passes", () => {})\nit("passes", () => {})\nit.skip("later", () => {})`,
       bad: `it("passes", () => {})\nit("fails", () => { throw new Error("no") })`,
@@ -36,7 +36,7 @@ describe("the last line of a run", () => {
     }
     expect(run(files)).toEqual(["3 passed, 2 failed, 1 skipped", 1])
   })
-  it("counts an error outside of the tests, where each passes, as one that failed", () => {
+  it("counts an error outside of the tests as one failure, even if each test passes", () => {
     const good = `it("passes", async () => {
       setTimeout(() => { throw new Error("no") }, 1)
       await new Promise((on) => setTimeout(on, 50))

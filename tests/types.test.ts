@@ -20,7 +20,7 @@ describe("wiring", () => {
     expect(compile(join(here, "tsconfig.json"))).toBe("")
   })
 
-  it("that is wrong is what makes it fail: without the expectations every one of those lines is an error", () => {
+  it("that is wrong causes the failure: without the expectations every one of those lines is an error", () => {
     const folder = mkdtempSync(join(here, "unexpected-"))
     try {
       const source = readFileSync(join(here, "wiring.ts"), "utf8")

@@ -1,11 +1,11 @@
-// Becomes a module that exports every value of the package under a name of its own: declarations of it need a name for every type.
+// Generates a module that exports every value of the package under a separate name, whose declarations need a name for every type.
 import { writeFileSync } from "node:fs"
 
 const lines: Array<string> = []
 const add = (path: string, module: object): void => {
   for (const [name, value] of Object.entries(module)) {
     if (Object.prototype.toString.call(value) === "[object Module]") add(`${path}.${name}`, value as object)
-    // A class can't be another's name.
+    // A class can't be another class's name.
     else if (!String(value).startsWith("class ")) lines.push(`export const ${path.replaceAll(".", "_")}_${name} = ${path}.${name}`)
   }
 }

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import { Norms } from "./norms.ts"
 import pipeline from "./norms-pipeline.ts"
 
-/** The run's result, and what it made: of the type that the stage's output has. */
+/** The run's result, with the type of the stage's output. */
 const program = Effect.gen(function* () {
   const result = yield* Caravan.run(pipeline, {})
   const norms = result.outputs.norms && (yield* readReport(result.outputs.norms, Norms))

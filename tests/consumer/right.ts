@@ -1,4 +1,4 @@
-// What must compile, and whose types must have names in the declarations of another project.
+// Code that must compile, with types that have names in the declarations of another project.
 import {
   Caravan,
   type Checkpoint,

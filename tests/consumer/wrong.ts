@@ -1,4 +1,4 @@
-// What must not compile, and why: each line is an error of that code whose text says that (tests/package.test.ts compiles it without the expectations).
+// Code that must not compile, and why: each line is an error of that code whose text contains this (tests/package.test.ts compiles it without the expectations).
 import { Caravan, type Checkpoint, fileAt, type Node } from "caravan"
 import { norms } from "./norms.ts"
 import { pairs, pipeline, policy, shout } from "./right.ts"

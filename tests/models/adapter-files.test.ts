@@ -1,4 +1,4 @@
-/** Adapters of reward models as PEFT writes them, and the weights that an adapter is on. */
+/** Reward models' adapters in PEFT's format, and the identity of their base weights. */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -31,8 +31,8 @@ const { responses } = JSON.parse(readFileSync(golden("ppo-lora/expected.json"), 
   }>
 }
 
-describe("a reward model's adapter of PEFT's", () => {
-  it("gives PEFT's scores with the head beside it", async () => {
+describe("a reward model's adapter made by PEFT", () => {
+  it("gives PEFT's scores together with its head", async () => {
     const model = await run(Effect.flatMap(loadBackbone(base), (on) => loadRewardAdapter(reward, on)))
     for (const { prompt, response, valuesNow } of responses) {
       const scores = scoped(() => noGrad(() => model.scores(tensor([[...prompt, ...response]], { dtype: "int64" })).toNumbers()))
@@ -45,7 +45,7 @@ describe("a reward model's adapter of PEFT's", () => {
     })
   })
 
-  it("is written as it was read: the same tensors", async () => {
+  it("is written as it was read: with the same tensors", async () => {
     const model = await run(Effect.flatMap(loadBackbone(base), (on) => loadRewardAdapter(reward, on)))
     const out = folder()
     await writeAdapter(out, model)
@@ -62,7 +62,7 @@ describe("a reward model's adapter of PEFT's", () => {
     writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...fields }))
     return out
   }
-  it("is refused where a language model's belongs, and the other way round, as are other modules and another base", async () => {
+  it("is rejected in place of a language model's adapter and vice versa, as are other modules and another base", async () => {
     const onBackbone = (path: string) => refusal(Effect.flatMap(loadBackbone(base), (on) => loadRewardAdapter(path, on)))
     expect(await refusal(Effect.flatMap(loadLlama(base), (on) => loadAdapter(reward, on)))).toContain(
       "expected the task_type CAUSAL_LM, found SEQ_CLS"
@@ -88,7 +88,7 @@ describe("the digest of a checkpoint's weights", () => {
     cpSync(base, out, { recursive: true })
     return out
   }
-  it("is the same wherever the folder is and however many files it has", async () => {
+  it("is the same for any location and number of files", async () => {
     const [wanted, out] = [await run(weightsDigest(base)), copy()]
     expect(wanted).toMatch(/^[0-9a-f]{64}$/)
     expect(await run(weightsDigest(out))).toBe(wanted)
@@ -101,7 +101,7 @@ describe("the digest of a checkpoint's weights", () => {
     writeFileSync(join(out, "model.safetensors.index.json"), JSON.stringify({ weight_map: map }))
     expect(await run(weightsDigest(out))).toBe(wanted)
   })
-  it("is another for one bit of one weight, and for another precision", async () => {
+  it("changes with one bit of one weight, and with the precision", async () => {
     const wanted = await run(weightsDigest(base))
     const [bit, half] = [copy(), copy()]
     const path = join(bit, "model.safetensors")
@@ -115,14 +115,14 @@ describe("the digest of a checkpoint's weights", () => {
   })
 })
 
-describe("an adapter that says which weights it is on", () => {
+describe("an adapter that names its base weights", () => {
   const told = async (weights: string): Promise<string> => {
     const out = folder()
     cpSync(causal, out, { recursive: true })
     await writeBase(out, weights)
     return out
   }
-  it("is merged into those, and refused on others of the same shapes", async () => {
+  it("is merged into those weights, and rejected for others of the same shapes", async () => {
     const adapter = await told(await run(weightsDigest(base)))
     const [merged, plain] = [await run(loadMerged(base, adapter)), await run(loadMerged(base, causal))]
     for (const [name, weight] of Object.entries(plain.parameters)) expect(merged.parameter(name).toBytes()).toEqual(weight.toBytes())
@@ -136,7 +136,7 @@ describe("an adapter that says which weights it is on", () => {
       /^Applying the adapter .* to .*other: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found other weights \([0-9a-f]{12}\)\. Pass the base/
     )
   })
-  it("is refused where it must say so and does not, or not as it was written", async () => {
+  it("is rejected if the name is required but missing or malformed", async () => {
     const weights = await run(weightsDigest(base))
     expect(await refusal(checkBase(causal, { path: base, weights }))).toContain(
       "expected base.json, which identifies its base weights, found none"

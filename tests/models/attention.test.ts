@@ -1,4 +1,4 @@
-/** The kernels for the CPU against the same formulas written with plain operators, in float64. */
+/** The CPU kernels compared with the same formulas written with plain operators, in float64. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
 import { clearGradients, type Device, type DType, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
@@ -23,7 +23,7 @@ const random = (shape: ReadonlyArray<number>, seed: number) => {
   )
 }
 
-/** The largest difference of values and of gradients of both forms on the same numbers; `counts` (B, T) says which queries' results matter. */
+/** The largest difference of values and of gradients between both forms on the same numbers; `counts` (B, T) marks the queries whose results matter. */
 const difference = (
   shape: { readonly batch: number; readonly length: number; readonly heads: number; readonly groups: number; readonly headDim: number },
   make: (dtype: "float32" | "float64") => { readonly layout: AttentionLayout; readonly positions?: Tensor; readonly counts?: Tensor }
@@ -65,7 +65,7 @@ describe("attention on the CPU, values and gradients,", () => {
     expect(most).toBeLessThanOrEqual(fused)
   })
 
-  it.each(shapes.filter(({ length }) => length > 4))("leaves padding on the left and on the right out: %o", (shape) => {
+  it.each(shapes.filter(({ length }) => length > 4))("ignores padding on the left and on the right: %o", (shape) => {
     const { batch, length } = shape
     const rows = Array.from({ length: batch }, (_, row) =>
       Array.from({ length }, (__, i) => ((row % 2 === 0 ? i >= row + 2 : i < length - 3) ? 1 : 0))
@@ -77,7 +77,7 @@ describe("attention on the CPU, values and gradients,", () => {
     expect(most).toBeLessThanOrEqual(fused)
   })
 
-  it("leaves padding in the middle out, where no kernel can", () => {
+  it("ignores padding in the middle, which no kernel supports", () => {
     const shape = { batch: 1, length: 6, heads: 2, groups: 1, headDim: 4 }
     const most = difference(shape, (dtype) => {
       const mask = tensor([[1, 1, 0, 0, 1, 1]], { dtype: "int64" })
@@ -86,7 +86,7 @@ describe("attention on the CPU, values and gradients,", () => {
     expect(most).toBeLessThanOrEqual(fused)
   })
 
-  it.each(shapes.filter(({ length }) => length > 4))("keeps to its segment: %o", (shape) => {
+  it.each(shapes.filter(({ length }) => length > 4))("stays within its segment: %o", (shape) => {
     const { batch, length } = shape
     const rows = Array.from({ length: batch }, (_, row) => Array.from({ length }, (__, i) => (i < 3 + row ? 0 : i < length - 1 ? 1 : -1)))
     const most = difference(shape, (dtype) => {
@@ -107,7 +107,7 @@ describe("attention on the CPU, values and gradients,", () => {
           const form = dtype === "float32" ? rotaryAttention : composedRotaryAttention
           return form(exact.to({ dtype }), table.at("cpu", dtype, shape.length), causalLayout(shape.length, dtype, "cpu"), 2, 2).toNumbers()
         }
-        // Scores reach thousands, of which float32 holds four decimals; values are about 30.
+        // Scores reach thousands, for which float32 has four decimals; values are about 30.
         expect(largestDifference(run("float32"), run("float64"))).toBeLessThanOrEqual(30 * 2e-3)
       })
     )
@@ -120,7 +120,7 @@ describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
     { batch: 2, length: 37, heads: 6, groups: 2, headDim: 8 },
     { batch: 3, length: 130, heads: 4, groups: 1, headDim: 64 },
     { batch: 1, length: 300, heads: 3, groups: 3, headDim: 128 },
-    // Long rows of one sequence each are cuDNN's.
+    // Long rows of one sequence each use cuDNN.
     { batch: 2, length: 512, heads: 4, groups: 2, headDim: 64 },
     { batch: 1, length: 1023, heads: 2, groups: 2, headDim: 128 }
   ]
@@ -147,7 +147,7 @@ describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
         .detach()
         .requiresGrad()
       const pull = random([batch, length, heads * headDim], 2).to({ device, dtype })
-      // What padding sees does not matter.
+      // The results for padding queries do not matter.
       const counts = Array.from({ length: batch }, (_, row) =>
         Array.from({ length }, (__, i) => (name === "padded" && i < 5 * row + 2 ? 0 : 1))
       )
@@ -157,7 +157,7 @@ describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
       return [counted.detach().toNumbers(), qkv.grad()!.toNumbers()]
     })
   it.each(shapes.flatMap((shape) => (["causal", "padded", "packed"] as const).map((name) => [name, shape] as const)))(
-    "%s, is what float64 on the CPU gives: %o",
+    "%s, gives the same as float64 on the CPU: %o",
     (name, shape) => {
       const wanted = run(shape, name, "cpu", "float64")
       for (const [dtype, near] of [
@@ -174,7 +174,7 @@ describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
 })
 
 describe("positions", () => {
-  it("count the tokens before, padding aside", () => {
+  it("count the preceding tokens except padding", () => {
     const positions = positionsOfMask(
       tensor(
         [
@@ -187,7 +187,7 @@ describe("positions", () => {
     expect(positions.toNumbers()).toEqual([0, 0, 0, 1, 2, 0, 1, 2, 2, 2])
   })
 
-  it("start anew in each segment", () => {
+  it("restart in each segment", () => {
     const starts = startsOfSegments(
       tensor(
         [

@@ -1,4 +1,4 @@
-/** Chat templates: the ids of transformers' apply_chat_template (golden/chat/make.py), which tokens carry loss, and templates that can't be used. */
+/** Chat templates: the ids of transformers' apply_chat_template (golden/chat/make.py), the tokens that carry loss, and templates that can't be used. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -47,7 +47,7 @@ const tokenizerFor = ({ template, tokenizer }: Pick<Case, "template" | "tokenize
 const user = (content: string): Message => ({ role: "user", content })
 const assistant = (content: string): Message => ({ role: "assistant", content })
 
-/** The texts that carry loss, one after another, control tokens written out. */
+/** The texts that carry loss, in order, with control tokens written out. */
 const trained = (tokenizer: HuggingFaceTokenizer, messages: ReadonlyArray<Message>): Array<string> => {
   const { lossMask, tokens } = encodeDialogue(tokenizer, messages)
   const controls = new Map([...tokenizer.controls].map(([text, id]) => [id, text]))
@@ -69,11 +69,11 @@ describe.each(Object.keys(byFile))("the template %s", (template) => {
     for (const one of its) {
       const { tokens } = encodeDialogue(tokenizerFor(one), one.messages)
       expect(tokens).toEqual(one.ids.slice(0, tokens.length))
-      // What is left out is what a template writes after an answer before more follows: a line break.
+      // The part left out is what a template writes after an answer before more turns follow: a line break.
       expect(tokenizerFor(one).decode(one.ids.slice(tokens.length)).trim()).toBe("")
     }
   })
-  it("gives the ids of its prompt, which are the beginning of those of the dialogue", () => {
+  it("gives the ids of its prompt, which are a prefix of the dialogue's", () => {
     for (const one of its) {
       const prompt = encodePrompt(tokenizerFor(one), one.messages.slice(0, -1))
       expect(prompt).toEqual(one.prompt)
@@ -82,14 +82,14 @@ describe.each(Object.keys(byFile))("the template %s", (template) => {
   })
 })
 
-describe("which tokens carry loss: answers and the token that ends each", () => {
+describe("the tokens that carry loss: answers and the token that ends each", () => {
   const dialogue = [user("Who are you?"), assistant("A model."), user("What for?"), assistant("To answer,\nand to learn.")]
   const thinking = (text: string) => `<think>\n\n</think>\n\n${text}`
   it.each<[string, string, ReadonlyArray<string>]>([
     ["llama2", "llama2", ["A model. </s>", "To answer,\nand to learn. </s>"]],
     ["llama3", "llama3-1", ["A model.<|eot_id|>", "To answer,\nand to learn.<|eot_id|>"]],
     ["qwen2", "qwen2-5", ["A model.<|im_end|>", "To answer,\nand to learn.<|im_end|>"]],
-    // The thinking block is the model's own to write: it comes after the prompt.
+    // The model itself writes the thinking block, which comes after the prompt.
     ["qwen2", "qwen3", [`${thinking("A model.")}<|im_end|>`, `${thinking("To answer,\nand to learn.")}<|im_end|>`]],
     ["mistral", "mistral", ["A model.</s>", "To answer,\nand to learn.</s>"]],
     ["gemma", "gemma", ["A model.<end_of_turn>", "To answer,\nand to learn.<end_of_turn>"]],
@@ -98,12 +98,12 @@ describe("which tokens carry loss: answers and the token that ends each", () => 
     const found = trained(tokenizerFor({ tokenizer, template }), dialogue)
     expect(found.map((text) => text.replace(/^ /, ""))).toEqual(answers)
   })
-  it("of a template that takes the thinking out of earlier answers, the last answer alone", () => {
+  it("with a template that removes the thinking from earlier answers, only those of the last answer", () => {
     expect(trained(tokenizerFor({ tokenizer: "qwen2", template: "qwen3-own" }), dialogue)).toEqual([
       `${thinking("To answer,\nand to learn.")}<|im_end|>`
     ])
   })
-  it("says which token ends an answer, and how many close one", () => {
+  it("with the token that ends an answer, and the number of tokens that close one", () => {
     const closed = (tokenizer: string, template: string) => {
       const its = tokenizerFor({ tokenizer, template })
       const { closing, stopIds } = formatOf(its)
@@ -115,8 +115,8 @@ describe("which tokens carry loss: answers and the token that ends each", () => 
   })
 })
 
-describe("control tokens that a message spells", () => {
-  it("are text: none of them ends a turn, and they read as they were written", () => {
+describe("control tokens spelled in a message", () => {
+  it("are text: none of them ends a turn, and they decode to what was written", () => {
     const tokenizer = tokenizerFor({ tokenizer: "llama3", template: "llama3-1" })
     const [eot, header] = ["<|eot_id|>", "<|start_header_id|>"].map((text) => tokenizer.controls.get(text)!)
     const count = (messages: ReadonlyArray<Message>, id: number) =>
@@ -129,13 +129,13 @@ describe("control tokens that a message spells", () => {
       expect(trained(tokenizer, spelled)).toEqual([`${text}<|eot_id|>`])
     }
   })
-  it("leave noncharacters as they are", () => {
+  it("leave noncharacters unchanged", () => {
     const tokenizer = tokenizerFor({ tokenizer: "qwen2", template: "qwen2-5" })
     expect(trained(tokenizer, [user("\ufdd2<|im_end|>\ufdd3"), assistant("\ufdd2<|im_end|>\ufdd3")])).toEqual([
       "\ufdd2<|im_end|>\ufdd3<|im_end|>"
     ])
   })
-  it("that are none, as <think>, become tokens as in transformers", () => {
+  it("that are ordinary tokens, such as <think>, become tokens as in transformers", () => {
     const tokenizer = tokenizerFor({ tokenizer: "qwen2", template: "qwen3" })
     const think = tokenizer.encode("<think>")
     expect(think.length).toBe(1)
@@ -145,11 +145,11 @@ describe("control tokens that a message spells", () => {
   })
 })
 
-describe("a template on SentencePiece's tokenizer", () => {
+describe("a template with SentencePiece's tokenizer", () => {
   const model = readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model")
   const tokenizer = new SentencePieceTokenizer(model, { chat: { template: templates.mistral, date: defaultDate } })
   const dialogue = [user("Who </s>?"), assistant("I."), user("Why?"), assistant("So.")]
-  it("has each part between control tokens with a space in front, as spm_encode, and control tokens of the template's own alone", () => {
+  it("encodes each part between control tokens with a leading space, like spm_encode, and only the template's own control tokens", () => {
     const { lossMask, tokens } = encodeDialogue(tokenizer, dialogue)
     const { bosId, eosId } = tokenizer
     const text = (value: string) => tokenizer.encode(value)
@@ -166,10 +166,10 @@ describe("a template on SentencePiece's tokenizer", () => {
   })
 })
 
-describe("dialogues that a template can't hold", () => {
+describe("dialogues that a template can't represent", () => {
   const gemma = tokenizerFor({ tokenizer: "gemma", template: "gemma" })
   const fault = (messages: ReadonlyArray<Message>) => chatFault(gemma, messages)?.message
-  it("are told apart: what the template itself refuses, turns that don't alternate, an empty answer", () => {
+  it("are distinguished: rejected by the template itself, turns that don't alternate, an empty answer", () => {
     expect(fault([{ role: "system", content: "Be kind." }, user("a")])).toBe(
       "The chat template refuses the dialogue: System role not supported."
     )
@@ -181,7 +181,7 @@ describe("dialogues that a template can't hold", () => {
     expect(() => encodeDialogue(gemma, [user("a")])).toThrow("there is no answer to train on or score")
     expect(() => encodePrompt(gemma, [user("a"), assistant("b")])).toThrow("there is nothing to continue")
   })
-  it("have an answer that is joined to its prompt, so that no token boundary is between", () => {
+  it("have an answer that is merged with its prompt, without a token boundary between them", () => {
     const glued =
       "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + ' th' }}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
     const tokenizer = tokenizerOf("qwen2", glued)
@@ -232,7 +232,7 @@ describe("a template that can't be used", () => {
 })
 
 describe("the date", () => {
-  it("is what the config says, for date_string and for strftime_now, whatever today is", () => {
+  it("is the config's, for date_string and for strftime_now, independent of the current date", () => {
     const messages = [user("a"), assistant("b")]
     const text = (date: string) => {
       const tokenizer = tokenizerOf("llama3", templates["llama3.1"], date)
@@ -247,8 +247,8 @@ describe("the date", () => {
 })
 
 describe("Llama 2's format as a template", () => {
-  it("is known by what it writes, so that a folder of Llama 2's goes the way it always did", () => {
-    // As in Llama-2-7b-chat-hf's tokenizer_config.json.
+  it("is recognised by its output, so that a folder of Llama 2's is handled as before", () => {
+    // As in the tokenizer_config.json of Llama-2-7b-chat-hf.
     const published =
       "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
     expect(isLlama2Template(published)).toBe(true)

@@ -1,4 +1,4 @@
-/** Llama 2's chat format: the tokens of Meta's released code, and which of them carry loss. */
+/** Llama 2's chat format: the tokens of Meta's released code, and the tokens that carry loss. */
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
@@ -35,7 +35,7 @@ const dialogue = [
 ]
 
 describe("encodeDialogue", () => {
-  it("wraps each exchange in BOS and EOS, tokenised on its own, the system prompt in the first", () => {
+  it("wraps each exchange in BOS and EOS and tokenises it separately, with the system prompt in the first", () => {
     expect(encodeDialogue(tokenizer, dialogue).tokens).toEqual([
       bos,
       ...text("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWho are you? [/INST] A model 🦙. "),
@@ -70,28 +70,28 @@ describe("encodeDialogue", () => {
       question.length
     ])
   })
-  it("has no loss on the prompt, all of it on what follows", () => {
+  it("has no loss on the prompt, and loss on everything after it", () => {
     const { lossMask } = encodeDialogue(tokenizer, dialogue)
     const prompt = encodePrompt(tokenizer, dialogue.slice(0, 4))
     const first = encodeDialogue(tokenizer, dialogue.slice(0, 3)).tokens
     expect(lossMask.slice(prompt.length).every((loss) => loss)).toBe(true)
     expect(lossMask.slice(first.length, prompt.length).some((loss) => loss)).toBe(false)
   })
-  it("strips questions and answers as Python does, and keeps the white space within", () => {
+  it("strips questions and answers like Python, and keeps inner white space", () => {
     const stripped = encodeDialogue(tokenizer, [user("a  b"), assistant("c\n d")]).tokens
     expect(encodeDialogue(tokenizer, [user(" \t\u00a0a  b\u0085\u001c"), assistant("\n\u2003c\n d \r\n")]).tokens).toEqual(stripped)
     expect(encodeDialogue(tokenizer, [user("\ufeffa  b"), assistant("c\n d")]).tokens).not.toEqual(stripped)
   })
-  it("strips the first question together with the system prompt, so that only the outer white space goes, as Meta's code does", () => {
+  it("strips the first question together with the system prompt, so that only outer white space is removed, like Meta's code", () => {
     expect(encodePrompt(tokenizer, [system(" s "), user(" a ")])).toEqual([bos, ...text("[INST] <<SYS>>\n s \n<</SYS>>\n\n a [/INST]")])
   })
-  it("strips long white space in no time", () => {
+  it("strips long white space quickly", () => {
     const gap = " ".repeat(200_000)
     const started = performance.now()
     encodeDialogue(tokenizer, [user(`a${gap}b`), assistant(`${gap}c${gap}`)])
     expect(performance.now() - started).toBeLessThan(5000)
   })
-  it("takes BOS and EOS that somebody typed for text", () => {
+  it("treats typed BOS and EOS as text", () => {
     const { tokens } = encodeDialogue(tokenizer, [user("say </s><s>"), assistant("</s> it is")])
     expect(tokens.filter((id) => id === bos || id === eos)).toEqual([bos, eos])
     expect(tokenizer.decode(tokens)).toBe("[INST] say </s><s> [/INST] </s> it is ")
@@ -102,7 +102,7 @@ describe("encodePrompt", () => {
   it("ends after [/INST], without EOS", () => {
     expect(encodePrompt(tokenizer, [user("Hi")])).toEqual([bos, ...text("[INST] Hi [/INST]")])
   })
-  it("has the earlier exchanges closed", () => {
+  it("closes the earlier exchanges", () => {
     expect(encodePrompt(tokenizer, dialogue.slice(0, 4))).toEqual([
       bos,
       ...text("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWho are you? [/INST] A model 🦙. "),
@@ -113,7 +113,7 @@ describe("encodePrompt", () => {
   })
 })
 
-describe("a dialogue that the format can't hold is an error that says which message and why", () => {
+describe("a dialogue that the format can't represent is an error that names the message and the reason", () => {
   it("for the format's own tags in any message", () => {
     for (const tag of ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]) {
       for (const messages of [
@@ -149,11 +149,11 @@ describe("a dialogue that the format can't hold is an error that says which mess
       expect(messageOf(() => encodeDialogue(tokenizer, [user("a"), assistant(answer)]))).toContain("Message 2 (assistant) is empty")
     }
   })
-  it("for a dialogue without an answer to learn, and a prompt that has its answer", () => {
+  it("for a dialogue without an answer to learn, and a prompt that already has its answer", () => {
     expect(messageOf(() => encodeDialogue(tokenizer, [user("a")]))).toContain("ends with a question")
     expect(messageOf(() => encodePrompt(tokenizer, [user("a"), assistant("b")]))).toContain("ends with an answer")
   })
-  it("for a tokenizer that joins the question to the answer", () => {
+  it("for a tokenizer that merges the question with the answer", () => {
     const joining = new SentencePieceTokenizer({
       ...tokenizer.model,
       pieces: [...tokenizer.pieces, { text: "]▁", score: 1, type: "normal" }, { text: "]▁b", score: 2, type: "normal" }]

@@ -48,11 +48,11 @@ describe("parameter counts", () => {
     expect(parameterCount(llamaConfig(shape))).toBe(count)
   })
 
-  it("of 34B are those of CodeLlama 34B, which has its shape and the same vocabulary", () => {
+  it("of 34B are those of CodeLlama 34B, which has the same shape and vocabulary", () => {
     expect(parameterCount(presets["34b"])).toBe(33_743_970_304)
   })
 
-  it("count a tied output layer once, and fewer key and value heads less", () => {
+  it("count a tied output layer once, and fewer key and value heads", () => {
     // By hand: D 64, F 172, 5 blocks, 8 heads of 8, 4 key heads, V 512.
     const block = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 172 + 2 * 64
     expect(parameterCount(presets["260k"])).toBe(512 * 64 + 5 * block + 64)
@@ -63,7 +63,7 @@ describe("parameter counts", () => {
 })
 
 describe("a config", () => {
-  it("whose sizes do not fit one another is refused", () => {
+  it("with inconsistent sizes is rejected", () => {
     const shape = { vocabSize: 10, dim: 8, layers: 1, heads: 4, kvHeads: 2, ffn: 3 }
     expect(() => llamaConfig({ ...shape, dim: 9 })).toThrow(/headDim must be an integer of 1 or more, got 2\.25/)
     expect(() => llamaConfig({ ...shape, kvHeads: 3 })).toThrow(/heads must be a multiple of kvHeads, got 4 and 3/)
@@ -79,17 +79,17 @@ describe("Hugging Face's config.json", () => {
     expect(await read({ ...base, rope_parameters: { rope_theta: 10000, rope_type: "default" } })).toEqual(presets["7b"])
   })
 
-  it("has its base of rotary embeddings in either place", async () => {
+  it("may have the base of rotary embeddings in either place", async () => {
     expect((await read({ ...base, rope_theta: 5e5 })).ropeTheta).toBe(5e5)
     expect((await read({ ...base, rope_parameters: { rope_theta: 1e6, rope_type: "default" } })).ropeTheta).toBe(1e6)
   })
 
-  it("has transformers' defaults where it says nothing", async () => {
+  it("has transformers' defaults for missing fields", async () => {
     const { max_position_embeddings: _, rms_norm_eps: __, hidden_act: ___, architectures: ____, ...least } = base
     expect(await read(least)).toEqual({ ...presets["7b"], maxPositions: 2048, normEpsilon: 1e-6 })
   })
 
-  it("has the defaults of its family where it says nothing", async () => {
+  it("has its family's defaults for missing fields", async () => {
     const { max_position_embeddings: _, architectures: __, ...least } = base
     const of = async (family: string, more: object = {}) => {
       const { headDim, kvHeads, maxPositions, slidingWindow } = await read({ ...least, model_type: family, ...more })
@@ -102,7 +102,7 @@ describe("Hugging Face's config.json", () => {
     expect(await of("qwen3", { hidden_size: 2048 })).toEqual([32768, 32, 128, undefined])
   })
 
-  it("of Llama 3.1 has its scaling in either place", async () => {
+  it("of Llama 3.1 may have its scaling in either place", async () => {
     const numbers = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 }
     const wanted = { factor: 8, lowFactor: 1, highFactor: 4, originalPositions: 8192 }
     const older = await read({ ...base, rope_theta: 5e5, rope_scaling: { rope_type: "llama3", ...numbers } })
@@ -110,7 +110,7 @@ describe("Hugging Face's config.json", () => {
     for (const config of [older, newer]) expect(config).toMatchObject({ ropeTheta: 5e5, ropeScaling: wanted })
   })
 
-  it("comes back as it was written, for every preset", async () => {
+  it("is read as it was written, for every preset", async () => {
     for (const config of Object.values(presets)) {
       for (const scalarHead of [false, true])
         expect(await read(toHuggingFace(config, { scalarHead, dtype: "float32", bosId: 1, eosId: 2, padId: 0 }))).toEqual(config)
@@ -161,7 +161,7 @@ describe("Hugging Face's config.json", () => {
     ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /consistent sizes, found .*headDim/],
     ["a list", [], /model_type llama, mistral, qwen2, qwen3, found none/],
     ["null", null, /model_type llama, mistral, qwen2, qwen3, found none/]
-  ])("with %s is refused", async (_, content, message) => {
+  ])("with %s is rejected", async (_, content, message) => {
     const text = await messageOf(content)
     expect(text).toMatch(message)
     expect(text).toMatch(

@@ -1,4 +1,4 @@
-/** What models and stages are reckoned to cost: against the paper's table 2, published sizes, and sums made by hand. */
+/** Estimated costs of models and stages, compared with the paper's table 2, published sizes, and sums made by hand. */
 import { readdirSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { demonstrations, prompts } from "../../data/world/dialogues.ts"
@@ -34,10 +34,10 @@ describe("energy and carbon", () => {
     ["34B", 1_038_336, 350, 153.9],
     ["70B", 1_720_320, 400, 291.42]
   ] as const
-  it.each(table2)("of %s are table 2's, within 0.01 t", (_, hours, watts, tonnes) => {
+  it.each(table2)("of %s are those of table 2 within 0.01 t", (_, hours, watts, tonnes) => {
     expect(Math.abs(carbonKg(hours, watts) / 1000 - tonnes)).toBeLessThan(0.01)
   })
-  it("come to table 2's 539.00 t in all", () => {
+  it("sum to table 2's total of 539.00 t", () => {
     const total = table2.reduce((sum, [, hours, watts]) => sum + carbonKg(hours, watts), 0) / 1000
     expect(Math.abs(total - 539)).toBeLessThan(0.01)
   })
@@ -50,7 +50,7 @@ describe("FLOPs", () => {
     expect(trainingFlops(seven, 10, 4096)).toBe(10 * trainingFlops(seven, 1, 4096))
   })
 
-  it("of reading are those of every matrix product, and 2 for each weight that is in none (embeddings, norms)", () => {
+  it("of a forward pass are those of every matrix product, and 2 for each weight outside the products (embeddings, norms)", () => {
     const config = presets["260k"]
     const { dim, headDim, heads, layers, vocabSize } = config
     const [tokens, length] = [11, 7]
@@ -62,7 +62,7 @@ describe("FLOPs", () => {
     const norms = 2 * tokens * dim * (2 * layers + 1)
     expect(forwardFlops({ config, scalarHead: false }, tokens, length)).toBe(products + attention + norms)
     expect(matrices.length).toBe(1 + 7 * layers)
-    // A scalar head takes d weights more here, where the embedding table stays, and V d less where the output layer goes.
+    // A scalar head adds d weights where the embedding table stays, and removes V d where it replaces the output layer.
     expect(costedParameters({ config, scalarHead: true }) - costedParameters({ config, scalarHead: false })).toBe(dim)
     const untied = { ...config, tiedEmbeddings: false }
     expect(costedParameters({ config: untied, scalarHead: true }) - costedParameters({ config: untied, scalarHead: false })).toBe(
@@ -70,16 +70,16 @@ describe("FLOPs", () => {
     )
   })
 
-  it("of generation are those of reading the prompt, and of each new token with all before it", () => {
+  it("of generation are those of reading the prompt, and of each new token attending to all before it", () => {
     const config = llamaConfig({ vocabSize: 10, dim: 4, layers: 3, heads: 2, kvHeads: 1, ffn: 6 })
     const n = costedParameters({ config, scalarHead: false })
-    // 5 prompt tokens over 5; then tokens that see 6 and 7. 4 L d = 4 * 3 * 4.
+    // 5 prompt tokens attend to 5; then tokens attend to 6 and 7. 4 L d = 4 * 3 * 4.
     expect(generationFlops({ config, scalarHead: false }, 5, 2)).toBe(5 * (2 * n + 48 * 5) + 2 * 2 * n + 48 * (6 + 7))
   })
 })
 
-describe("what is read", () => {
-  it("by decoding is all weights once a step, and the cache as it has grown", () => {
+describe("memory traffic", () => {
+  it("of decoding is all weights once per step, and the cache so far", () => {
     const weights = weightBytes(seven, "bfloat16")
     const token = 512 << 10
     // Two sequences, prompts of 10, three steps: caches of 11, 12, 13.
@@ -87,7 +87,7 @@ describe("what is read", () => {
   })
 })
 
-/** Whatever the models take. */
+/** Any models. */
 const deviceMemory = 2 ** 50
 
 const modelOf = (name: keyof typeof presets): Size => sized(unknownSize, { model: presets[name] })
@@ -100,7 +100,7 @@ const estimated = async (
 const flopsOf = ({ work }: StageCost, what: string) => work.filter((one) => one.what === what).reduce((sum, { flops }) => sum + flops, 0)
 
 describe("a stage's cost", () => {
-  it("of SFT is that of full sequences over the epochs, or over the steps that were asked for", async () => {
+  it("of SFT is that of full sequences over the epochs, or over the requested steps", async () => {
     const data = sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 220 })
     const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
     // 1000 dialogues of 250 tokens fill 62 sequences of 4096.
@@ -112,7 +112,7 @@ describe("a stage's cost", () => {
     expect(steps.work[0]!.tokens).toBe(5 * 64 * 4096)
   })
 
-  it("of SFT by LoRA has gradients and moments of the adapter alone, and computes none of the base's gradients", async () => {
+  it("of SFT with LoRA has only the adapter's gradients and moments, and computes no gradients of the base", async () => {
     const config = { epochs: 2, steps: 5, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
     const lora = { ...config, loraRank: 16, loraTargets: "all-linear" }
     const inputs = { init: modelOf("7b"), demonstrations: unknownSize }
@@ -141,7 +141,7 @@ describe("a stage's cost", () => {
     expect(cost.work[0]!.flops / (159_700 * (6 * n + 12 * 80 * 8192 * 798.5))).toBeCloseTo(1, 12)
   })
 
-  it("of a reward model by LoRA has the moments of the adapter and of the head", async () => {
+  it("of a reward model with LoRA has the moments of the adapter and of the head", async () => {
     const pairs = sized(unknownSize, { rows: 100, promptTokens: 60, responseTokens: 40 })
     const config = {
       epochs: 1,
@@ -158,7 +158,7 @@ describe("a stage's cost", () => {
     expect(flopsOf(cost, "update") / (2 * 100 * 100 * (4 * n + 2 * 4096 + 6 * a + 12 * 32 * 4096 * 100))).toBeCloseTo(1, 12)
   })
 
-  it("with held-out rows is less to train on and more to read: before the first step, every so many, after the last", async () => {
+  it("with held-out rows trains on fewer and evaluates more: before the first step, at intervals, after the last", async () => {
     const data = sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 226 })
     const inputs = { init: modelOf("7b"), demonstrations: data }
     const config = { epochs: 2, steps: 0, batchSize: 10, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
@@ -166,7 +166,7 @@ describe("a stage's cost", () => {
     const [plain, measured, stopping] = await Promise.all(
       [{}, heldOut, { ...heldOut, patience: 3 }].map((more) => estimated(sft, inputs, { ...config, ...more }))
     )
-    // 63 sequences, two passes over four fifths of them in 11 steps of 10: looked at before them, after 4, 8 and 11.
+    // 63 sequences, two passes over four fifths of them in 11 steps of 10: evaluated before them, after 4, 8 and 11.
     expect(measured!.work.map(({ tokens }) => Math.round(tokens))).toEqual([2 * 63 * 4096 * 0.8, 4 * 0.2 * 63 * 4096].map(Math.round))
     expect(flopsOf(measured!, "held-out loss") / forwardFlops(seven, 4 * 0.2 * 63 * 4096, 4096)).toBeCloseTo(1, 12)
     expect(measured!.memory).toEqual(plain!.memory)
@@ -213,7 +213,7 @@ describe("a stage's cost", () => {
     expect(more.memory.weights - cost.memory.weights).toBe(2 * full)
   })
 
-  it("of PPO by LoRA is that of one policy and its adapter, and of reward models on one base with the value model", async () => {
+  it("of PPO with LoRA is that of one policy and its adapter, and of reward models and value model on one base", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
       ...{
@@ -250,7 +250,7 @@ describe("a stage's cost", () => {
     expect(flopsOf(shared, "update of the value model") / (rows * 100 * (4 * head + 6 * (d + q) + 3 * attention))).toBeCloseTo(1, 12)
   })
 
-  it("of RLOO and GRPO is PPO's without the value model; a scorer in a reward model's place takes nothing", async () => {
+  it("of RLOO and GRPO is PPO's without the value model; a scorer instead of a reward model costs nothing", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
       ...{ miniBatchSize: 512, loraRank: 0, loraTargets: "all-linear", recompute: "none" },
@@ -300,7 +300,7 @@ describe("a stage's cost", () => {
     expect(cost.memory.weights).toBe(2 * 6_738_415_616)
   })
 
-  it("is not known where a size is not known, and says which", async () => {
+  it("is unknown if a size is unknown, and says which", async () => {
     const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
     await expect(estimated(sft, { init: modelOf("7b"), demonstrations: unknownSize }, config)).rejects.toThrow(
       "how many demonstrations there are"
@@ -324,17 +324,17 @@ const stages = (
   .map(({ stage }) => stage)
 
 describe("estimates", () => {
-  it.each(stages)("of $name say what its output's size follows from, and what it computes with tensors", async (stage) => {
+  it.each(stages)("of $name state the sizes of its output, and what it computes with tensors", async (stage) => {
     const estimator = await estimatorOf(stage)
-    // No size follows from a report.
+    // No size depends on a report.
     expect(estimator !== undefined || stage.output.kind === "report").toBe(true)
     expect(estimator?.cost !== undefined).toBe(stage.resources.tensors === true)
   })
-  it("are looked for in every room of stages", () => {
+  it("are searched in every folder of stages", () => {
     expect(stages.length).toBeGreaterThan(50)
   })
 
-  it("of the small world's lengths are its own, within a fifth", () => {
+  it("of the small world's lengths agree with the actual ones within a fifth", () => {
     const mean = (values: ReadonlyArray<number>) => values.reduce((sum, value) => sum + value, 0) / values.length
     const texts = [...demonstrations(new Random(0, "world", "texts"), "pretraining", 800)].map(({ messages }) => dialogueText(messages))
     const tokenizer = trainTokenizer(texts, { vocabSize: 600 })

@@ -1,4 +1,4 @@
-/** The other families of the Llama line against transformers: logits, loss and every gradient, decoding with the cache; packed rows and padded prompts against each alone. */
+/** The other families of the Llama line compared with transformers: logits, loss and every gradient, decoding with the cache; packed rows and padded prompts compared with each alone. */
 import { cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -58,12 +58,12 @@ for (const { device, skip } of devices) {
           )
         )
 
-      it("logits are transformers'", async () => {
+      it("logits equal transformers'", async () => {
         const model = await load()
         expect(scoped(() => noGrad(() => away(model.forward(ids), "logits")))).toBeLessThanOrEqual(float32)
       })
 
-      it("logits of a left-padded batch are transformers' wherever there is no padding", async () => {
+      it("logits of a left-padded batch equal transformers' except at padding", async () => {
         const model = await load()
         const mask = expected.leftpad_attention_mask!
         const actual = scoped(() =>
@@ -74,7 +74,7 @@ for (const { device, skip } of devices) {
         expect(largestDifference(counted(actual), counted(expected.leftpad_logits!.toNumbers()))).toBeLessThanOrEqual(float32)
       })
 
-      it("loss and every gradient are PyTorch's", async () => {
+      it("loss and every gradient equal PyTorch's", async () => {
         const model = await load()
         scoped(() => {
           const targets = rows.flatMap((row) => row.map((id, i) => (i < 5 ? -100 : id)).slice(1))
@@ -94,7 +94,7 @@ for (const { device, skip } of devices) {
         clearGradients(Object.values(model.parameters))
       })
 
-      it("greedy decoding with the cache finds transformers' tokens and log-probabilities", async () => {
+      it("greedy decoding with the cache gives transformers' tokens and log-probabilities", async () => {
         const model = await load()
         const width = expected.greedy_ids!.size(1)
         const wanted = rowsOf(expected.greedy_ids!.toNumbers(), width)
@@ -111,7 +111,7 @@ for (const { device, skip } of devices) {
 
       it("decoding prompts of different lengths with the cache gives the log-probabilities of the full forward pass", async () => {
         const model = await load()
-        // Some longer than Mistral's window of 16 here, some shorter; one ends early, so that the batch is made smaller.
+        // Some longer than Mistral's window of 16 here, some shorter; one ends early, so that the batch shrinks.
         const prompts = [rows[0]!.slice(0, 22), rows[1]!.slice(0, 3), rows[0]!.slice(2, 12), rows[1]!.slice(4, 21)]
         const options = { maxNewTokens: 24, temperature: 0, padId: 0 }
         const free = generate(model, prompts, { ...options, eosId: undefined })
@@ -123,7 +123,7 @@ for (const { device, skip } of devices) {
         })
       })
 
-      it("a packed row gives the loss and the gradients of its examples apart", async () => {
+      it("a packed row gives the loss and the gradients of its examples computed separately", async () => {
         const model = await load()
         const examples = [rows[0]!.slice(0, 20), rows[1]!.slice(0, 3)]
         const rowOf = (parts: ReadonlyArray<ReadonlyArray<number>>) => ({
@@ -200,7 +200,7 @@ describe("config.json", () => {
     "num_key_value_heads"
   ]
   it.each(["llama3-rope", "mistral-window", "qwen2-bias", "qwen3-qknorm"])(
-    "of %s is written again as transformers wrote it, and read as the same",
+    "of %s is written as transformers wrote it, and read back equal",
     async (name) => {
       const path = fileURLToPath(new URL(`../golden/families/${name}/model/config.json`, import.meta.url))
       const json = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>

@@ -1,4 +1,4 @@
-/** A short round of fuzzing of what reads model folders (tests/models/fuzz.ts says what is looked for). */
+/** A short round of fuzzing the readers of model folders (tests/models/fuzz.ts says what is checked). */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -9,7 +9,7 @@ const folder = mkdtempSync(join(tmpdir(), "caravan-fuzz-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 it(
-  "150 model folders with something changed end in a model whose questions carry no loss, or one error",
+  "150 modified model folders end in a model whose questions carry no loss, or one error",
   { timeout: 120_000 },
   async () => {
     const wrong: Array<string> = []

@@ -1,12 +1,12 @@
 /**
- * Fuzzing of what reads a model's folder: config.json, generation_config.json, tokenizer.json or tokenizer.model, tokenizer_config.json, chat templates, weights; with
- * a few bytes or values changed. Whatever a folder holds, importing it ends, in an ArtifactError or in a model: then a dialogue is encoded, and the tokens that
- * carry loss are the answers' and nothing of the questions.
+ * Fuzzes the reading of model folders: config.json, generation_config.json, tokenizer.json or tokenizer.model, tokenizer_config.json, chat templates, weights; with
+ * a few bytes or values changed. Whatever a folder contains, importing it terminates, with an ArtifactError or a model. Then a dialogue is encoded, and exactly the
+ * tokens of the answers carry loss.
  *
  *     node tests/models/fuzz.ts <from> <to>        these seeds, in this process
  *     node tests/models/fuzz.ts --minutes 60       as many seeds as fit, from a random one (tests/fuzzing.ts)
  *
- * A seed that finds something goes into fuzz.test.ts, for good.
+ * A seed that finds something is added to fuzz.test.ts permanently.
  */
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -33,7 +33,7 @@ const golden = fileURLToPath(new URL("../golden/", import.meta.url))
 const kinds = ["gemma", "llama2", "llama3", "mistral", "qwen2", "smollm", "sentencepiece"] as const
 
 const sound = new Map<string, Promise<string>>()
-/** A folder of a small model with the tokenizer of that kind, made once in a process. */
+/** A folder with a small model and a tokenizer of the given kind, made once per process. */
 const soundFolder = (kind: (typeof kinds)[number]): Promise<string> => {
   const make = async () => {
     const tokens = mkdtempSync(join(tmpdir(), "caravan-fuzz-tokenizer-"))
@@ -65,7 +65,7 @@ const files = [
   "model.safetensors"
 ]
 
-/** The header of a safetensors file with something in it changed, its length as it then is. */
+/** The header of a safetensors file with a modification, and the new length. */
 const changedHeader = (bytes: Buffer, draw: Random): Buffer => {
   const length = Number(bytes.readBigUInt64LE(0))
   const header = Buffer.from(JSON.stringify(changedValue(JSON.parse(bytes.toString("utf8", 8, 8 + length)), draw)))
@@ -74,7 +74,7 @@ const changedHeader = (bytes: Buffer, draw: Random): Buffer => {
   return Buffer.concat([size, header, bytes.subarray(8 + length)])
 }
 
-/** A template with one of its parts (a tag, an expression, the text between) taken away, doubled, moved or replaced by another's. */
+/** A template with one of its parts (a tag, an expression, the text between) removed, doubled, moved or replaced by another's. */
 const changedTemplate = (text: string, draw: Random): string => {
   const partsOf = (template: string) => template.split(/(\{[{%#].*?[}%#]\})/s)
   const parts = partsOf(text)
@@ -84,7 +84,7 @@ const changedTemplate = (text: string, draw: Random): string => {
   return parts.toSpliced(at, 1, ...added).join("")
 }
 
-/** A file with something in it changed. */
+/** A file with a modification. */
 const changedFile = (name: string, bytes: Buffer, draw: Random): Buffer => {
   if (name === "model.safetensors" && draw.int(2) === 0) return changedHeader(bytes, draw)
   if (name === "chat_template.jinja" && draw.int(4) > 0) return Buffer.from(changedTemplate(bytes.toString("utf8"), draw))
@@ -93,7 +93,7 @@ const changedFile = (name: string, bytes: Buffer, draw: Random): Buffer => {
   for (let i = 1 + draw.int(3); i > 0; i--) {
     const names = Object.keys(value)
     const at = names[draw.int(names.length)]
-    // Mostly within an entry: a whole file that is something else is soon refused.
+    // Mostly within an entry: a completely different file is soon rejected.
     if (at !== undefined && draw.int(10) > 0) value = { ...value, [at]: changedValue(value[at], draw) }
     else return Buffer.from(JSON.stringify(changedValue(value, draw)))
   }
@@ -109,7 +109,7 @@ const dialogue = (draw: Random): ReadonlyArray<Message> => [
   { role: "assistant", content: answers[1]! }
 ]
 
-/** Imports the folder into another. Rejects with an ArtifactError where it is at fault. */
+/** Imports the folder into another. Rejects with an ArtifactError if the folder is at fault. */
 const imported = async (folder: string, out: string, chatTemplate: "own" | TemplateName): Promise<void> => {
   const { stage } = importPolicy
   const program = Effect.gen(function* () {
@@ -128,7 +128,7 @@ const imported = async (folder: string, out: string, chatTemplate: "own" | Templ
   await Effect.runPromise(program)
 }
 
-/** One folder. Rejects where something is wrong with us. */
+/** Checks one folder. Rejects if our code is at fault. */
 export const fuzz: Fuzz = async (seed, folder) => {
   const draw = new Random(seed, "fuzz", "models")
   const [path, out] = [join(folder, "model"), join(folder, "out")]
@@ -149,7 +149,7 @@ export const fuzz: Fuzz = async (seed, folder) => {
     if (cause instanceof ArtifactError) return
     throw cause
   }
-  // What was imported is read, whatever it was.
+  // The imported result is read, whatever it is.
   const { model, tokenizer } = await Effect.runPromise(loadPolicyFrom(out))
   for (const tensor of Object.values(model.parameters)) tensor.free()
   const messages = dialogue(draw)

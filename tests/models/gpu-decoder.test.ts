@@ -1,4 +1,4 @@
-/** Decoding by graphs on a GPU, against a full forward pass and against decoding by plain operators. */
+/** Decoding with graphs on a GPU, compared with a full forward pass and with decoding by plain operators. */
 import { describe, expect, it } from "vitest"
 import { deviceMemory } from "../../engine/device.ts"
 import { useKernels } from "../../engine/fused.ts"
@@ -14,7 +14,7 @@ import { largestDifference, smallConfig } from "./small.ts"
 
 const device = "cuda"
 const eosId = 2
-/** New weights are so small that every token is as likely as the next: larger, some are likely and some are not. */
+/** New weights are so small that all tokens are equally likely; larger weights make some likely and some unlikely. */
 const sharp = (over: object, dtype: DType = "float32"): Llama => {
   const model = initLlama(smallConfig({ vocabSize: 512, ffn: 64, maxPositions: 400, ...over }), { seed: 3, device, dtype })
   for (const [name, weight] of Object.entries(model.parameters)) {
@@ -38,7 +38,7 @@ const plainly = (run: () => Array<Generated>): Array<Generated> => {
     useKernels(true)
   }
 }
-/** Log-probabilities of an answer's tokens by a full forward pass. */
+/** Log-probabilities of an answer's tokens from a full forward pass. */
 const teacherForced = (model: Llama, prompt: ReadonlyArray<number>, tokens: ReadonlyArray<number>, temperature: number): Array<number> =>
   scoped(() =>
     noGrad(() => {
@@ -91,7 +91,7 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
         )
       })
     })
-    it("in bfloat16 records what a forward pass gives its tokens", () => {
+    it("in bfloat16 records the log-probabilities of a forward pass", () => {
       const model = sharp(shape, "bfloat16")
       for (const [i, { logProbabilities, tokens }] of generate(model, prompts, optionsFor(prompts.length)).entries()) {
         const differences = teacherForced(model, prompts[i]!, tokens, 1).map((x, t) => Math.abs(x - logProbabilities[t]!))
@@ -102,18 +102,18 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
 
   const model = () => sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 })
 
-  it("gives the same answers whatever the number of places, and whoever ends first", () => {
+  it("gives the same answers for any number of slots, and in whatever order they end", () => {
     const many = Array.from({ length: 60 }, (_, i) => prompts[i % prompts.length]!)
     const one = model()
     const wanted = generate(one, many, optionsFor(many.length))
-    // Some end, and with them come others.
+    // Some sequences end, and others take their slots.
     expect(wanted.filter(({ finished }) => finished).length).toBeGreaterThan(2)
     for (const batchSize of [1, 5, 16]) {
       const found = generate(one, many, optionsFor(many.length, { batchSize }))
       expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
     }
   })
-  it("ends at any of several tokens, and with the first if that is one", () => {
+  it("ends at any of several tokens, including as the first", () => {
     const one = model()
     const free = generate(one, prompts, optionsFor(prompts.length, { eosId: undefined }))
     expect(free.every(({ finished, tokens }) => !finished && tokens.length === 30)).toBe(true)
@@ -124,7 +124,7 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
       expect(finished).toBe(end !== -1)
     })
   })
-  it("leaves prompts that are longer than a sliding window to plain decoding, a batch at a time", () => {
+  it("leaves prompts that are longer than a sliding window to plain decoding, one batch at a time", () => {
     const one = sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64, family: "mistral", slidingWindow: 30 })
     expect([decodesOnGpu(one, 30), decodesOnGpu(one, 31)]).toEqual([true, false])
     const found = generate(one, prompts, optionsFor(prompts.length, { batchSize: 2 }))
@@ -137,7 +137,7 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     const [found, wanted] = [generate(one, long, optionsFor(2)), plainly(() => generate(one, long, optionsFor(2)))]
     expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
   })
-  it("decodes with an adapter, and as before once its weights have changed", () => {
+  it("decodes with an adapter, and uses its new weights after they change", () => {
     const base = model()
     const before = generate(base, prompts, optionsFor(prompts.length))
     const adapter = initLora(base.config, { rank: 4, alpha: 64, rankStabilised: false, targets: linearLayers }, { seed: 1, device })
@@ -151,12 +151,12 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
       expect(largestDifference(logProbabilities, teacherForced(adapted, prompts[i]!, tokens, 1))).toBeLessThanOrEqual(10 * sameInFloat32)
     )
   })
-  it("says which sequence's logits are no numbers", () => {
+  it("reports the sequence whose logits are NaN", () => {
     const one = model()
     noGrad(() => one.parameter("model.norm.weight").fill_(NaN))
     expect(() => generate(one, prompts, optionsFor(prompts.length))).toThrow(/logits are not numbers \(sequence 0, token 1\)/)
   })
-  it("draws each token as often as it is likely", () => {
+  it("samples each token with its probability", () => {
     const one = model()
     const count = 4000
     const drawn = generate(

@@ -1,4 +1,4 @@
-/** Tokenizers of tokenizer.json: the ids that Hugging Face's own library gives (golden/chat/make.py), and what is refused. */
+/** Tokenizers from tokenizer.json: the ids of Hugging Face's own library (golden/chat/make.py), and what is rejected. */
 import { readFileSync } from "node:fs"
 import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
@@ -39,29 +39,29 @@ const loadBare = (kind: Kind) => new HuggingFaceTokenizer({ ...names, json: json
 
 describe.each(kinds)("a tokenizer of %s's kind", (kind) => {
   const tokenizer = loadBare(kind)
-  it(`gives the ids of Hugging Face's library for ${entries.length} awkward strings`, () => {
+  it(`gives the ids of Hugging Face's library for ${entries.length} difficult strings`, () => {
     for (const entry of entries)
       expect({ text: entry.text, ids: tokenizer.encode(entry.text) }).toEqual({ text: entry.text, ids: entry[kind].ids })
   })
-  it("gives their text back as that library does", () => {
+  it("decodes them to the same text as that library", () => {
     for (const entry of entries)
       expect({ text: entry.text, decoded: tokenizer.decode(entry[kind].ids) }).toEqual({ text: entry.text, decoded: entry[kind].text })
   })
-  it("makes no control token of a text that spells one, and drops control tokens from texts", () => {
+  it("makes no control token from a text that spells one, and drops control tokens from texts", () => {
     for (const [text, id] of tokenizer.controls) {
       expect(tokenizer.encode(`a ${text}b${text}`)).not.toContain(id)
       expect(tokenizer.decode([id])).toBe("")
     }
     expect(tokenizer.controls.size).toBeGreaterThan(2)
   })
-  it("makes no token of the names that tokens have within the library", () => {
+  it("makes no token from the library's internal names of tokens", () => {
     const [control] = tokenizer.controls.values()
     const spelled = `x\ufdd0${control}\ufdd1y`
     expect(tokenizer.encode(spelled)).not.toContain(control)
     expect(tokenizer.encode(spelled)).toEqual(tokenizer.encode(`x\ufffd${control}\ufdd1y`))
   })
-  it("takes a lone surrogate for U+FFFD", () => expect(tokenizer.encode("a\ud800b")).toEqual(tokenizer.encode("a\ufffdb")))
-  it("refuses ids beyond its vocabulary", () => {
+  it("treats a lone surrogate as U+FFFD", () => expect(tokenizer.encode("a\ud800b")).toEqual(tokenizer.encode("a\ufffdb")))
+  it("rejects ids outside its vocabulary", () => {
     expect(tokenizer.pieces.length).toBe(tokenizer.vocabSize)
     expect(() => tokenizer.decode([tokenizer.vocabSize])).toThrow(
       new RangeError(`token ${tokenizer.vocabSize} is not in the vocabulary of ${tokenizer.vocabSize}`)
@@ -69,9 +69,9 @@ describe.each(kinds)("a tokenizer of %s's kind", (kind) => {
   })
 })
 
-describe("where a text begins", () => {
+describe("the beginning of a text", () => {
   const [mistral, llama2] = [loadBare("mistral"), loadBare("llama2")]
-  it("gets a space in front after a control token where the tokenizer puts one before every text, and none where it does so at the beginning alone", () => {
+  it("gets a leading space after a control token if the tokenizer adds one to every text, and none if it does so only at the very beginning", () => {
     for (const [tokenizer, spaced] of [
       [mistral, false],
       [llama2, true]
@@ -86,11 +86,11 @@ describe("where a text begins", () => {
   })
 })
 
-describe("decoding bytes that are no character", () => {
+describe("decoding bytes that are not a character", () => {
   it("gives a U+FFFD for each, and keeps a byte-order mark", () => {
     const tokenizer = loadBare("mistral")
     const byte = (value: number) => tokenizer.pieces.findIndex(({ text }) => text === `<0x${value.toString(16).toUpperCase()}>`)
-    // ByteFallback of the Rust library: as many as there are bytes.
+    // ByteFallback of the Rust library: one per byte.
     expect(tokenizer.decode([0xf0, 0x9f, 0xa6].map(byte))).toBe("\ufffd\ufffd\ufffd")
     expect(tokenizer.decode([0xef, 0xbb, 0xbf].map(byte))).toBe("\ufeff")
   })
@@ -107,7 +107,7 @@ describe("a vocabulary as large as Gemma's", () => {
   })
 })
 
-describe("what is refused, by name", () => {
+describe("what is rejected, by name", () => {
   const refused = (change: (json: Record<string, any>) => void, kind: Kind = "qwen2"): string => {
     const json = jsonOf(kind)
     change(json)
@@ -160,7 +160,7 @@ describe("what is refused, by name", () => {
 })
 
 describe("a folder", () => {
-  it("without tokenizer.model is read from tokenizer.json, its named tokens from tokenizer_config.json or special_tokens_map.json", async () => {
+  it("without tokenizer.model is read from tokenizer.json, with its named tokens from tokenizer_config.json or special_tokens_map.json", async () => {
     const folder = await copyOf("llama3")
     const tokenizer = await load(folder)
     expect(tokenizer).toBeInstanceOf(HuggingFaceTokenizer)
@@ -176,7 +176,7 @@ describe("a folder", () => {
     const other = await load(folder)
     expect([other.bosId, other.eosId].map((id) => other.pieces[id!]!.text)).toEqual(["<|end_of_text|>", "<|eom_id|>"])
   })
-  it("has the stop tokens of generation_config.json, and all of them are written with the tokenizer's files", async () => {
+  it("has the stop tokens of generation_config.json, all of which are written with the tokenizer's files", async () => {
     const folder = await copyOf("llama3")
     await writeFile(join(folder, "generation_config.json"), JSON.stringify({ eos_token_id: [601, 605, 606] }))
     const tokenizer = await load(folder)
@@ -187,7 +187,7 @@ describe("a folder", () => {
     expect((await readdir(out)).sort()).toEqual(["tokenizer.json", "tokenizer_config.json"])
     expect(await readFile(join(out, "tokenizer.json"))).toEqual(await readFile(join(golden, "llama3", "tokenizer.json")))
   })
-  it("whose tokenizer.json is not read is refused with the folder's name and what to do", async () => {
+  it("with an unsupported tokenizer.json is rejected with the folder's name and a hint", async () => {
     const folder = await copyOf("mistral")
     await writeFile(
       join(folder, "tokenizer.json"),

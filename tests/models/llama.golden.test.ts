@@ -1,4 +1,4 @@
-/** The Llama against transformers: logits, loss, every gradient, three optimiser steps, for grouped-query and for tied models. */
+/** The Llama compared with transformers: logits, loss, every gradient, three optimiser steps, for grouped-query and for tied models. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
@@ -27,9 +27,9 @@ for (const { device, skip } of devices) {
       const { folder, expected } = await golden(name)
       const load = () => Effect.runPromise(loadLlama(folder, { device }))
       const ids = skip ? expected.input_ids! : expected.input_ids!.to({ device })
-      /** How far a tensor is from the reference's of that name. */
+      /** Distance of a tensor from the reference tensor of the same name. */
       const away = (actual: Tensor, key: string) => largestDifference(actual.detach().toNumbers(), expected[key]!.toNumbers())
-      /** Loss over the tokens after the first five, as the reference. */
+      /** Loss over the tokens after the first five, as in the reference. */
       const loss = (model: Awaited<ReturnType<typeof load>>) => {
         const [batch, length] = ids.shape as [number, number]
         const targets = expected.input_ids!.toNumbers().map((id, i) => (i % length < 5 ? -100 : id))
@@ -41,13 +41,13 @@ for (const { device, skip } of devices) {
         return crossEntropy(logits.reshape(-1, model.config.vocabSize), tensor(next, { dtype: "int64", device }))
       }
 
-      it("logits are transformers'", async () => {
+      it("logits equal transformers'", async () => {
         const model = await load()
         const actual = scoped(() => noGrad(() => away(model.forward(ids), "logits")))
         expect(actual).toBeLessThanOrEqual(float32)
       })
 
-      it("logits of a left-padded batch are transformers' wherever there is no padding", async () => {
+      it("logits of a left-padded batch equal transformers' except at padding", async () => {
         const model = await load()
         const mask = expected.leftpad_attention_mask!
         const actual = scoped(() =>
@@ -60,7 +60,7 @@ for (const { device, skip } of devices) {
         expect(largestDifference(counted(actual), counted(wanted))).toBeLessThanOrEqual(float32)
       })
 
-      it("loss, every gradient and their norm are PyTorch's", async () => {
+      it("loss, every gradient and their norm equal PyTorch's", async () => {
         const model = await load()
         scoped(() => {
           const value = loss(model)
@@ -76,7 +76,7 @@ for (const { device, skip } of devices) {
         clearGradients(Object.values(model.parameters))
       })
 
-      it("three steps of AdamW with clipping and the cosine schedule end at PyTorch's weights", async () => {
+      it("three steps of AdamW with clipping and the cosine schedule give PyTorch's weights", async () => {
         const model = await load()
         const optimizer = new AdamW({ parameters: model.parameters })
         const at = cosineSchedule({ peak: 1e-3, steps: 3, warmup: 1 })
@@ -100,7 +100,7 @@ for (const { device, skip } of devices) {
         expect(far.map(([parameter]) => parameter)).toEqual([])
       })
 
-      it("greedy decoding with the cache finds transformers' tokens and log-probabilities", async () => {
+      it("greedy decoding with the cache gives transformers' tokens and log-probabilities", async () => {
         const model = await load()
         const wanted = expected.greedy_ids!.toNumbers()
         const [batch, length] = expected.greedy_ids!.shape as [number, number]
@@ -121,7 +121,7 @@ for (const { device, skip } of devices) {
         ).toBeLessThanOrEqual(float32)
       })
 
-      it("log-probabilities and entropy of the greedy continuation are transformers'", async () => {
+      it("log-probabilities and entropy of the greedy continuation equal transformers'", async () => {
         const model = await load()
         const greedy = expected.greedy_ids!.to({ device })
         const length = greedy.size(1)

@@ -1,4 +1,4 @@
-/** What the model computes, by what must not change it: padding, packing, what comes later, the order of the batch. */
+/** Properties of the model: padding, packing, later tokens and the order of the batch do not change its results. */
 import { describe, expect, it } from "vitest"
 import { clearGradients, liveTensors, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { presets } from "../../models/config.ts"
@@ -42,7 +42,7 @@ for (const { device, skip } of devices) {
 
   describe.skipIf(skip)(`a Llama on ${device}`, () => {
     for (const [name, config] of shapes) {
-      it(`gives a padded sequence the logits that it has alone, padded on either side with anything (${name})`, () => {
+      it(`gives a padded sequence the same logits as alone, with any padding on either side (${name})`, () => {
         const model = initLlama(config, { seed: 3, device })
         const alone = sequences.map((sequence) => logits(model, [sequence])[0]!)
         for (const filler of [() => 0, (i: number) => 17 + i]) {
@@ -60,7 +60,7 @@ for (const { device, skip } of devices) {
         }
       })
 
-      it(`gives a packed sequence the logits that it has alone (${name})`, () => {
+      it(`gives a packed sequence the same logits as alone (${name})`, () => {
         const model = initLlama(config, { seed: 3, device })
         const segments = sequences.flatMap((sequence, b) => sequence.map(() => b))
         const packed = logits(model, [[...sequences.flat(), 0, 0]], () => ({ segmentIds: ids([[...segments, -1, -1]]) }))[0]!
@@ -69,10 +69,10 @@ for (const { device, skip } of devices) {
       })
     }
 
-    // Rotary embeddings see distances only: padding at one end moves all positions alike, and would not tell whether they follow the mask.
-    it("counts positions by the mask: a gap in the middle of a sequence changes nothing, whatever stands there (detail 2)", () => {
+    // Rotary embeddings depend only on distances: padding at one end shifts all positions equally, and would not show whether they follow the mask.
+    it("counts positions by the mask: a gap in the middle of a sequence changes nothing, whatever it contains (detail 2)", () => {
       const model = initLlama(smallConfig(), { seed: 3, device })
-      // Ten times new weights, so that attention looks at where tokens stand.
+      // Ten times larger weights than new ones, so that attention depends on positions.
       for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
       const sequence = sequences[0]!
       const alone = logits(model, [sequence])[0]!
@@ -82,7 +82,7 @@ for (const { device, skip } of devices) {
       expect(largestDifference(masked.flat(), alone.flat())).toBeLessThanOrEqual(sameInFloat32)
     })
 
-    it("sees nothing of what comes later", () => {
+    it("does not see later tokens", () => {
       const model = initLlama(smallConfig(), { seed: 3, device })
       const [before] = logits(model, [[1, 5, 9, 13]])
       const [after] = logits(model, [[1, 5, 9, 60]])
@@ -90,7 +90,7 @@ for (const { device, skip } of devices) {
       expect(largestDifference(before![3]!, after![3]!)).toBeGreaterThan(1e-3)
     })
 
-    it("leaves no gradient at padding, whatever stands there", () => {
+    it("gives padding no gradient, whatever it contains", () => {
       const model = initLlama(smallConfig({ tiedEmbeddings: false }), { seed: 3, device })
       const gradients = (filler: number): Array<number> => {
         scoped(() => {
@@ -138,7 +138,7 @@ for (const { device, skip } of devices) {
       const kept = (layers: number) => {
         const model = initLlama(smallConfig({ layers }), { seed: 3, device })
         const read = () => model.hidden(ids([[1, 5, 9]]))
-        scoped(() => noGrad(read)) // The table of rotations is made, and kept.
+        scoped(() => noGrad(read)) // The rotation table is made and kept.
         return scoped(() => {
           const before = liveTensors()
           noGrad(read)
@@ -148,7 +148,7 @@ for (const { device, skip } of devices) {
       expect(kept(4)).toBe(kept(2))
     })
 
-    it("refuses more tokens than its context, and two layouts at once", () => {
+    it("rejects more tokens than its context, and two layouts at the same time", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 3, device })
       expect(() => logits(model, [Array.from({ length: 9 }, () => 1)])).toThrow("a sequence of 9 tokens exceeds the model's context of 8")
       expect(() => logits(model, [[1, 2]], () => ({ attentionMask: ids([[1, 1]]), segmentIds: ids([[0, 0]]) }))).toThrow("not both")
@@ -157,14 +157,14 @@ for (const { device, skip } of devices) {
 }
 
 describe("a Llama", () => {
-  it("refuses ids that it has not", () => {
+  it("rejects ids outside its vocabulary", () => {
     const model = initLlama(smallConfig(), { seed: 3 })
     expect(() => scoped(() => model.forward(tensor([[1, 61]], { dtype: "int64" })))).toThrow(/embedding.*ids from 0 to V - 1/)
   })
 })
 
 describe("a forward pass without gradients", () => {
-  it("leaves nothing of its blocks behind, however many there are", () => {
+  it("leaves no tensors of its blocks behind, however many there are", () => {
     const left = (layers: number) =>
       scoped(() =>
         noGrad(() => {
@@ -183,7 +183,7 @@ describe("a forward pass without gradients", () => {
 describe("new weights", () => {
   const weights = (seed: number, over = {}) => initLlama(smallConfig(over), { seed }).parameters
 
-  it("depend on the seed and the tensor's name only", () => {
+  it("depend only on the seed and the tensor's name", () => {
     const [first, again, other, deeper] = [weights(5), weights(5), weights(6), weights(5, { layers: 3 })]
     const name = "model.layers.1.mlp.up_proj.weight"
     expect(again[name]!.toTypedArray()).toEqual(first[name]!.toTypedArray())

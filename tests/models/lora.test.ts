@@ -1,4 +1,4 @@
-/** LoRA: values and gradients against PEFT's, its files, and what is refused. */
+/** LoRA: values and gradients compared with PEFT's, its files, and what is rejected. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -42,17 +42,17 @@ const adapted = async (device: Device = "cpu"): Promise<{ readonly model: Llama;
 const away = (actual: Tensor, key: string) => largestDifference(actual.detach().toNumbers(), expected[key]!.toNumbers())
 
 for (const { device, skip } of devices) {
-  describe.skipIf(skip)(`an adapter of PEFT's on every linear layer, on ${device}`, () => {
+  describe.skipIf(skip)(`a PEFT adapter on every linear layer, on ${device}`, () => {
     const ids = () => expected.input_ids!.to({ device })
 
-    it("gives PEFT's logits, and other ones than the base", async () => {
+    it("gives PEFT's logits, which differ from the base's", async () => {
       const { model } = await adapted(device)
       expect(scoped(() => noGrad(() => away(model.forward(ids()), "logits")))).toBeLessThanOrEqual(float32)
       const without = await run(loadLlama(base, { device }))
       expect(scoped(() => noGrad(() => away(without.forward(ids()), "logits")))).toBeGreaterThan(100 * float32)
     })
 
-    it("gives PEFT's loss and PEFT's gradient of every matrix, and the base has none", async () => {
+    it("gives PEFT's loss and PEFT's gradient of every matrix, and none for the base", async () => {
       const { lora, model } = await adapted(device)
       const [batch, length] = expected.input_ids!.shape as [number, number]
       const labels = expected.input_ids!.toNumbers().map((id, i) => (i % length < 5 ? -100 : id))
@@ -72,7 +72,7 @@ for (const { device, skip } of devices) {
       expect(Object.entries(model.parameters).filter(([, weight]) => weight.grad() !== undefined)).toEqual([])
     })
 
-    it("decodes PEFT's tokens, merged and as it is", async () => {
+    it("decodes PEFT's tokens, merged and unmerged", async () => {
       const wanted = expected.greedy_ids!.toNumbers()
       const [batch, length] = expected.greedy_ids!.shape as [number, number]
       const rows = Array.from({ length: batch }, (_, row) => wanted.slice(row * length, (row + 1) * length))
@@ -92,7 +92,7 @@ for (const { device, skip } of devices) {
       }
     })
 
-    it("merges into PEFT's weights, which then have gradients again", async () => {
+    it("merges into PEFT's weights, which have gradients again afterwards", async () => {
       const merged = await run(loadMerged(base, adapter, { device }))
       const key = Object.keys(expected).find((name) => name.startsWith("merged."))!
       expect(away(merged.parameter(key.slice("merged.".length)), key)).toBeLessThanOrEqual(float32)
@@ -107,7 +107,7 @@ const config: LoraConfig = { rank: 3, alpha: 5, rankStabilised: false, targets: 
 const small = smallConfig()
 
 describe("a new adapter", () => {
-  it("is uniform within 1 / sqrt(K) in A, as PEFT's, and zero in B; by seed and name", () => {
+  it("is uniform within 1 / sqrt(K) in A, as in PEFT, and zero in B; by seed and name", () => {
     const lora = initLora(small, { ...config, rank: 50 }, { seed: 1 })
     const [a, b] = ["A", "B"].map((matrix) => lora.parameters[`base_model.model.model.layers.1.mlp.down_proj.lora_${matrix}.weight`]!)
     expect([a!.shape, b!.shape]).toEqual([
@@ -159,7 +159,7 @@ describe("a new adapter", () => {
   })
 })
 
-describe("an adapter on some of the layers that read the same", () => {
+describe("an adapter on some of the layers with the same input", () => {
   it("gives the logits of its merged weights", () => {
     const model = initLlama(small, { seed: 1 })
     const lora = initLora(small, { ...config, targets: ["k_proj", "up_proj"] }, { seed: 1 })
@@ -184,10 +184,10 @@ describe("an adapted model", () => {
     for (const model of [adaptedSmall(), initRewardModel(adaptedSmall(), { seed: 1 })])
       await expect(writeCheckpoint(folder(), { model, tokenizer, role: "policy" })).rejects.toThrow("merge the adapter")
   })
-  it("without an adapter has none to write", async () => {
+  it("without an adapter has no adapter to write", async () => {
     await expect(writeAdapter(folder(), initLlama(small, { seed: 1 }))).rejects.toThrow("has no adapter")
   })
-  it("is a reward model with its adapter and a head of its own, both in the adapter's files, as PEFT has them", async () => {
+  it("may be a reward model with its adapter and its own head, both in the adapter's files, as in PEFT", async () => {
     const [model, out] = [initRewardModel(adaptedSmall(), { seed: 1 }), folder()]
     const [ids, last] = [tensor([[3, 5, 7, 11]], { dtype: "int64" }), tensor([3], { dtype: "int64" })]
     const score = (of: RewardModel) => scoped(() => noGrad(() => of.score(ids, last).toNumbers()))
@@ -209,7 +209,7 @@ describe("an adapted model", () => {
 })
 
 describe("decoding with an adapter", () => {
-  it("holds the merged weights once: joined, or as the layer reads them", () => {
+  it("holds the merged weights once: joined, or in the layer's layout", () => {
     const model = initLlama(small, { seed: 1 })
     const held = (of: Llama) =>
       scoped(() =>
@@ -221,7 +221,7 @@ describe("decoding with an adapter", () => {
         })
       )
     const plain = held(model)
-    // Where weights are read as they are (a GPU), those of attention's and the feed-forward block's outputs are merged copies.
+    // Where weights are read unpacked (a GPU), those of attention's and the feed-forward block's outputs are merged copies.
     expect(held(model.withAdapter(initLora(small, { ...config, targets: linearLayers }, { seed: 1 })))).toBeLessThanOrEqual(
       plain + 2 * small.layers
     )
@@ -229,7 +229,7 @@ describe("decoding with an adapter", () => {
 })
 
 describe("PEFT's layout", () => {
-  it("is written as it was read: the same tensors, and the fields that PEFT reads", async () => {
+  it("is written as it was read: with the same tensors and the fields that PEFT reads", async () => {
     const { model } = await adapted()
     const out = folder()
     await writeAdapter(out, model)
@@ -244,7 +244,7 @@ describe("PEFT's layout", () => {
     expect(again.config).toEqual({ rank: 4, alpha: 8, rankStabilised: false, targets: linearLayers })
   })
 
-  it("is read in the dtype of its base, with rsLoRA, and with the targets as all-linear", async () => {
+  it("is read in the dtype of its base, with rsLoRA, and with the targets given as all-linear", async () => {
     const out = changed({ use_rslora: true, target_modules: "all-linear" })
     const lora = await run(loadAdapter(out, await run(loadLlama(base, { dtype: "bfloat16" }))))
     expect([lora.scale, new Set(Object.values(lora.parameters).map(({ dtype }) => dtype))]).toEqual([4, new Set(["bfloat16"])])
@@ -274,11 +274,11 @@ describe("PEFT's layout", () => {
     ["ranks by layer", { rank_pattern: { q_proj: 8 } }, /expected no rank_pattern/],
     ["an initialisation that changed the base", { init_lora_weights: "pissa" }, /init_lora_weights/],
     ["a field that is not known and on", { use_something_new: true }, /expected no use_something_new, found true/]
-  ])("with %s is refused by name", async (_, fields, message) => {
+  ])("with %s is rejected by name", async (_, fields, message) => {
     expect(await refusal(changed(fields))).toMatch(message)
   })
 
-  it("of another base is refused: tensors by name and shape, the vocabulary too", async () => {
+  it("for another base is rejected: tensors by name and shape, the vocabulary too", async () => {
     const other = await refusal(adapter, golden("llama-mha-tied/model"))
     expect(other).toContain("missing: base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight")
     expect(other).toContain("of another shape: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight (4, 32) instead of (4, 24)")

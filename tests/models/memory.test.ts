@@ -1,4 +1,4 @@
-/** The memory of models, by sums made by hand. */
+/** The memory of models, compared with sums made by hand. */
 import { describe, expect, it } from "vitest"
 import { llamaConfig, presets } from "../../models/config.ts"
 import { linearLayers } from "../../models/lora.ts"
@@ -22,11 +22,11 @@ const once = { tokens: 4096, several: false, recompute: 0 }
 // V 10, d 4, L 3, H 2, G 1, E 2, F 6: N = 10 x 4 x 2 + 3 (4 x 4 x 2 + 4 x 2 x 2 + 3 x 4 x 6 + 2 x 4) + 4
 const small = { config: llamaConfig({ vocabSize: 10, dim: 4, layers: 3, heads: 2, kvHeads: 1, ffn: 6 }), scalarHead: false }
 const n = 80 + 3 * (32 + 16 + 72 + 8) + 4
-// Input, sum and two norms' outputs; queries, keys, values and attention's output; gate, up and their product.
+// Input, sum and both norms' outputs; queries, keys, values and attention's output; gate, up and their product.
 const kept = 4 * 4 + (4 + 2 + 2) + 4 + 3 * 6
 
 describe("the memory of training", () => {
-  it("is weights, gradients and AdamW's moments, and of bfloat16 weights the masters", () => {
+  it("is weights, gradients and AdamW's moments, plus masters for bfloat16 weights", () => {
     const all = 68_976_648_192
     const { gradients, masters, moments, weights } = trainingMemory(language("70b"), "bfloat16", { ...once, several: true })
     expect([weights, masters, moments, gradients]).toEqual([2 * all, 4 * all, 8 * all, 4 * all])
@@ -34,25 +34,25 @@ describe("the memory of training", () => {
     expect([whole.weights, whole.masters, whole.moments, whole.gradients]).toEqual([4 * all, 0, 8 * all, 4 * all])
   })
 
-  it("has 16-bit gradients of a single micro-batch, and float32 ones where several add up", () => {
+  it("has 16-bit gradients of a single micro-batch, and float32 gradients if several are summed", () => {
     expect(trainingMemory(seven, "bfloat16", once).gradients).toBe(2 * 6_738_415_616)
     expect(trainingMemory(seven, "bfloat16", { ...once, several: true }).gradients).toBe(4 * 6_738_415_616)
   })
 
-  it("is on several ranks what each has a part of, with what is gathered and on its way", () => {
+  it("on several ranks is each rank's part, plus gathered weights and pending transfers", () => {
     const several = { ...once, several: true }
     const alone = trainingMemory(small, "bfloat16", several)
     const of = (sharding: "none" | "optimizer" | "weights") => trainingMemory(small, "bfloat16", once, { ranks: 4, sharding })
-    // A block has 128 weights; 84 are in none. The gradients of a block in 16 bits and in a float32 buffer.
+    // A block has 128 weights; 84 are outside the blocks. The gradients of a block in 16 bits and in a float32 buffer.
     const passing = 128 * (2 + 4)
     expect(of("none")).toEqual({ ...alone, activations: alone.activations + passing })
     const states = { masters: n, moments: 2 * n, gradients: n, activations: alone.activations + passing, cache: 0 }
     expect(of("optimizer")).toEqual({ weights: 2 * n, ...states })
-    // Its quarter, two blocks and what is in none.
+    // Its quarter, two blocks, and the weights outside the blocks.
     expect(of("weights")).toEqual({ weights: (2 * n) / 4 + 2 * (84 + 2 * 128), ...states })
   })
 
-  it("counts what each block keeps of a token, and a log-sum-exp for each head in float32", () => {
+  it("counts what each block keeps per token, and a log-sum-exp per head in float32", () => {
     expect(costedParameters(small)).toBe(n)
     expect(blockBytes(small, "float32", 7)).toBe(7 * (4 * kept + 2 * 4))
     expect(blockBytes(small, "bfloat16", 7)).toBe(7 * (2 * kept + 2 * 4))
@@ -62,29 +62,29 @@ describe("the memory of training", () => {
     expect(blockBytes({ ...small, adapter }, "float32", 1) - blockBytes(small, "float32", 1)).toBe(4 * 5 * 7)
   })
 
-  it("is at its peak at the loss: what was kept, logits whose gradient takes their place, the output layer's gradient", () => {
+  it("has its peak at the loss: kept activations, logits overwritten by their gradient, the output layer's gradient", () => {
     const tokens = 7
-    // A vocabulary of 40: 30 x 4 more weights twice, and a loss that takes more than a block's gradients.
+    // A vocabulary of 40: 30 x 4 more weights twice, and a loss that needs more than a block's gradients.
     const wide = { config: { ...small.config, vocabSize: 40 }, scalarHead: false }
     const all = n + 2 * 30 * 4
-    // The embeddings' place, the last block's output and its norm; logits kept; a gradient of V d.
+    // The embeddings' input, the last block's output and its norm; logits kept; a gradient of V d.
     const atLoss = 3 * tokens * (4 * kept + 8) + 3 * tokens * 4 * 4 + tokens * 40 * 4 + 40 * 4 * 4
     const memory = trainingMemory(wide, "float32", { ...once, tokens, several: true })
     expect(memory.activations).toBe(atLoss)
-    // With a single micro-batch there are no gradients yet at the loss; here what was kept is more than they are.
+    // With a single micro-batch there are no gradients yet at the loss; here the kept activations are larger than the gradients.
     const single = trainingMemory(wide, "float32", { ...once, tokens })
     expect(totalMemory(single)).toBe(12 * all + Math.max(4 * all, atLoss))
   })
 
-  it("never has logits of all tokens in float32, nor all of them where they are more than a GiB", () => {
+  it("never has logits of all tokens in float32, nor all of them if they exceed a GiB", () => {
     const wide = { config: { ...small.config, vocabSize: 2 ** 20 }, scalarHead: false }
     const of = (tokens: number) => trainingMemory(wide, "bfloat16", { tokens, several: true, recompute: 3 }).activations
-    // From 512 tokens on logits are computed again: the chunk of 128 tokens stays, and the blocks' inputs grow alone.
+    // From 512 tokens on logits are recomputed: the chunk of 128 tokens stays, and only the blocks' inputs grow.
     expect(of(1024) - of(513)).toBe(511 * (3 + 3) * 4 * 2)
     expect(of(512) - of(513)).toBeGreaterThan(2 ** 30 - 2 ** 28 - 2 ** 25)
   })
 
-  it("keeps of a block that is recomputed its input alone, and one block as a whole at a time", () => {
+  it("keeps only the input of a recomputed block, and one complete block at a time", () => {
     const tokens = 512
     const of = (recompute: number) => trainingMemory(small, "float32", { tokens, several: true, recompute }).activations
     const block = tokens * (4 * kept + 8)
@@ -93,7 +93,7 @@ describe("the memory of training", () => {
     expect(of(9)).toBe(of(3))
   })
 
-  it("of an adapter has the gradients and moments of that alone", () => {
+  it("with an adapter has only the adapter's gradients and moments", () => {
     const adapter = { rank: 16, targets: linearLayers }
     const memory = trainingMemory({ ...seven, adapter }, "bfloat16", { ...once, several: true })
     const [all, trained] = [6_738_415_616, 39_976_960]
@@ -105,8 +105,8 @@ describe("the memory of training", () => {
     ])
   })
 
-  it("lets 7B with all weights fit a GPU of 139 GiB at its own context, in sixteen micro-batches a step", () => {
-    // The state: 18 bytes a weight are 113 GiB.
+  it("lets 7B with all weights fit a GPU of 139 GiB at its own context, in sixteen micro-batches per step", () => {
+    // The state: 18 bytes per weight are 113 GiB.
     const state = 18 * 6_738_415_616
     expect(Math.round(state / 2 ** 30)).toBe(113)
     const peak = totalMemory(trainingMemory(seven, "bfloat16", { tokens: 4096, several: true, recompute: 32 }))
@@ -116,12 +116,12 @@ describe("the memory of training", () => {
 })
 
 describe("the memory of generation", () => {
-  it("has a cache of 512 KiB a token at 7B in 16 bits, and 320 KiB at 70B for its grouped heads", () => {
+  it("has a cache of 512 KiB per token at 7B in 16 bits, and 320 KiB at 70B because of its grouped heads", () => {
     expect(cacheBytes(seven, "bfloat16", 1, 1)).toBe(512 << 10)
     expect(cacheBytes(language("70b"), "bfloat16", 3, 5)).toBe(15 * (320 << 10))
     expect(generationMemory(seven, "bfloat16", 8, { prompt: 100, response: 156 }).cache).toBe(8 * 256 * (512 << 10))
   })
-  it("has a copy of the linear layers' weights where an adapter is merged into them", () => {
+  it("has a copy of the linear layers' weights if an adapter is merged into them", () => {
     const lengths = { prompt: 1, response: 1 }
     const adapter = { rank: 2, targets: linearLayers }
     const more = generationMemory({ ...small, adapter }, "float32", 1, lengths).activations
@@ -135,7 +135,7 @@ describe("models together", () => {
     const b = { ...noMemory, weights: 10, gradients: 3, activations: 4, cache: 2 }
     expect(together([a, b])).toEqual({ weights: 11, masters: 0, moments: 2, gradients: 3, activations: 4, cache: 2 })
   })
-  it("of a model alone are weights", () => {
+  it("count only weights for a model by itself", () => {
     expect(weightBytes(seven, "bfloat16")).toBe(2 * 6_738_415_616)
   })
 })

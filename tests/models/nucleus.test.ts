@@ -15,7 +15,7 @@ const kept = (logits: ReadonlyArray<number>, topP: number): number =>
     )
   )
 
-describe("of tokens that are equally likely, exactly", () => {
+describe("for tokens that are exactly equally likely", () => {
   // exp(0) is 1, and 1 / 4 and its multiples are exact: the sum reaches p without rounding.
   it.each([
     [0.25, 1],
@@ -27,10 +27,10 @@ describe("of tokens that are equally likely, exactly", () => {
     expect(kept([0, 0, 0, 0], topP)).toBe(count)
   })
 
-  it("a model of 64 that draws from the nucleus of 1/2 says 32 of them and no other, each with probability 1/32", () => {
+  it("a model of 64 tokens that samples from the nucleus of 1/2 returns 32 of them and no other, each with probability 1/32", () => {
     const start = initLlama(smallConfig({ vocabSize: 64 }), { seed: 1 })
     const model = new Llama(start.config, { ...start.parameters, "lm_head.weight": zeros([64, start.config.dim]) })
-    // That one of 32 equally likely tokens is not among 800 draws has a chance of 3e-10.
+    // The probability that one of 32 equally likely tokens is not among 800 samples is 3e-10.
     const seeds = Array.from({ length: 800 }, (_, i) => i)
     const options = { maxNewTokens: 1, temperature: 1, topP: 0.5, seeds, eosId: undefined, padId: 0 }
     const drawn = generate(

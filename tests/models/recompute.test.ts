@@ -1,4 +1,4 @@
-/** Blocks whose activations are computed again in the backward pass: the same loss and the same gradients, to the last bit on the CPU. */
+/** Blocks whose activations are recomputed in the backward pass: the same loss and the same gradients, to the last bit on the CPU. */
 import { describe, expect, it } from "vitest"
 import { accumulateGradients, type Parameters } from "../../engine/gradients.ts"
 import { backward } from "../../engine/segments.ts"
@@ -35,12 +35,12 @@ const gradientsOf = (model: Llama, parameters: Parameters, recompute: number, de
   return { losses, gradients: Object.fromEntries(gradients) }
 }
 
-/** How far numbers are from others, as a share of their size. */
+/** The relative distance between numbers. */
 const apart = (some: ReadonlyArray<number>, others: ReadonlyArray<number>): number =>
   Math.hypot(...some.map((x, i) => x - others[i]!)) / (Math.hypot(...others) || 1)
 
 for (const { device, skip } of devices) {
-  // On the CPU no bit differs; on a GPU attention's backward pass adds up in the order in which its blocks end.
+  // On the CPU no bit differs; on a GPU attention's backward pass sums in the order in which its blocks finish.
   const most = device === "cpu" ? { float32: 0, bfloat16: 0 } : { float32: 1e-5, bfloat16: splitGradients }
   describe.skipIf(skip)(`a model on ${device}`, () => {
     const shapes = [
@@ -52,7 +52,7 @@ for (const { device, skip } of devices) {
       initLlama(smallConfig({ layers, dim: 32, heads: 4, headDim: 8, ...config }), { seed: 5, device, dtype })
 
     it.each(shapes.flatMap((shape) => (["float32", "bfloat16"] as const).map((dtype) => ({ ...shape, dtype }))))(
-      "$what, in $dtype, has the same gradients whatever is computed again",
+      "$what, in $dtype, has the same gradients whatever is recomputed",
       ({ config, dtype }) => {
         const model = make(config, dtype)
         const kept = gradientsOf(model, model.parameters, 0, device)
@@ -67,7 +67,7 @@ for (const { device, skip } of devices) {
       }
     )
 
-    it("has them under an adapter, and none for the base", () => {
+    it("has the same gradients with an adapter, and none for the base", () => {
       const base = make({ kvHeads: 2 }, "float32")
       const adapter = initLora(base.config, { rank: 2, alpha: 4, rankStabilised: false, targets: linearLayers }, { seed: 1, device })
       for (const [name, matrix] of Object.entries(adapter.parameters))

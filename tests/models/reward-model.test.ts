@@ -30,11 +30,11 @@ for (const { device, skip } of devices) {
       expect(largestDifference(score(0), wanted)).toBeLessThanOrEqual(sameInFloat32)
     })
 
-    it("does not see what stands at padding", () => {
+    it("does not depend on the contents of padding", () => {
       expect(score(50)).toEqual(score(0))
     })
 
-    it("gives every token's score, of which score() picks one", () => {
+    it("gives every token's score, of which score() selects one", () => {
       const all = scoped(() => noGrad(() => model.scores(ids(padded(0))).toNumbers()))
       expect(
         largestDifference(
@@ -62,7 +62,7 @@ describe("a new head", () => {
     expect(head(2).toTypedArray()).not.toEqual(head(1).toTypedArray())
   })
 
-  it("takes the place of the output layer; the embedding table stays where the two were one", () => {
+  it("replaces the output layer; the embedding table stays if the two were tied", () => {
     for (const tiedEmbeddings of [false, true]) {
       const policy: Llama = initLlama(smallConfig({ tiedEmbeddings }), { seed: 1 })
       const names = Object.keys(initRewardModel(policy, { seed: 1 }).parameters)

@@ -19,14 +19,14 @@ const seeds = prompts.map((_, i) => 100 + i)
 const base: GenerateOptions = { maxNewTokens: 20, temperature: 1, seeds, eosId, padId: 0 }
 
 for (const { device, skip } of devices) {
-  /** New weights are so small that every token is as likely as the next: ten times as large, some are likely and some are not. */
+  /** New weights are so small that all tokens are equally likely; ten times as large, some are likely and some are unlikely. */
   const sharp = (over = {}): Llama => {
     const model = initLlama(smallConfig(over), { seed: 3, device })
     for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
     return model
   }
 
-  /** Log-probabilities of the tokens after the prompt by a full forward pass, under the distribution that the options make. */
+  /** Log-probabilities of the tokens after the prompt from a full forward pass, under the distribution given by the options. */
   const teacherForced = (
     model: Llama,
     prompt: ReadonlyArray<number>,
@@ -72,7 +72,7 @@ for (const { device, skip } of devices) {
         ["of the nucleus", { temperature: 1, topP: 0.8 }],
         ["of both", { temperature: 0.9, topK: 12, topP: 0.9 }],
         ["greedy", { temperature: 0 }]
-      ])(`records what a full forward pass gives each token: %s (${name})`, (_, over) => {
+      ])(`records the log-probabilities of a full forward pass: %s (${name})`, (_, over) => {
         const options = { ...base, ...over }
         const generated = generate(model, prompts, options)
         generated.forEach(({ tokens, logProbabilities }, i) => {
@@ -81,7 +81,7 @@ for (const { device, skip } of devices) {
         })
       })
 
-      it(`gives a prompt the same continuation alone as in any batch (${name})`, () => {
+      it(`gives a prompt the same continuation alone and in any batch (${name})`, () => {
         const together = generate(model, prompts, base)
         const alone = prompts.map((prompt, i) => generate(model, [prompt], { ...base, seeds: [seeds[i]!] })[0]!)
         const turned = generate(model, prompts.toReversed(), { ...base, seeds: seeds.toReversed() }).toReversed()
@@ -99,7 +99,7 @@ for (const { device, skip } of devices) {
       })
     }
 
-    it("gives the same tokens however many sequences are side by side, in their order", () => {
+    it("gives the same tokens for any number of sequences in parallel, in order", () => {
       const model = sharp()
       const options = { ...base, topP: 0.9 }
       const together = generate(model, prompts, options)
@@ -109,7 +109,7 @@ for (const { device, skip } of devices) {
         )
     })
 
-    it("ends each sequence at its first end-of-sequence token, which it keeps, and others go on", () => {
+    it("ends each sequence at its first end-of-sequence token, which it keeps, while others continue", () => {
       const model = models[0][1]
       const many = Array.from({ length: 40 }, (_, i) => prompts[i % prompts.length]!)
       const generated = generate(model, many, { ...base, seeds: many.map((_, i) => i), maxNewTokens: 40 })
@@ -121,7 +121,7 @@ for (const { device, skip } of devices) {
       const lengths = generated.filter(({ finished }) => finished).map(({ tokens }) => tokens.length)
       expect(new Set(lengths).size).toBeGreaterThan(5)
       expect(lengths.length).toBeLessThan(many.length)
-      // Without a token to stop at, what comes before it is the same.
+      // Without a stop token, everything before it is the same.
       const endless = generate(model, many, { ...base, seeds: many.map((_, i) => i), maxNewTokens: 40, eosId: undefined })
       endless.forEach(({ tokens, finished }, i) => {
         expect([finished, tokens.length]).toEqual([false, 40])
@@ -129,7 +129,7 @@ for (const { device, skip } of devices) {
       })
     })
 
-    it("draws tokens as often as they are likely", () => {
+    it("samples tokens with their probabilities", () => {
       const model = models[0][1]
       const draws = 4000
       for (const over of [{ temperature: 1 }, { temperature: 1.5, topK: 20, topP: 0.95 }]) {
@@ -144,7 +144,7 @@ for (const { device, skip } of devices) {
         const vocab = Array.from({ length: model.config.vocabSize }, (_, id) => id)
         const probabilities = vocab.map((id) => Math.exp(teacherForced(model, prompts[0]!, [id], options)[0]!))
         expect(vocab.filter((id) => probabilities[id] === 0 && counts.has(id))).toEqual([])
-        // Pearson's chi-square over the tokens expected at least 5 times, the others together.
+        // Pearson's chi-square over the tokens expected at least 5 times, with the others combined.
         const often = vocab.filter((id) => probabilities[id]! * draws >= 5)
         const rest = 1 - often.reduce((sum, id) => sum + probabilities[id]!, 0)
         const cells = often.map((id) => [counts.get(id) ?? 0, probabilities[id]! * draws] as const)
@@ -157,17 +157,17 @@ for (const { device, skip } of devices) {
       }
     })
 
-    it("gives the same for the same seeds and something else for others", () => {
+    it("gives the same for the same seeds and different results for others", () => {
       const model = models[0][1]
       const first = generate(model, prompts, base)
       expect(generate(model, prompts, base)).toEqual(first)
       const other = generate(model, prompts, { ...base, seeds: seeds.map((seed) => seed + 1000) })
       expect(other.map(({ tokens }) => tokens)).not.toEqual(first.map(({ tokens }) => tokens))
-      // The same prompt under two seeds.
+      // The same prompt with two seeds.
       expect(first[1]!.tokens).not.toEqual(first[3]!.tokens)
     })
 
-    it("is greedy for one token kept, for no nucleus, and at temperature 0", () => {
+    it("is greedy with one token kept, with an empty nucleus, and at temperature 0", () => {
       const model = models[0][1]
       const tokens = (over: Partial<GenerateOptions>) => generate(model, prompts, { ...base, ...over }).map((row) => row.tokens)
       const greedy = tokens({ temperature: 0 })
@@ -184,7 +184,7 @@ for (const { device, skip } of devices) {
       expect(liveTensors()).toBe(before)
     })
 
-    it("reads prompts with one layer's tensors at a time: beside the cache, more layers keep no more", () => {
+    it("reads prompts with one layer's tensors at a time: more layers need no more memory besides the cache", () => {
       const kept = (layers: number) =>
         scoped(() =>
           noGrad(() => {
@@ -192,7 +192,7 @@ for (const { device, skip } of devices) {
             const ids = tensor([[1, 5, 9]], { dtype: "int64", device })
             const mask = tensor([[0, 1, 1]], { dtype: "int64", device })
             const read = () => void decoder.prefill(ids, mask, 8)
-            read() // The table of rotations is made, and kept.
+            read() // The rotation table is made and kept.
             const before = liveTensors()
             read()
             return liveTensors() - before - 2 * layers
@@ -201,7 +201,7 @@ for (const { device, skip } of devices) {
       expect(kept(4)).toBe(kept(2))
     })
 
-    it("fills the context to its last token, and not beyond", () => {
+    it("fills the context to its last token, but not beyond", () => {
       const model = models[0][1]
       const { maxPositions } = model.config
       const prompt = Array.from({ length: maxPositions - 3 }, (_, i) => 3 + (i % 50))
@@ -211,7 +211,7 @@ for (const { device, skip } of devices) {
       )
     })
 
-    it("gives nothing for no prompts and for no new tokens", () => {
+    it("returns nothing for no prompts and for no new tokens", () => {
       const model = models[0][1]
       expect(generate(model, [], { ...base, seeds: [] })).toEqual([])
       expect(generate(model, [[1]], { ...base, seeds: [1], maxNewTokens: 0 })).toEqual([
@@ -219,7 +219,7 @@ for (const { device, skip } of devices) {
       ])
     })
 
-    it("names what it can't do", () => {
+    it("reports what it can't do", () => {
       const model = models[0][1]
       const attempt =
         (over: Partial<GenerateOptions>, given: Array<Array<number>> = [[1]]) =>
@@ -235,7 +235,7 @@ for (const { device, skip } of devices) {
       expect(attempt({ maxNewTokens: -1 })).toThrow("maxNewTokens must be an integer of 0 or more, got -1")
     })
 
-    it("stops when the model gives no numbers", () => {
+    it("stops if the model gives NaN", () => {
       for (const temperature of [0, 1]) {
         const broken = sharp()
         noGrad(() => broken.parameter("model.norm.weight").fill_(NaN))
@@ -252,7 +252,7 @@ describe("what top-k and top-p keep", () => {
         .toNumbers()
         .flatMap((logit, id) => (logit === -Infinity ? [] : [id]))
     )
-  // Of these, 0.4, 0.7, 0.9 and 1 come together from the likeliest on.
+  // From the likeliest on, their cumulative probabilities are 0.4, 0.7, 0.9 and 1.
   const probabilities = [0.1, 0.4, 0.2, 0.3]
 
   it("are the k likeliest", () => {
@@ -262,7 +262,7 @@ describe("what top-k and top-p keep", () => {
     expect(kept(probabilities, { topK: 9 })).toEqual([0, 1, 2, 3])
   })
 
-  it("are the fewest that reach p, the one that reaches it among them", () => {
+  it("are the fewest that reach p, including the one that reaches it", () => {
     expect(kept(probabilities, { topP: 0 })).toEqual([1])
     expect(kept(probabilities, { topP: 0.39 })).toEqual([1])
     expect(kept(probabilities, { topP: 0.41 })).toEqual([1, 3])
@@ -272,7 +272,7 @@ describe("what top-k and top-p keep", () => {
     expect(kept(probabilities, { topP: 1 })).toEqual([0, 1, 2, 3])
   })
 
-  it("look at what the other left: p is of the k likeliest", () => {
+  it("depend on each other: p applies to the k likeliest", () => {
     // Of 0.4 and 0.3 the first has 0.57.
     expect(kept(probabilities, { topK: 2, topP: 0.5 })).toEqual([1])
     expect(kept(probabilities, { topP: 0.5 })).toEqual([1, 3])

@@ -1,4 +1,4 @@
-/** Tokens of an answer one by one: those that `generate` gives, and nothing left behind when the reader stops. */
+/** Streams the tokens of an answer: the same as from `generate`, with nothing left behind when the reader stops. */
 import { setImmediate } from "node:timers/promises"
 import { describe, expect, it } from "vitest"
 import { liveTensors, noGrad } from "../../engine/tensor.ts"
@@ -20,14 +20,14 @@ const collect = async (answer: AsyncIterable<StreamedToken>): Promise<Array<Stre
 
 for (const { device, skip } of devices)
   describe.skipIf(skip)(`a stream of tokens on ${device}`, () => {
-    /** Ten times the size of new weights: some tokens are likely and some are not. */
+    /** Ten times larger than new weights: some tokens are likely and some are unlikely. */
     const sharp = (over = {}): Llama => {
       const model = initLlama(smallConfig(over), { seed: 3, device })
       for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
       return model
     }
 
-    /** After its first answer: the model keeps the tables of its rotary embedding. */
+    /** Call after a first answer: the model keeps the tables of its rotary embedding. */
     const used = async (model: Llama): Promise<Streamer> => {
       const streamer = new Streamer(model)
       await collect(streamer.answer([1], base))
@@ -40,7 +40,7 @@ for (const { device, skip } of devices)
       ["of the ten likeliest", { temperature: 1.3, topK: 10 }],
       ["of the nucleus", { temperature: 0.8, topP: 0.8 }],
       ["of both, without an end", { temperature: 1, topK: 12, topP: 0.9, eosId: undefined }]
-    ])("is what generate gives for that prompt alone, whatever was answered before: %s", async (_, over) => {
+    ])("equals generate's result for that prompt alone, whatever was answered before: %s", async (_, over) => {
       for (const shape of [{}, { kvHeads: 6 }, { kvHeads: 1, tiedEmbeddings: true }]) {
         const model = sharp(shape)
         const streamer = new Streamer(model)
@@ -54,7 +54,7 @@ for (const { device, skip } of devices)
       }
     })
 
-    it("ends with the end-of-sequence token, or after the tokens that were asked for", async () => {
+    it("ends with the end-of-sequence token, or after the requested number of tokens", async () => {
       const streamer = new Streamer(sharp())
       const lengths = new Set<number>()
       for (let seed = 0; seed < 20; seed++) {
@@ -67,7 +67,7 @@ for (const { device, skip } of devices)
       expect(await collect(streamer.answer([1, 5], { ...base, maxNewTokens: 0 }))).toEqual([])
     })
 
-    it("lets others have their turn between two tokens", async () => {
+    it("yields to others between two tokens", async () => {
       const streamer = new Streamer(sharp())
       const seen = { turns: 0, reading: true }
       const other = (async () => {
@@ -80,7 +80,7 @@ for (const { device, skip } of devices)
       expect(seen.turns).toBeGreaterThanOrEqual(29)
     })
 
-    it("frees its cache at the end, when the reader breaks off, and when the reader fails", async () => {
+    it("frees its cache at the end, when the reader stops early, and when the reader fails", async () => {
       const streamer = await used(sharp())
       const endless = { ...base, eosId: undefined }
       const before = liveTensors()
@@ -96,12 +96,12 @@ for (const { device, skip } of devices)
       })()
       await expect(failing).rejects.toThrow("enough")
       expect(liveTensors()).toBe(before)
-      // And what it says afterwards is not moved by what it was in the midst of.
+      // Its later answers are not affected by the interruption.
       const [whole] = generate(sharp(), [[1, 9]], { ...endless, seeds: [7], padId: 0 })
       expect((await collect(streamer.answer([1, 9], endless))).map(({ token }) => token)).toEqual(whole!.tokens)
     })
 
-    it("refuses to go on with an answer after another has begun, and the other goes on", async () => {
+    it("rejects continuing an answer after another has begun, while the other continues", async () => {
       const model = sharp()
       const streamer = await used(model)
       const before = liveTensors()
@@ -116,7 +116,7 @@ for (const { device, skip } of devices)
       expect(liveTensors()).toBe(before)
     })
 
-    it("names what it can't do, and leaves nothing behind", async () => {
+    it("reports what it can't do, and leaves nothing behind", async () => {
       const model = sharp()
       const streamer = await used(model)
       const before = liveTensors()
@@ -136,7 +136,7 @@ for (const { device, skip } of devices)
       expect(liveTensors()).toBe(before)
     })
 
-    it("stops when the model gives no numbers", async () => {
+    it("stops if the model gives NaN", async () => {
       for (const temperature of [0, 1]) {
         const broken = sharp()
         const streamer = await used(broken)

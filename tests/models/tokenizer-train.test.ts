@@ -1,4 +1,4 @@
-/** Training a tokenizer against spm_train's result on the same text (tests/golden/tokenizer/manifest.json has the command). */
+/** Training a tokenizer, compared with spm_train's result on the same text (tests/golden/tokenizer/manifest.json has the command). */
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -18,7 +18,7 @@ const train = (text: ReadonlyArray<string>, vocabSize: number, characterCoverage
     .slice(259)
 
 describe("a trained tokenizer", () => {
-  it("is trained here on the text that spm_train had", () => {
+  it("is trained here on spm_train's text", () => {
     const manifest = JSON.parse(readFileSync(join(golden, "manifest.json"), "utf8")) as { corpus: { sha256: string } }
     expect(createHash("sha256").update(corpus).digest("hex")).toBe(manifest.corpus.sha256)
   })
@@ -30,18 +30,18 @@ describe("a trained tokenizer", () => {
     const expected = readModelFile(readFileSync(join(golden, "small.model")), "small.model")
     expect(trainTokenizer(texts, { vocabSize: 512, characterCoverage: 0.99 }).pieces).toEqual(expected.pieces)
   })
-  it("is the same file again from the same text, in one piece or in lines", () => {
+  it("gives the same file again from the same text, in one piece or in lines", () => {
     const options = { vocabSize: 600, characterCoverage: 0.99 }
     const file = writeModelFile(trainTokenizer(texts, options).model)
     expect(writeModelFile(trainTokenizer([corpus], options).model).equals(file)).toBe(true)
     expect(writeModelFile(readModelFile(file, "tokenizer.model")).equals(file)).toBe(true)
   })
-  it("is read back as it was", () => {
+  it("is read back as it was written", () => {
     const tokenizer = trainTokenizer(texts, { vocabSize: 600, characterCoverage: 0.99 })
     const again = new SentencePieceTokenizer(readModelFile(writeModelFile(tokenizer.model), "tokenizer.model"))
     for (const text of texts.slice(0, 200)) expect(again.encode(text)).toEqual(tokenizer.encode(text))
   })
-  it("joins no digits, no scripts with one another, and words never across a space", () => {
+  it("does not merge digits, different scripts, or words across a space", () => {
     const pieces = train(texts, 2000, 0.9995)
     for (const piece of pieces.filter((text) => Array.from(text).length > 1)) {
       expect(piece).not.toMatch(/[0-9０-９]/)
@@ -50,11 +50,11 @@ describe("a trained tokenizer", () => {
     }
     expect(pieces).toContain("▁▁")
   })
-  it("has bytes for the characters that the coverage leaves out", () => {
+  it("has bytes for the characters outside the coverage", () => {
     const tokenizer = trainTokenizer(["aaaa bbbb aaaa bbbb aaaa bbbb aaaa bbbb é"], { vocabSize: 264, characterCoverage: 0.97 })
     expect(tokenizer.encode("é").map((id) => tokenizer.pieces[id]!.text)).toEqual(["▁", "<0xC3>", "<0xA9>"])
   })
-  it("learns nothing from tabs, NUL and the names of reserved pieces, as spm_train", () => {
+  it("learns nothing from tabs, NUL and the names of reserved pieces, like spm_train", () => {
     // From spm_train --hard_vocab_limit=false --vocab_size=275 on five such lines each.
     expect(train(Array<string>(5).fill("ab\0cd ab\0cd xy xyz\nhello hello"), 275)).toEqual([
       "ab",
@@ -77,7 +77,7 @@ describe("a trained tokenizer", () => {
     const pieces = train(["a\tb <s>a</s> <unk>c <0x41>d ab"], 265)
     expect(pieces.some((piece) => /[\t<>]/.test(piece))).toBe(false)
   })
-  it("of less text than it takes is an error that says how much there is", () => {
+  it("with too little text is an error that says how much there is", () => {
     expect(() => trainTokenizer(["ab ab"], { vocabSize: 400 })).toThrow(
       expect.objectContaining({
         _tag: "ConfigError",
@@ -97,7 +97,7 @@ describe("a trained tokenizer", () => {
 
 const data = process.env.CARAVAN_TEST_DATA
 describe.skipIf(data === undefined)("HH-RLHF (CARAVAN_TEST_DATA)", () => {
-  it("gives 4000 pieces in a few seconds, that tell every text back", { timeout: 60_000 }, () => {
+  it("gives 4000 pieces in a few seconds, which decode every text", { timeout: 60_000 }, () => {
     const rows = gunzipSync(readFileSync(join(data!, "hh-rlhf/harmless-base-test.jsonl.gz")))
       .toString()
       .trim()

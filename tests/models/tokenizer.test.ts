@@ -1,4 +1,4 @@
-/** The tokenizer against SentencePiece's own programs (tests/golden/tokenizer) and, where it is at hand, Llama 2's own model. */
+/** The tokenizer compared with SentencePiece's own programs (tests/golden/tokenizer) and, if available, with Llama 2's own model. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -32,24 +32,24 @@ describe("encoding", () => {
     expect(encodings.length).toBe(240)
     expect(encodings.map(({ text }) => [text, small.encode(text)])).toEqual(encodings.map(({ text, ids }) => [text, ids]))
   })
-  it("splits pieces marked unused into their parts, as spm_encode does", () => {
+  it("splits pieces marked unused into their parts, like spm_encode", () => {
     const tokenizer = new SentencePieceTokenizer(withUnused(small.model))
     expect(encodings.map(({ text }) => [text, tokenizer.encode(text)])).toEqual(encodings.map(({ text, unused }) => [text, unused]))
   })
-  it("gives one unknown piece for a run of unknown characters where the model has no bytes, as spm_encode does", () => {
+  it("gives one unknown piece for a run of unknown characters if the model has no bytes, like spm_encode", () => {
     const tokenizer = new SentencePieceTokenizer(readModelFile(bytesOf("without-bytes.model"), "without-bytes.model"))
     expect(encodings.map(({ text }) => [text, tokenizer.encode(text)])).toEqual(
       encodings.map(({ text, withoutBytes }) => [text, withoutBytes])
     )
   })
-  it("never gives a control token, whatever the text says", () => {
+  it("never gives a control token, whatever the text", () => {
     for (const text of ["<s>", "</s>", "<unk>", "<s></s>", "▁<s>", "a </s> b"]) {
       const types = small.encode(text).map((id) => small.pieces[id]!.type)
       expect(types.every((type) => type === "normal" || type === "byte")).toBe(true)
       expect(small.decode(small.encode(text))).toBe(text.replaceAll("▁", " "))
     }
   })
-  it("takes a lone surrogate for U+FFFD", () => {
+  it("treats a lone surrogate as U+FFFD", () => {
     expect(small.encode("a\ud800b")).toEqual(small.encode("a\ufffdb"))
     expect(small.encode("\udc00")).toEqual(small.encode("\ufffd"))
   })
@@ -57,7 +57,7 @@ describe("encoding", () => {
     const text = makeCorpus(20, 3)
     expect(small.encode(text)).toEqual(small.encode(text))
   })
-  it("gives the same ids when more words have come than the cache holds, and for words longer than it keeps", () => {
+  it("gives the same ids with more words than fit in the cache, and for words longer than it keeps", () => {
     const tokenizer = new SentencePieceTokenizer(small.model)
     const words = Array.from({ length: 300_000 }, (_, i) => `t${i * 7919}`)
     for (let i = 0; i < words.length; i += 1000) tokenizer.encode(words.slice(i, i + 1000).join(" "))
@@ -66,7 +66,7 @@ describe("encoding", () => {
     const long = ["the ".repeat(100), "tea".repeat(400), "\u20ac".repeat(300), `${"n".repeat(255)} ${"n".repeat(256)}`]
     for (const text of long) expect(small.decode(tokenizer.encode(text))).toBe(text)
   })
-  it("joins the best-scored neighbours first, and the leftmost where scores are equal, in texts of any length", () => {
+  it("merges the best-scored neighbours first, and the leftmost for equal scores, in texts of any length", () => {
     const texts = ["ab", "ba", "abb", "bab", "aa", "aab", "abab", "bb", "abba"]
     const tokenizer = new SentencePieceTokenizer({
       ...small.model,
@@ -75,7 +75,7 @@ describe("encoding", () => {
       )
     })
     const scores = new Map(tokenizer.pieces.slice(262).map(({ text, score }) => [text, score]))
-    /** By trying every pair again after each join. */
+    /** By trying every pair again after each merge. */
     const joined = (text: string): Array<string> => {
       const symbols = `\u2581${text}`.split("")
       const scoreAt = (i: number) => scores.get(`${symbols[i]}${symbols[i + 1]}`) ?? Number.NEGATIVE_INFINITY
@@ -91,7 +91,7 @@ describe("encoding", () => {
       expect(tokenizer.encode(text).map((id) => tokenizer.pieces[id]!.text)).toEqual(joined(text))
     }
   })
-  it("tokenises the whole text at once where a piece crosses a space, and the same where none does", () => {
+  it("tokenises the complete text at once if a piece crosses a space, with the same result if none does", () => {
     const crossing = { text: "e▁t", score: 1, type: "normal" as const }
     const tokenizer = new SentencePieceTokenizer({
       ...small.model,
@@ -110,12 +110,12 @@ describe("decoding", () => {
     expect(decodings.length).toBe(200)
     expect(decodings.map(({ ids }) => [ids, small.decode(ids)])).toEqual(decodings.map(({ ids, text }) => [ids, text]))
   })
-  it("gives back what was encoded", () => {
+  it("gives back the encoded text", () => {
     const text = makeCorpus(200, 5)
     expect(small.decode(small.encode(text))).toBe(text)
     for (const line of encodings) expect(small.decode(line.ids)).toBe(line.text.replaceAll("▁", " "))
   })
-  it("refuses an id that is not in the vocabulary", () => {
+  it("rejects an id that is not in the vocabulary", () => {
     expect(() => small.decode([512])).toThrow("token 512 is not in the vocabulary of 512")
     expect(() => small.decode([-1])).toThrow(RangeError)
   })
@@ -147,7 +147,7 @@ describe("files", () => {
       expect(tokenizer.pieces).toEqual(small.pieces)
     }
   })
-  it("hold the pieces for Hugging Face's tokenizers, each merge by the rank of the piece it makes", async () => {
+  it("contain the pieces for Hugging Face's tokenizers, with each merge ranked by the piece it makes", async () => {
     await writeTokenizer(folder, small)
     const { model, added_tokens } = readJson(join(folder, "tokenizer.json")) as {
       model: { vocab: Record<string, number>; merges: ReadonlyArray<[string, string]>; byte_fallback: boolean }
@@ -162,7 +162,7 @@ describe("files", () => {
     expect(Object.keys(model.vocab).length).toBe(512)
     const config = readJson(join(folder, "tokenizer_config.json")) as Record<string, unknown>
     expect(config).toMatchObject({ bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>", pad_token: null })
-    // Joining by merges gives the ids that joining by scores gives.
+    // Merging by rank gives the ids that merging by scores gives.
     const ranks = new Map(model.merges.map((merge, rank) => [merge.join(" "), rank]))
     for (const { text, ids } of encodings) {
       if (text === "") continue
@@ -181,7 +181,7 @@ describe("files", () => {
       expect([text, joined]).toEqual([text, ids])
     }
   })
-  it("cut off anywhere are an ArtifactError that says so", async () => {
+  it("truncated anywhere are an ArtifactError that says so", async () => {
     const bytes = bytesOf("small.model")
     const file = join(folder, "cut.model")
     for (const length of [0, 1, 2, 100, 5000, bytes.length - 90, bytes.length - 1]) {
@@ -189,7 +189,7 @@ describe("files", () => {
       expect(await errorOf(file)).toMatch(/^ArtifactError: Reading the tokenizer .*cut\.model: expected .*found .*Pass Llama 2's/)
     }
   })
-  it("that claim more than they hold, or are of another kind, are an ArtifactError", async () => {
+  it("that claim more than they contain, or are of another kind, are an ArtifactError", async () => {
     const file = join(folder, "odd.model")
     const cases: ReadonlyArray<readonly [Uint8Array, string]> = [
       [Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f), "a field of 34359738367 bytes where 0 are left"],
@@ -203,7 +203,7 @@ describe("files", () => {
       expect(await errorOf(file)).toContain(message)
     }
   })
-  it("of models that would be tokenised wrongly are refused", () => {
+  it("of models that would be tokenised wrongly are rejected", () => {
     const { pieces, specification } = small.model
     const readWith = (change: Partial<typeof small.model>) => () => readModelFile(writeModelFile({ ...small.model, ...change }), "x.model")
     expect(readWith({ specification: new Uint8Array() })).toThrow("expected a BPE model, found model type unigram")

@@ -46,7 +46,7 @@ const changed = async (change: (tensors: Record<string, Tensor>) => Record<strin
 }
 
 describe("safetensors", () => {
-  it("come back in every dtype that weights have, empty and of no dimension too", async () => {
+  it("are read back in every dtype of weights, including empty and zero-dimensional ones", async () => {
     const path = join(folder(), "x.safetensors")
     const tensors: Record<string, Tensor> = {
       empty: tensor(new Float32Array(0), { shape: [0, 3] }),
@@ -70,7 +70,7 @@ describe("safetensors", () => {
     }
   })
 
-  it("are written in the layout of the format: length, header in the order of names, data without gaps, aligned to 8 bytes", async () => {
+  it("are written in the format's layout: length, header sorted by name, data without gaps, aligned to 8 bytes", async () => {
     const path = join(folder(), "x.safetensors")
     await writeSafetensors(path, { b: tensor([1.5]), a: tensor([[1, -2]], { dtype: "bfloat16" }) })
     const bytes = readFileSync(path)
@@ -84,7 +84,7 @@ describe("safetensors", () => {
     expect([...bytes.subarray(8 + length)]).toEqual([0x80, 0x3f, 0x00, 0xc0, 0x00, 0x00, 0xc0, 0x3f])
   })
 
-  it("written by PyTorch's library come out the same when they are written again", async () => {
+  it("written by PyTorch's library are unchanged when written again", async () => {
     const original = join(golden("llama-gqa"), "model.safetensors")
     const again = join(folder(), "again.safetensors")
     await writeSafetensors(again, await read(original))
@@ -95,10 +95,10 @@ describe("safetensors", () => {
 })
 
 describe("a safetensors file", () => {
-  /** More than the bytes that are read or written at a time, and no multiple of them. */
+  /** More than the bytes read or written at a time, and not a multiple of them. */
   const long = tensor(Float32Array.from({ length: 1_200_001 }, (_, i) => Math.fround(Math.sin(i) * 10 ** ((i % 9) - 4))))
 
-  it("is converted on the way as libtorch converts a whole tensor", async () => {
+  it("is converted while reading like libtorch converts a complete tensor", async () => {
     const path = join(folder(), "x.safetensors")
     const all = Object.fromEntries((["float64", "float32", "float16", "bfloat16"] as const).map((dtype) => [dtype, long.to({ dtype })]))
     await writeSafetensors(path, all)
@@ -109,7 +109,7 @@ describe("a safetensors file", () => {
     await file.close()
   })
 
-  it("has a tensor's elements in row-major order, however it lies in memory, and those of more than one piece", async () => {
+  it("has a tensor's elements in row-major order, whatever its memory layout, also with more than one piece", async () => {
     const path = join(folder(), "x.safetensors")
     const turned = long.slice(0, 0, 1_200_000).reshape(1000, 1200).transpose(0, 1)
     await writeSafetensors(path, { long, turned })
@@ -119,7 +119,7 @@ describe("a safetensors file", () => {
     expect(Buffer.compare(back.turned!.toBytes(), turned.contiguous().toBytes())).toBe(0)
   })
 
-  it("that is cut short after it was opened is an error, and leaves no tensor behind", async () => {
+  it("that is truncated after it was opened is an error, and leaves no tensor behind", async () => {
     const path = join(folder(), "x.safetensors")
     await writeSafetensors(path, { long })
     const file = await run(openSafetensors(path))
@@ -134,7 +134,7 @@ describe("a safetensors file", () => {
     await file.close()
   })
 
-  it("that another takes the place of is read to its end", async () => {
+  it("that is replaced by another is read to its end", async () => {
     const [path, other] = [join(folder(), "x.safetensors"), join(folder(), "y.safetensors")]
     await writeSafetensors(path, { a: tensor([1, 2]) })
     await writeSafetensors(other, { b: tensor([3]) })
@@ -144,7 +144,7 @@ describe("a safetensors file", () => {
     await file.close()
   })
 
-  it("that is a folder, is not there or can't be read is told in one message", async () => {
+  it("that is a folder, is missing or can't be read gives one message", async () => {
     const [directory, secret] = [folder(), join(folder(), "x.safetensors")]
     expect((await failure(openSafetensors(directory))).message).toMatch(/expected a file, found EISDIR/)
     expect((await failure(openSafetensors(join(directory, "none")))).message).toMatch(/expected a safetensors file, found none/)
@@ -155,7 +155,7 @@ describe("a safetensors file", () => {
 })
 
 describe("a snapshot", () => {
-  it("is the file that is written at once, of the tensors as they were when it was taken", async () => {
+  it("equals the file that is written directly, from the tensors as they were when it was taken", async () => {
     const directory = folder()
     const tensors = {
       b: tensor([[1, 2, 3]]),
@@ -173,7 +173,7 @@ describe("a snapshot", () => {
     expect(Buffer.compare(held[0]!.bytes, readFileSync(path))).toBe(0)
   })
 
-  it("takes its memory again for the same file of the next checkpoint, and for no other file", async () => {
+  it("reuses its memory for the same file of the next checkpoint, and for no other file", async () => {
     const held: Array<{ readonly path: string; readonly bytes: Uint8Array<SharedArrayBuffer> }> = []
     const snapshot = new TensorSnapshot()
     const size = async (directory: string, name: string, length: number) => {
@@ -191,7 +191,7 @@ describe("a snapshot", () => {
 })
 
 describe("a model's folder", () => {
-  it("may have its weights in float16 or bfloat16: they load as float32, or as what is asked for", async () => {
+  it("may have its weights in float16 or bfloat16: they load as float32, or as requested", async () => {
     for (const dtype of ["float16", "bfloat16"] as const) {
       const directory = await changed((tensors) =>
         Object.fromEntries(Object.entries(tensors).map(([name, weight]) => [name, weight.to({ dtype })]))
@@ -224,7 +224,7 @@ describe("a model's folder", () => {
     const model = await run(loadLlama(directory))
     for (const name of names) expect(model.parameter(name).toBytes()).toEqual(tensors[name]!.toBytes())
 
-    // A tensor in two shards: which one would count?
+    // A tensor in two shards: ambiguous.
     await writeSafetensors(
       join(directory, shards[0]!),
       Object.fromEntries(names.flatMap((name, i) => (i % 3 === 0 || i === 1 ? [[name, tensors[name]!]] : [])))
@@ -232,7 +232,7 @@ describe("a model's folder", () => {
     expect((await failure(loadLlama(directory))).found).toBe(`in several files: ${names[1]}`)
   })
 
-  it("has missing, unknown, misshapen and whole-number tensors told by name, all at once", async () => {
+  it("reports all missing, unknown, misshapen and integer tensors by name, together", async () => {
     const directory = await changed(({ "model.norm.weight": norm, "model.layers.0.mlp.up_proj.weight": _left, ...tensors }) => ({
       ...tensors,
       "model.norm.weight": norm!.slice(0, 0, 8).contiguous(),
@@ -249,7 +249,7 @@ describe("a model's folder", () => {
     expect(hint).not.toBe("")
   })
 
-  it("may repeat a tied output layer and hold old exports' rotary tables, which follow from the config", async () => {
+  it("may repeat a tied output layer and contain old exports' rotary tables, which follow from the config", async () => {
     const directory = await changed(
       (tensors) => ({
         ...tensors,
@@ -264,7 +264,7 @@ describe("a model's folder", () => {
     expect((await failure(loadLlama(untied))).found).toBe("unknown: score.weight")
   })
 
-  it("that is none, or is damaged, is told in one message", async () => {
+  it("that is not one, or is damaged, gives one message", async () => {
     expect((await failure(loadLlama(join(root, "nowhere")))).message).toMatch(/a folder with config\.json, found none/)
     expect((await failure(loadLlama(folder()))).message).toMatch(/a folder with config\.json, found none/)
     const truncated = folder()
@@ -299,7 +299,7 @@ const files = (directory: string) =>
   Object.fromEntries(readdirSync(directory).map((name) => [name, readFileSync(join(directory, name), "latin1")]))
 
 describe("a checkpoint", () => {
-  it("of a policy comes back as it was, with its tokenizer, and says what it is", async () => {
+  it("of a policy is read back as it was, with its tokenizer, and records its kind", async () => {
     const slot = { path: folder(), type: Policy }
     const { metrics } = await run(saveCheckpoint(slot, { model: policy, tokenizer, metrics: { loss: 2 } }))
     expect(metrics).toEqual({ loss: 2 })
@@ -335,7 +335,7 @@ describe("a checkpoint", () => {
     }
   })
 
-  it("has the same bytes whenever it is written, from memory and from a checkpoint of itself", async () => {
+  it("has the same bytes whenever it is written, from memory and from its own checkpoint", async () => {
     const [first, second, third] = [folder(), folder(), folder()]
     await writeCheckpoint(first, { model: policy, tokenizer, role: "policy" })
     const reversed = Object.fromEntries(Object.entries(policy.parameters).toReversed())
@@ -355,7 +355,7 @@ describe("a checkpoint", () => {
     expect(JSON.parse(files(directory)["config.json"]!).torch_dtype).toBe("bfloat16")
   })
 
-  it("of one kind does not load as the other: the tensors that differ are told", async () => {
+  it("of one kind does not load as the other: the differing tensors are reported", async () => {
     const [language, reward] = [folder(), folder()]
     await writeCheckpoint(language, { model: policy, tokenizer, role: "policy" })
     await writeCheckpoint(reward, { model: initRewardModel(policy, { seed: 2 }), tokenizer, role: "safety-reward" })
@@ -363,7 +363,7 @@ describe("a checkpoint", () => {
     expect((await failure(loadScalarModel(language))).found).toBe("missing: score.weight; unknown: lm_head.weight")
   })
 
-  it("with a tokenizer of another vocabulary is refused; an embedding table padded to a round number is not", async () => {
+  it("with a tokenizer of another vocabulary is rejected, but an embedding table padded to a round number is not", async () => {
     const save = async (vocabSize: number) => {
       const directory = folder()
       await writeCheckpoint(directory, { model: initLlama(smallConfig({ vocabSize }), { seed: 1 }), tokenizer, role: "policy" })
@@ -385,7 +385,7 @@ describe("a checkpoint", () => {
 })
 
 for (const { device, skip } of devices) {
-  it.skipIf(skip)(`a checkpoint moves to ${device} and back without a change`, async () => {
+  it.skipIf(skip)(`a checkpoint moves to ${device} and back unchanged`, async () => {
     const model = await run(loadLlama(golden("llama-gqa"), { device }))
     expect(model.device).toBe(device)
     const path = join(folder(), "model.safetensors")

@@ -1,4 +1,4 @@
-/** What is said of models and stages holds as well where the CPU's kernels are not used: in other dtypes, and on a GPU. The same statements once more, without them. */
+/** Runs the tests of models and stages again without the CPU kernels, as with other dtypes and on a GPU. */
 import { expect, it } from "vitest"
 import { isFused, useKernels } from "../../engine/fused.ts"
 import { tensor } from "../../engine/tensor.ts"

@@ -1,4 +1,4 @@
-/** Lives of a process that runs a pipeline, each ended by kill -9 at a moment drawn at random, the whole group at once. */
+/** Runs of a process that runs a pipeline, each ended by kill -9 of the complete process group at a random moment. */
 import { spawn } from "node:child_process"
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -21,13 +21,13 @@ export const removeHomes = (): void => folders.splice(0).forEach((folder) => rmS
 
 type Done = Extract<Said, { readonly type: "done" }>
 
-/** So many milliseconds after a node has told of so many steps (0: after it has started): a moment that the machine's load does not move. */
+/** This many milliseconds after a node has reported this many steps (0: after it has started): a moment that does not depend on the machine's load. */
 export interface Moment {
   readonly steps: number
   readonly milliseconds: number
 }
 
-/** Runs up to a node, or to the moment. */
+/** Runs up to a node, or up to the moment. */
 export const live = (home: string, node: string, death?: Moment) =>
   new Promise<{ readonly steps: number; readonly resumedAfter: number; readonly done: Done | undefined }>((resolve) => {
     const child = spawn(process.execPath, [runner, home, node], { detached: true, stdio: ["ignore", "pipe", "inherit"] })
@@ -37,7 +37,7 @@ export const live = (home: string, node: string, death?: Moment) =>
       try {
         process.kill(-child.pid!, "SIGKILL")
       } catch {
-        // It had ended.
+        // It had already ended.
       }
     }
     let timer: NodeJS.Timeout | undefined
@@ -61,7 +61,7 @@ export const live = (home: string, node: string, death?: Moment) =>
     })
   })
 
-/** The node's result in a run that came to its end, and its curve. */
+/** The node's result and curve in a run that completed. */
 export const resultOf = async (home: string, done: Done | undefined, node: string) => {
   const found = done?.nodes.find(({ id }) => id === node)
   if (found?.status !== "ran") throw new Error(`${node} ended as ${JSON.stringify(found)}`)
@@ -74,14 +74,14 @@ export interface Killing {
   readonly from: string
   readonly node: string
   readonly kills: number
-  /** Steps of a life, at most. */
+  /** Maximum steps per run. */
   readonly longest: number
   readonly seed: number
 }
 
 /**
- * Kills the node's runs so often, over as many repeats as that takes: each is run again in its home until it ends, the last one undisturbed. Gives
- * the results of all, and how many steps were told of in all lives and how many lives went on from a checkpoint.
+ * Kills the node's runs the given number of times, over as many repeats as that takes: each is restarted in its home until it ends, the last time undisturbed. Returns
+ * the results of all, the number of steps reported by all runs, and the number of runs that resumed from a checkpoint.
  */
 export const killRepeatedly = async ({ from, node, kills, longest, seed }: Killing) => {
   const random = new Random(seed, "moments of death", node)
@@ -105,7 +105,7 @@ export const killRepeatedly = async ({ from, node, kills, longest, seed }: Killi
       }
       killed++
     }
-    // Nothing is left of a stage that has ended.
+    // A stage that has ended leaves nothing behind.
     const left = join(home, "checkpoints")
     if (existsSync(left) && readdirSync(left).length > 0) throw new Error(`checkpoints are left: ${readdirSync(left).join(", ")}`)
     rmSync(home, { recursive: true, force: true })

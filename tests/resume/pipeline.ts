@@ -1,4 +1,4 @@
-/** One stage that trains and one that samples, of sixty steps each. */
+/** A training stage and a sampling stage, of sixty steps each. */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"

@@ -1,4 +1,4 @@
-/** A process that runs the pipeline once, with a checkpoint after every step, and says what happens as lines of JSON, written at once. */
+/** A process that runs the pipeline once, with a checkpoint after every step, and immediately prints its events as lines of JSON. */
 import { writeSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import * as Caravan from "../../caravan.ts"

@@ -1,9 +1,9 @@
-/** What both tests of real kills do: each stage undisturbed, then killed so often. */
+/** Shared by both tests of real kills: each stage undisturbed, then killed many times. */
 import { cpSync } from "node:fs"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { killRepeatedly, live, newHome, removeHomes, resultOf } from "./kills.ts"
 
-/** Of each stage. */
+/** For each stage. */
 const steps = 60
 
 export const describeKills = (options: { readonly kills: number; readonly longest: number; readonly timeout: number }): void => {
@@ -13,7 +13,7 @@ export const describeKills = (options: { readonly kills: number; readonly longes
     beforeAll(async () => {
       let home = newHome()
       await live(home, "tokenizer")
-      // Each stage undisturbed, on what was made before it.
+      // Each stage undisturbed, with everything before it already made.
       for (const node of ["pretrain", "sample"]) {
         homes[node] = home
         home = newHome()
@@ -32,7 +32,7 @@ export const describeKills = (options: { readonly kills: number; readonly longes
       ["trains", "pretrain"],
       ["samples", "sample"]
     ])(
-      "a stage that %s ends bitwise equal to the undisturbed one, and goes on where it was",
+      "a stage that %s ends bitwise equal to the undisturbed one, and resumes where it was",
       { timeout: options.timeout },
       async (_, node) => {
         const { kills, longest } = options
@@ -42,7 +42,7 @@ export const describeKills = (options: { readonly kills: number; readonly longes
         )
         expect(killed).toBe(kills)
         for (const result of results) expect(result).toEqual(wanted[node])
-        // A kill costs the step that was under way, and of a stage that trains the one before it, if its checkpoint was still being written.
+        // A kill loses the current step and, for a training stage, the one before it if its checkpoint was still being written.
         expect(taken).toBeLessThanOrEqual(results.length * steps + kills * (node === "pretrain" ? 2 : 1))
         expect(resumed).toBeGreaterThanOrEqual(kills / 2)
       }

@@ -1,4 +1,4 @@
-/** Something to learn and to ask. */
+/** Data to learn and questions to ask. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"

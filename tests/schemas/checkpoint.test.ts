@@ -16,7 +16,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }))
 const folder = () => mkdtempSync(join(root, "c-"))
 const messageOf = async <A>(effect: Effect.Effect<A, ArtifactError>) => (await Effect.runPromise(Effect.flip(effect))).message
 
-/** A safetensors file of this header, with this many bytes of data. */
+/** A safetensors file with this header and this many bytes of data. */
 const safetensors = (header: unknown, dataBytes: number): Buffer => {
   const json = Buffer.from(typeof header === "string" ? header : JSON.stringify(header))
   const length = Buffer.alloc(8)
@@ -33,7 +33,7 @@ const file = (bytes: Buffer): string => {
 describe("a safetensors header", () => {
   const good = { __metadata__: { format: "pt" }, a: tensor([2, 3], 0, 24), b: tensor([0, 5], 24, 24), c: tensor([], 24, 26, "BF16") }
 
-  it("gives each tensor's place in the file", async () => {
+  it("gives each tensor's position in the file", async () => {
     const bytes = safetensors(good, 26)
     const entries = await Effect.runPromise(checkSafetensors(file(bytes)))
     const start = bytes.length - 26
@@ -74,11 +74,11 @@ describe("a safetensors header", () => {
     ["has offsets that are no whole numbers", safetensors({ a: tensor([1], 0.5, 4.5) }, 5), /a dtype, shape and offsets for tensor a/],
     ["has a gap", safetensors({ a: tensor([1], 0, 4), b: tensor([1], 8, 12) }, 12), /tensor b at byte/],
     ["leaves bytes at the end", safetensors({ a: tensor([1], 0, 4) }, 12), /up to the end of the file/]
-  ])("that %s is refused", async (_, bytes, message) => {
+  ])("that %s is rejected", async (_, bytes, message) => {
     expect(await messageOf(checkSafetensors(file(bytes)))).toMatch(message)
   })
 
-  it("of a folder or of no file is refused", async () => {
+  it("of a folder or a missing file is rejected", async () => {
     expect(await messageOf(checkSafetensors(folder()))).toMatch(/found/)
     expect(await messageOf(checkSafetensors(join(folder(), "none")))).toMatch(/expected a file .*none, found none/)
   })
@@ -114,7 +114,7 @@ describe("a checkpoint", () => {
     expect(await messageOf(Policy.validate(checkpoint("value")))).toMatch(/expected a checkpoint with the role policy, found "value"/)
   })
 
-  it("of either reward fits a port that takes a reward, and no other does", async () => {
+  it("of either reward model matches a port for a reward, and no other does", async () => {
     expect(
       ["checkpoint:helpfulness-reward", "checkpoint:safety-reward", "checkpoint:policy", "checkpoint:value"].map(Reward.accepts)
     ).toEqual([true, true, false, false])
@@ -135,7 +135,7 @@ describe("a checkpoint", () => {
     "model.safetensors.index.json": JSON.stringify({ weight_map: Object.fromEntries(names.map((name, i) => [`t${i}`, name])) })
   })
 
-  it("may be in shards, each of which must be sound", async () => {
+  it("may be in shards, each of which must be valid", async () => {
     const shard = safetensors({ b: tensor([1], 0, 4) }, 4)
     await Effect.runPromise(
       Policy.validate(
@@ -150,7 +150,7 @@ describe("a checkpoint", () => {
     ).toMatch(/truncated/)
   })
 
-  it("whose index names a file outside of its folder is refused", async () => {
+  it("whose index names a file outside of its folder is rejected", async () => {
     mkdirSync(join(root, "sub"), { recursive: true })
     for (const name of [
       "../secret.safetensors",
@@ -185,13 +185,13 @@ describe("a report", () => {
   )
   const content = { b: 0.5, a: { d: "x", c: [1, 2] } }
 
-  it("comes back as it was written", async () => {
+  it("is read as it was written", async () => {
     const directory = folder()
     await Effect.runPromise(writeContent(directory, Accuracy, content))
     expect(await Effect.runPromise(readContent(directory, Accuracy))).toEqual(content)
   })
 
-  it("is refused when it is not of its schema, or holds what JSON can't", async () => {
+  it("is rejected if it does not match its schema, or contains values that JSON can't represent", async () => {
     expect(await messageOf(writeContent(folder(), Accuracy, { b: "x" }))).toMatch(/Writing a report:accuracy\/1/)
     expect(await messageOf(writeContent(folder(), Accuracy, { ...content, b: NaN }))).toMatch(/finite numbers, found report\.b is NaN/)
     expect(await messageOf(writeContent(folder(), Accuracy, { ...content, a: { d: "", c: [1, Infinity] } }))).toMatch(
@@ -199,7 +199,7 @@ describe("a report", () => {
     )
   })
 
-  it("that is missing or damaged is refused", async () => {
+  it("that is missing or damaged is rejected", async () => {
     const directory = folder()
     expect(await messageOf(Accuracy.validate(directory))).toMatch(/a file report\.json, found none/)
     writeFileSync(join(directory, "report.json"), '{"b": 1')

@@ -48,7 +48,7 @@ const anyRow = (random: Random, node: any): any => {
     case "Number": {
       const type = node.annotations?.arrow ?? node.checks?.map((check: any) => check.annotations?.arrow).find(Boolean)
       if (type === "uint8") return random.pick([0, 1, 255])
-      // Ratings go from 0 to 3.
+      // Ratings range from 0 to 3.
       if (type === "int32") return random.pick(node.checks?.length > 1 ? [0, 1, 2, 3] : [0, -1, 2 ** 31 - 1, -(2 ** 31), random.int(1000)])
       return random.pick([0, -0.5, 2 ** -20, 1e30, -Infinity].map(Math.fround))
     }
@@ -76,7 +76,7 @@ const types: ReadonlyArray<DatasetType<any>> = [
   Rows.Texts
 ]
 
-/** A row with what the recipe's rows do not have: nulls within lists, structs that may be null, a list of lists. */
+/** A row with features that the recipe's rows do not have: nulls within lists, structs that may be null, a list of lists. */
 const Odd = Schema.Struct({
   numbers: Schema.Array(Schema.NullOr(Schema.Number.annotate({ arrow: "int32" }))),
   maybe: Schema.NullOr(Schema.Struct({ inner: Schema.NullOr(Schema.String), certain: Schema.Boolean })),
@@ -87,7 +87,7 @@ const Odds = dataset(Odd, "odd/1")
 
 describe("a dataset", () => {
   for (const type of [...types, Odds]) {
-    it(`of ${type.name} comes back as it was written`, async () => {
+    it(`of ${type.name} is read as it was written`, async () => {
       const random = new Random(1, type.name)
       const rows = Array.from({ length: 60 }, () => anyRow(random, type.row.ast))
       expect(await read(await write(type, rows), type)).toEqual(rows)
@@ -99,13 +99,13 @@ describe("a dataset", () => {
     })
   }
 
-  it("is read by the Arrow library as what it is", async () => {
+  it("is read correctly by the Arrow library", async () => {
     const rows = [{ id: "a", messages: [{ role: "user" as const, content: "é" }], safety: true, category: null, followUps: ["b"] }]
     const table = arrow.tableFromIPC(readFileSync(join(await write(Rows.Prompts, rows), "data.arrow")))
     expect(JSON.parse(JSON.stringify(table.toArray()))).toEqual(rows)
   })
 
-  it("has batches of at most 4096 rows, and fewer when rows are large", async () => {
+  it("has batches of at most 4096 rows, and fewer if rows are large", async () => {
     const batches = async (rows: ReadonlyArray<{ text: string }>) => {
       const file = await Effect.runPromise(openRows(await write(Rows.Texts, rows), Rows.Texts))
       await file.close()
@@ -121,7 +121,7 @@ describe("a dataset", () => {
   }
   const prompt = { id: "a", messages: [], safety: true, category: "c", followUps: [] }
 
-  it("refuses a row that is not of its schema, and says which and where", async () => {
+  it("rejects a row that does not match its schema, with the row and the reason", async () => {
     expect(await refusal([prompt, { ...prompt, id: null }], Rows.Prompts)).toMatch(
       /Writing a dataset:prompt\/2: .* row 2: Expected string at \["id"\]/
     )
@@ -130,14 +130,14 @@ describe("a dataset", () => {
     expect(await refusal([{ id: "a", messages: [] }], Rows.Prompts)).toMatch(/row 1: .*safety/)
   })
 
-  it("refuses what a column can't hold", async () => {
+  it("rejects what a column can't represent", async () => {
     const Numbers = dataset(Schema.Struct({ n: Schema.Number.annotate({ arrow: "int32" }) }), "n/1")
     expect(await refusal([{ n: 3e9 }], Numbers)).toMatch(/rows 1 to 1: row\.n: 3000000000 does not fit int32/)
     expect(await refusal([{ n: 0.5 }], Numbers)).toMatch(/0\.5 does not fit int32/)
     expect(await refusal([{ text: "\ud800" }], Rows.Texts)).toMatch(/surrogate/)
   })
 
-  it("leaves out the fields of a row that its schema does not have", async () => {
+  it("drops the fields of a row that its schema does not have", async () => {
     expect(await read(await write(Rows.Texts, [{ text: "a", more: 1 } as never]), Rows.Texts)).toEqual([{ text: "a" }])
   })
 })
@@ -155,7 +155,7 @@ describe("a schema of rows", () => {
     ],
     ["a date", Schema.Struct({ a: Schema.Date }), /row\.a: a Declaration/],
     ["no struct at all", Schema.String, /must be a Schema\.Struct/]
-  ])("that holds %s is refused", (_, schema, message) => {
+  ])("with %s is rejected", (_, schema, message) => {
     expect(() => columnsOf(schema)).toThrow(message)
   })
 })
@@ -168,7 +168,7 @@ describe("the digest of a dataset's content", () => {
     )
   const Lists = dataset(Schema.Struct({ list: Schema.Array(Schema.String) }), "lists/1")
 
-  it("stays what it is: stored results depend on it", async () => {
+  it("is pinned: stored results depend on it", async () => {
     // In Python: sha256(b"caravan dataset 1\ndataset:text/1\n{text:utf8}\n2\n" + sha256(b"s1:as1:b").digest()).hexdigest()
     expect(await texts("a", "b")).toBe("524587f7c5530688efb1576397ccf49bcddde0e377e1bef48e4c00b467fe60a4")
   })
@@ -187,14 +187,14 @@ describe("the digest of a dataset's content", () => {
     }
   })
 
-  it("tells apart where one text ends and the next begins", async () => {
+  it("distinguishes where one text ends and the next begins", async () => {
     expect(await texts("ab", "c")).not.toBe(await texts("a", "bc"))
     expect(await digest(Lists, [{ list: ["ab", "c"] }])).not.toBe(await digest(Lists, [{ list: ["a", "bc"] }]))
     expect(await digest(Lists, [{ list: ["a"] }, { list: [] }])).not.toBe(await digest(Lists, [{ list: [] }, { list: ["a"] }]))
     expect(await texts()).not.toBe(await texts(""))
   })
 
-  it("tells null from zero, from false, from nothing, and a null struct from one of nulls", async () => {
+  it("distinguishes null from zero, from false, from an empty value, and a null struct from a struct of nulls", async () => {
     const odd = { numbers: [], maybe: null, nested: [], list: null }
     const digests = await Promise.all(
       [
@@ -218,7 +218,7 @@ describe("the digest of a dataset's content", () => {
   })
 })
 
-describe("a dataset's file that is not what it should be", () => {
+describe("an invalid dataset file", () => {
   const original = async () => {
     const directory = await write(
       Rows.Prompts,
@@ -237,7 +237,7 @@ describe("a dataset's file that is not what it should be", () => {
     expect((await errorOf(validateDataset(folder(), Rows.Texts))).message).toMatch(/data\.arrow: expected a file data\.arrow, found none/)
   })
 
-  it("holds other rows: both schemas are told", async () => {
+  it("has other rows: both schemas are reported", async () => {
     const { directory } = await original()
     const { message } = await errorOf(validateDataset(directory, Rows.Texts))
     expect(message).toContain(
@@ -245,7 +245,7 @@ describe("a dataset's file that is not what it should be", () => {
     )
   })
 
-  it("ends anywhere before its end: never read as whole", async () => {
+  it("is truncated anywhere: it is never read as complete", async () => {
     const { directory, path, bytes } = await original()
     for (let length = 0; length < bytes.length; length += 13) {
       writeFileSync(path, bytes.subarray(0, length))
@@ -269,7 +269,7 @@ describe("a dataset's file that is not what it should be", () => {
     expect((await errorOf(validateDataset(directory, Rows.Prompts))).message).toMatch(/a header at byte 8 that claims 2147483647/)
   })
 
-  it("has any one byte wrong: rows or an ArtifactError, never a crash, an endless loop or all memory", { timeout: 120_000 }, async () => {
+  it("has any one byte wrong: this gives rows or an ArtifactError, never a crash, an endless loop or exhausted memory", { timeout: 120_000 }, async () => {
     const { directory, path, bytes } = await original()
     const ends: Array<string> = []
     for (let at = 0; at < bytes.length; at++) {
@@ -283,14 +283,14 @@ describe("a dataset's file that is not what it should be", () => {
   })
 })
 
-describe("columns of names that every object has", () => {
+describe("columns with names that every object has", () => {
   const names = ["constructor", "toString", "hasOwnProperty", "valueOf"]
   const Named = dataset(Schema.Struct(Object.fromEntries(names.map((name) => [name, Schema.NullOr(Schema.String)]))), "named/1")
-  it("hold what a row has under them, and null where it has nothing", async () => {
+  it("contain the row's values, and null if it has none", async () => {
     const full = Object.fromEntries(names.map((name) => [name, `the ${name}`]))
     const none = Object.fromEntries(names.map((name) => [name, null]))
     expect(await read(await write(Named, [full, none] as never), Named)).toEqual([full, none])
-    // Without a check of the row before.
+    // Without checking the row first.
     const { toBatch, toRows } = await import("../../schemas/arrow-rows.ts")
     const { arrowSchema, columnsOf } = await import("../../schemas/arrow.ts")
     const kind = columnsOf(Named.row)

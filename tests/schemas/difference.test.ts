@@ -1,4 +1,4 @@
-/** Where two artifacts differ. Files are written by hand here; the expected places are those that were changed. */
+/** Where two artifacts differ. Files are written by hand here; the expected positions are those that were changed. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -25,12 +25,12 @@ describe("two values", () => {
     expect(firstDifference({ a: {} }, { a: [] })).toBe("a: {} -> []")
     expect(allDifferences({ a: 1, b: { c: 2 }, d: 3 }, { a: 2, b: { c: 2 } })).toEqual(["a: 1 -> 2", "d: 3 -> nothing"])
   })
-  it("are told apart as bits are: NaN equals NaN, 0 is not -0", () => {
+  it("are compared by bits: NaN equals NaN, 0 differs from -0", () => {
     expect(firstDifference(Number.NaN, Number.NaN)).toBeUndefined()
     expect(firstDifference(0, -0)).toBe("0 -> -0")
     expect(firstDifference(1, Number.NaN)).toBe("1 -> NaN")
   })
-  it("that are long texts are shown from where they part", () => {
+  it("that are long texts are shown from the first difference on", () => {
     expect(firstDifference("x".repeat(100), `${"x".repeat(98)}yz`)).toBe('from character 99 on, "xxxxxxxxxxxx" -> "xxxxxxxxxxyz"')
   })
 })
@@ -53,7 +53,7 @@ describe("two datasets", () => {
     expect(await differences(before, after, Row)).toEqual(["data.arrow: row 4201, scores[1]: 0.5 -> 0.25 (2 of 5000 rows differ)"])
     expect(await differences(before, before, Row)).toEqual([])
   })
-  it("differ in how many rows there are", async () => {
+  it("differ in their number of rows", async () => {
     const [before, after] = [await written(rows(3)), await written(rows(2))]
     expect(await differences(before, after, Row)).toEqual(["data.arrow: 3 -> 2 rows; the first 2 rows are equal"])
     expect(await differences(after, before, Row)).toEqual(["data.arrow: 2 -> 3 rows; the first 2 rows are equal"])
@@ -94,15 +94,15 @@ describe("two checkpoints", () => {
   }
   const same = f32([2], [1, 2])
 
-  it("differ in a tensor and element: the first, how many, by how much", async () => {
+  it("differ in a tensor and element: reports the first, the number, and the largest difference", async () => {
     const before = written({ same, "layers.0.weight": f32([2, 3], [0, 1, 2, 3, 4, 5]), "layers.1.weight": f32([1], [7]) })
     const after = written({ same, "layers.0.weight": f32([2, 3], [0, 1, 2, 3, 4.5, 5.25]), "layers.1.weight": f32([1], [8]) })
     expect(await differences(before, after, Policy)).toEqual([
       "model.safetensors: tensor layers.0.weight: element [1, 1]: 4 -> 4.5; 2 of 6 elements differ, by at most 0.500 (2 of 3 tensors differ)"
     ])
   })
-  it("are read in half precision as well", async () => {
-    // bfloat16 1 is 0x3f80, 1.5 is 0x3fc0; float16 1 is 0x3c00, 1.5 is 0x3e00, the least above 0 is 0x0001 = 2^-24.
+  it("are also read in half precision", async () => {
+    // bfloat16 1 is 0x3f80, 1.5 is 0x3fc0; float16 1 is 0x3c00, 1.5 is 0x3e00, the smallest above 0 is 0x0001 = 2^-24.
     for (const [dtype, a, b, told] of [
       ["BF16", 0x3f80, 0x3fc0, "1 -> 1.5"],
       ["F16", 0x3c00, 0x3e00, "1 -> 1.5"],
@@ -113,7 +113,7 @@ describe("two checkpoints", () => {
       expect((await differences(before, after, Policy))[0]).toContain(`tensor w: element [1]: ${told}; 1 of 2 elements`)
     }
   })
-  it("differ where one has a tensor of another shape, or one more; in their other files", async () => {
+  it("differ if one has a tensor of another shape, or one more; or in their other files", async () => {
     const before = written({ same, w: f32([2, 1], [1, 2]) }, { "config.json": '{"layers": 2, "x": 1}', "tokenizer.model": "abc" })
     const after = written({ same, w: f32([1, 2], [1, 2]), v: f32([0], []) }, { "config.json": '{"layers": 3}', "tokenizer.model": "abd" })
     expect(await differences(before, after, Policy)).toEqual([
@@ -126,7 +126,7 @@ describe("two checkpoints", () => {
       "tokenizer.model is missing"
     ])
   })
-  it("whose files say the same in other bytes are told as that", async () => {
+  it("with the same contents in different bytes are reported as such", async () => {
     const before = written({ same }, { "config.json": '{"a": 1}' })
     const after = written({ same }, { "config.json": '{"a":  1}' })
     expect(await differences(before, after, Policy)).toEqual(["config.json: equal content in different bytes, from byte 6 (8 -> 9 bytes)"])

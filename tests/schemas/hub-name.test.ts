@@ -1,4 +1,4 @@
-/** Names on the Hub: what is one, what it stands for, and that none becomes a path that leads elsewhere. */
+/** Names on the Hub: their syntax and meaning, and that none resolves to a path elsewhere. */
 import { describe, expect, it } from "vitest"
 import { hubNameText, isHubName, parseHubName } from "../../schemas/hub-name.ts"
 
@@ -24,7 +24,7 @@ describe("a name on the Hub", () => {
     })
   })
 
-  it("may be spelled as the Hub's own tools do", () => {
+  it("may be spelled as in the Hub's own tools", () => {
     expect(parseHubName("hf://meta-llama/Llama-3.2-1B")).toEqual(model)
     expect(parseHubName("hf://meta-llama/Llama-3.2-1B/")).toEqual(model)
     expect(parseHubName("hf://datasets/a/b@refs/convert/parquet/default/x.parquet")).toEqual(
@@ -34,7 +34,7 @@ describe("a name on the Hub", () => {
     expect(parseHubName("hf://a/b@v1/x.txt")).toEqual(parseHubName("hf:a/b@v1:x.txt"))
   })
 
-  it("has one spelling, which is read as the same", () => {
+  it("has one canonical spelling, which is read as the same", () => {
     for (const text of ["hf:a/b", "hf://datasets/a/b@v1/x/y.jsonl", "hf:datasets/a/b@refs/pr/3:x@y:z", "hf:a/b@my/branch"]) {
       const name = parseHubName(text)
       expect(parseHubName(hubNameText(name))).toEqual(name)
@@ -42,12 +42,12 @@ describe("a name on the Hub", () => {
     expect(hubNameText(parseHubName("hf://datasets/a/b/x.jsonl"))).toBe("hf:datasets/a/b@main:x.jsonl")
   })
 
-  it("is told from a path by its beginning", () => {
+  it("is distinguished from a path by its beginning", () => {
     expect(["hf:a/b", "hf:", "hf://x"].map(isHubName)).toEqual([true, true, true])
     expect(["./hf:a/b", "a/b", "HF:a/b", ""].map(isHubName)).toEqual([false, false, false, false])
   })
 
-  it("that could lead out of the cache, or is none, is refused by what is wrong with it", () => {
+  it("that could lead out of the cache, or is invalid, is rejected with the reason", () => {
     const refused = (text: string) => {
       try {
         return JSON.stringify(parseHubName(text))

@@ -16,11 +16,11 @@ const decode = (input: unknown) => Effect.runSync(decodeConfig(Config, input, "S
 const errorOf = (input: unknown) => Effect.runSync(Effect.flip(decodeConfig(Config, input, "Stage sft"))).message
 
 describe("a config", () => {
-  it("takes every default", () => {
+  it("uses every default", () => {
     expect(decode({})).toEqual({ learningRate: 2e-5, epochs: 2, margin: "small", shuffle: true, label: "", batchRows: 8 })
   })
 
-  it("takes what is given", () => {
+  it("uses given values", () => {
     expect(decode({ learningRate: 0.5, margin: "large", shuffle: false })).toMatchObject({
       learningRate: 0.5,
       margin: "large",
@@ -28,19 +28,19 @@ describe("a config", () => {
     })
   })
 
-  it("knows no other field, and names the nearest", () => {
+  it("rejects unknown fields, and names the nearest", () => {
     expect(errorOf({ learningrate: 1 })).toBe('Stage sft has no field "learningrate". Did you mean "learningRate"?')
     expect(errorOf({ xyz: 1 })).toMatch(/Available: learningRate, epochs, /)
     expect(errorOf({ toString: 1 })).toMatch(/no field "toString"/)
   })
 
-  it("tells all that is wrong at once, each with its field", () => {
+  it("reports all errors together, each with its field", () => {
     const message = errorOf({ learningRate: 2, epochs: 1.5, margin: "huge", shuffle: "yes", label: null })
     for (const name of ["learningRate", "epochs", "margin", "shuffle", "label"]) expect(message).toContain(name)
     expect(message).not.toContain("\n")
   })
 
-  it("keeps its bounds, and refuses what is no number", () => {
+  it("checks its bounds, and rejects values that are not numbers", () => {
     for (const learningRate of [-1e-9, 1.1, NaN, Infinity, "1", null]) expect(errorOf({ learningRate })).toContain("learningRate")
     expect(errorOf({ epochs: 0 })).toContain("epochs")
   })
@@ -51,7 +51,7 @@ describe("a config", () => {
     expect(described[0]).toEqual({ name: "learningRate", default: 2e-5, description: "§3.1: 2e-5", type: "number", min: 0, max: 1 })
   })
 
-  it("says which field can't change the result, and why", () => {
+  it("says which fields can't change the result, and why", () => {
     expect(hyperInfo(Config.fields.batchRows)?.neutral).toBe("the sum is the same")
     expect(hyperInfo(Config.fields.epochs)?.neutral).toBeUndefined()
     expect(() => neutral(Schema.String, "no")).toThrow(/made by hyper/)
@@ -66,12 +66,12 @@ describe("didYouMean", () => {
     expect(nearest("epocchs", "epochs", "epocchsss")).toBe("epochs")
     expect(nearest("epoxhs", "epochs", "epoxhsss")).toBe("epochs")
     expect(nearest("epcohs", "epochs", "epcohsss")).toBe("epochs")
-    // kitten to sitting are three: as many as a word of nine letters may differ by, and one of eight may not.
+    // kitten to sitting are three: the maximum for a word of nine letters, and too many for one of eight.
     expect(nearest("kitten123", "sitting123")).toBe("sitting123")
     expect(nearest("kitten12", "sitting12")).toBeUndefined()
   })
 
-  it("names nothing that is too far", () => {
+  it("suggests nothing that is too different", () => {
     expect(didYouMean("lerning", ["learning", "rate"])).toBe(' Did you mean "learning"?')
     expect(didYouMean("zzz", ["learning", "rate"])).toBe(" Available: learning, rate.")
     expect(didYouMean("zzz", [])).toBe("")

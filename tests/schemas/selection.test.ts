@@ -1,4 +1,4 @@
-/** Some of the rows of a batch, or of their fields, are those that all of them have. */
+/** Selecting rows or fields of a batch gives the same values as reading all. */
 import * as Schema from "effect/Schema"
 import { expect, it } from "vitest"
 import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
@@ -24,7 +24,7 @@ it("rows in any order, one of them twice, or none", () => {
     expect(toRows(kind, batch, { rows: Uint32Array.from(wanted) })).toEqual(wanted.map((i) => rows[i]))
 })
 
-it("fields that are named, of all rows or some", () => {
+it("named fields, of all rows or some", () => {
   expect(toRows(kind, batch, { fields: ["messages", "count"] })).toEqual(rows.map(({ count, messages }) => ({ count, messages })))
   expect(toRows(kind, batch, { fields: ["text"], rows: Uint32Array.of(7, 0) })).toEqual([{ text: "é7" }, { text: null }])
 })

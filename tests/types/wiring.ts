@@ -1,6 +1,4 @@
-/**
- * Wiring that must not compile. Each @ts-expect-error is itself an error when the line below it compiles: then the types have lost something.
- */
+/** Wiring that must not compile. Each @ts-expect-error is itself an error if the line below it compiles: then the types have become weaker. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
@@ -39,7 +37,7 @@ declare const pairs: Node<Dataset<Preference>>
 declare const prompts: Node<Dataset<Prompt>>
 declare const scored: Node<Dataset<ScoredCompletion>>
 
-// What must compile.
+// Code that must compile.
 const tuned: Node<Checkpoint<"policy">> = sft({ init: policy, demonstrations }, { learningRate: 1e-4, seed: 2 })
 const trained: Node<Checkpoint<"helpfulness-reward">> = helpfulnessRewardModel({ init: tuned, pairs }, { margin: "large" })
 const completions = sample({ policy: tuned, prompts })
@@ -47,11 +45,11 @@ score({ completions, reward: trained })
 score({ completions, reward: safety })
 selectBest({ scored: [scored, scored] }).named("best")
 
-// Over shards a stage is applied as it is without.
+// A stage over shards is applied like the stage itself.
 const sampleInParts = Stage.map(sample, { over: "prompts", rows: 1000 })
 const inParts: typeof completions = sampleInParts({ policy: tuned, prompts }, { seed: 3 })
 
-// Over an input that is not there, that is no dataset, or a stage that gives none.
+// Over a missing input, over an input that is not a dataset, or a stage whose output is not one.
 // @ts-expect-error
 Stage.map(sample, { over: "prompt", rows: 1000 })
 // @ts-expect-error
@@ -61,12 +59,12 @@ Stage.map(sft, { over: "demonstrations", rows: 1000 })
 // @ts-expect-error
 sampleInParts({ policy: helpfulness, prompts })
 
-// A reward model is no policy.
+// A reward model is not a policy.
 // @ts-expect-error
 sft({ init: helpfulness, demonstrations })
 // @ts-expect-error
 sample({ policy: safety, prompts })
-// A policy is no reward model.
+// A policy is not a reward model.
 // @ts-expect-error
 score({ completions, reward: policy })
 
@@ -76,13 +74,13 @@ const swapped: Node<Checkpoint<"safety-reward">> = helpfulnessRewardModel({ init
 // @ts-expect-error
 const alsoSwapped: Node<Checkpoint<"helpfulness-reward">> = safety
 
-// Datasets of other rows.
+// Datasets with other rows.
 // @ts-expect-error
 sft({ init: policy, demonstrations: pairs })
 // @ts-expect-error
 helpfulnessRewardModel({ init: policy, pairs: demonstrations })
 
-// A missing input, one too many, a list where one is wanted, one where a list is.
+// A missing input, an extra input, a list instead of one input, one input instead of a list.
 // @ts-expect-error
 sft({ init: policy })
 // @ts-expect-error
@@ -121,7 +119,7 @@ Effect.map(run(pipeline, { data: "pairs.jsonl" }, options), ({ outputs }) => out
 // @ts-expect-error
 Pipeline.make("typed", { params: Params }, ({ date }) => ({ tuned, date }))
 
-// A sweep over parameters, fields of nodes and seeds; what comes of it is as typed as one run.
+// A sweep over parameters, fields of nodes and seeds; its results are typed like those of one run.
 const swept = sweep(pipeline, { data: "pairs.jsonl" }, { k: [1, 2], "sft.epochs": [1, 2], seed: [0, 1] }, options)
 Effect.map(swept, (points) => points.map(({ result }) => result?.outputs.tuned?.path))
 // @ts-expect-error
@@ -138,7 +136,7 @@ runEvents(pipeline, {}, options)
 // @ts-expect-error
 const wrongEvents: Stream.Stream<string> = seen
 
-// Rewards by two models: each in its place, the safety model may be left out.
+// Rewards by two models: each in its position; the safety model may be omitted.
 declare const accuracies: ReadonlyArray<Node<Report<RewardAccuracy>>>
 scoreCombined({ completions, helpfulness, safety }, { threshold: 0.2, scope: "threshold only" })
 scoreCombined({ completions, helpfulness })
@@ -167,7 +165,7 @@ helpfulnessRewardModel({ init: policy, pairs }, { safetyLossWeight: 0.5 })
 // @ts-expect-error
 helpfulnessMixture({ helpfulness: pairs, safety: [], openSource: [] })
 
-// Rewards of one's own: typed by role, in a reward model's place and nowhere else.
+// Your own rewards: typed by role, valid in a reward model's position and nowhere else.
 const checker = helpfulnessScorer({ code: fileAt("check.ts") }, { timeout: 2 })
 score({ completions, reward: checker })
 scoreCombined({ completions, helpfulness: checker, safety: safetyScorer({}, { kind: "judge" }) })

@@ -1,4 +1,4 @@
-// A program that checks: a line of JSON in, a line with a number out.
+// A scorer program: reads a line of JSON, writes a line with a number.
 import { createInterface } from "node:readline"
 
 for await (const line of createInterface({ input: process.stdin })) {
