@@ -1,4 +1,4 @@
-/** The fixture pipeline (fixtures/) in a folder of its own, run in this process; its stages with tensors run in children, without libtorch. */
+/** The fixture pipeline (fixtures/) in a separate folder, run in this process; its stages with tensors run in children, without libtorch. */
 import { chmodSync, copyFileSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -20,24 +20,24 @@ import { type HeldStore, Store, type StoreOperations } from "../../runtime/store
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { workFolder } from "../cli/caravan.ts"
 
-/** Any files at all. */
+/** Any files. */
 export const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 
-/** All that a run in this home needs, on a machine whose numerics are said to be these. */
+/** Everything that a run in this home needs, on a machine with the given numerics. */
 export const services = (
   home: string,
   numerics: Record<string, string> = { libtorch: "none" }
 ): Layer.Layer<Store | Journal | Executor | Numerics> =>
   Layer.merge(layer({ home }), Layer.succeed(Numerics, { describe: () => Effect.succeed({ ...numerics }) }))
 
-/** The store and the journal of a home, opened through their layers for a test that does one thing after the other. */
+/** The store and the journal of a home, opened through their layers for a test that works sequentially. */
 export interface Opened {
   readonly store: StoreOperations
-  /** As the service, at once: it throws what that fails with. */
+  /** Runs an effect of the service synchronously; throws its failure. */
   readonly journal: JournalTables & { readonly transaction: <A>(body: (tables: JournalTables) => A) => A }
   readonly now: <A, E>(effect: Effect.Effect<A, E, Store | Journal>) => A
   readonly later: <A, E>(effect: Effect.Effect<A, E, Store | Journal>) => Promise<A>
-  /** The store, held until `letGo` or until all is closed. */
+  /** The store, held until `letGo` is called or everything is closed. */
   readonly hold: (what: string) => HeldStore & { readonly letGo: () => void }
   readonly close: () => void
 }
@@ -89,7 +89,7 @@ export interface Fixture {
     settings?: Record<string, string>,
     options?: Partial<RunOptions>
   ) => Promise<Record<string, readonly [kind: string, ...why: ReadonlyArray<string>]>>
-  /** What the machine's numerics are said to be. */
+  /** The machine's numerics, as given. */
   readonly numerics: Record<string, string>
 }
 
@@ -108,7 +108,7 @@ export const edit = (folder: string, name: string, change: (text: string) => str
   writeFileSync(join(folder, name), after)
 }
 
-/** `version` makes Node import it anew after an edit. */
+/** `version` makes Node import it again after an edit. */
 export const loadFixture = async (folder: string, version = ""): Promise<Fixture> => {
   const { default: pipeline } = (await import(pathToFileURL(join(folder, "pipeline.ts")).href + version)) as {
     readonly default: AnyPipeline
@@ -156,7 +156,7 @@ export const objectFile = (folder: string, digest: string, name = "data.arrow"):
   chmodSync(file, 0o644)
   return file
 }
-/** Inverts bytes in the middle of a file, which keeps its size. `times`: a program that writes is seen by the file's times, a disk that decays is not. */
+/** Inverts bytes in the middle of a file without changing its size. `times`: a writing program changes the file's times, a decaying disk does not. */
 export const invert = (
   file: string,
   { count = 1, times = "change" }: { readonly count?: number; readonly times?: "change" | "keep" } = {}
@@ -167,7 +167,7 @@ export const invert = (
   for (let i = from; i < from + count; i++) bytes[i]! ^= 0xff
   chmodSync(file, 0o644)
   writeFileSync(file, bytes)
-  // Whole milliseconds, never younger than it was.
+  // Whole milliseconds, never newer than before.
   const time = Math.floor(mtimeMs) / 1000
   if (times === "keep") utimesSync(file, time, time)
 }

@@ -1,4 +1,4 @@
-/** What a job asks Slurm for: from the node, its limits and the profiles of caravan.json. */
+/** The resources that a job requests from Slurm: from the node, its limits and the profiles of caravan.json. */
 import { describe, expect, it } from "vitest"
 import { lostTasks } from "../../../runtime/cluster/ranks.ts"
 import { requestOf, sbatchArguments, type SlurmConfig, unknownProfile } from "../../../runtime/cluster/config.ts"
@@ -18,8 +18,8 @@ const config: SlurmConfig = {
 }
 const tensors = { tensors: true, device: "cuda" } as const
 
-describe("a job asks for", () => {
-  it("what its profile says: that of stages with tensors, or the light one", () => {
+describe("a job requests", () => {
+  it("the settings of its profile: that for stages with tensors, or the light one", () => {
     expect(sbatchArguments(requestOf(config, {}, tensors))).toEqual([
       "--partition=a100",
       "--account=llm",
@@ -39,7 +39,7 @@ describe("a job asks for", () => {
       "--cpus-per-task=2"
     ])
   })
-  it("what its node says, before its profile", () => {
+  it("the settings of its node, before its profile's", () => {
     expect(requestOf(config, { profile: "long", gpus: 8, cpus: 64 }, tensors)).toEqual({
       name: "long",
       minutes: 2000,
@@ -50,7 +50,7 @@ describe("a job asks for", () => {
     })
     expect(sbatchArguments(requestOf(config, { profile: "long" }, tensors))).toContain("--signal=B:USR1@600")
   })
-  it("no GPU on the CPU; one for each rank on GPUs", () => {
+  it("no GPU on the CPU; one per rank on GPUs", () => {
     expect(requestOf(config, {}, { tensors: true, device: "cpu" }).gpus).toBe(0)
     expect(requestOf(config, {}, { ...tensors, ranks: 8 }).gpus).toBe(8)
     expect(requestOf(config, { gpus: 4 }, { ...tensors, ranks: 8 }).gpus).toBe(4)
@@ -77,10 +77,10 @@ describe("a job asks for", () => {
       memory: 500,
       minutes: 4
     })
-    // A signal half a minute before the end of a job of one minute.
+    // A signal half a minute before the end of a one-minute job.
     expect(sbatchArguments({ name: "x", gpus: 0, nodes: 1, minutes: 1 })).toContain("--signal=B:USR1@30")
   })
-  it("nothing by a profile that is not there", () => {
+  it("nothing if its profile does not exist", () => {
     expect(unknownProfile(config, "big")).toBe('there is no profile "big". caravan.json has gpu, cpu, long')
     expect([unknownProfile(config, "gpu"), unknownProfile({}, "default")]).toEqual([undefined, undefined])
     expect(unknownProfile({}, "big")).toBe('there is no profile "big": `slurm.profiles` of caravan.json has none')
@@ -96,7 +96,7 @@ describe("what srun says of tasks that are lost", () => {
 })
 
 describe("shards as files", () => {
-  it("are what they were, or none: a damaged one, one of another key, one that was cut", () => {
+  it("are read as written, or not at all if damaged, of another key, or truncated", () => {
     const folder = workFolder()
     const shards = shardFolder(join(folder, "shards"))
     expect(shards.get("a")).toBe(undefined)

@@ -1,4 +1,4 @@
-/** Folders of jobs that nobody took: gc takes old ones, and none that is still written to or whose key is being made. */
+/** Folders of unclaimed jobs: gc deletes old ones, but none that is still written to or whose key is being made. */
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { expect, it } from "@effect/vitest"
@@ -7,7 +7,7 @@ import { gc, planGc } from "../../../runtime/store/gc.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 import { openHome } from "../fixture.ts"
 
-it("gc takes the folders of jobs that are old, and leaves what is written to or being made", async () => {
+it("gc deletes the folders of old jobs, and keeps those that are written to or being made", async () => {
   const home = workFolder()
   const opened = openHome(home)
   const job = (key: string, hours: number) => {
@@ -23,7 +23,7 @@ it("gc takes the folders of jobs that are old, and leaves what is written to or 
   job("old", 100)
   job("making", 100)
   job("young", 1)
-  // Its folder is old, and what happens is still written down.
+  // Its folder is old, but events are still written.
   job("running", 100)
   writeFileSync(join(home, "jobs/running/12-0/events.ndjson"), "{}\n")
   const held = opened.hold("a run")

@@ -1,4 +1,4 @@
-/** Pipelines from code without types: every mistake is one clear error before anything runs. */
+/** Pipelines from untyped code: every mistake is one clear error before anything runs. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -48,12 +48,12 @@ const mistake = (outputs: () => unknown, settings: Record<string, string> = {}):
   return (Cause.squash(exit.cause) as Error).message
 }
 
-describe("a node's place", () => {
+describe("a node's placement", () => {
   it.each([
     [{ gpus: 0 }, /on\(\{ gpus: 0 \}\): expected a whole number from 1/],
     [{ executor: "ray" }, /on\(\{ executor: ray \}\): expected "local" or "slurm"/],
     [{ gpu: 1 }, /on\(\{ gpu: 1 \}\): expected one of executor, profile, gpus, nodes, cpus, workers/]
-  ])("that can't be had is refused: %j", (placement, message) => {
+  ])("that is impossible is rejected: %j", (placement, message) => {
     expect(mistake(() => ({ x: texts().on(placement as Placement) }))).toMatch(message)
   })
 })
@@ -66,13 +66,13 @@ describe("a node's limits", () => {
     [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a share from 0 to 1/],
     [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected one of seconds, memory, retries, skipped/],
     [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected one of seconds, memory, retries, skipped/]
-  ])("that can't be held are refused: %j", (limits, message) => {
+  ])("that are invalid are rejected: %j", (limits, message) => {
     expect(mistake(() => ({ x: texts().limited(limits as NodeLimits) }))).toMatch(message)
   })
 })
 
 describe("wires", () => {
-  it("of another type are refused: a reward model as policy, swapped rewards, a file as dataset", () => {
+  it("of another type are rejected: a reward model as policy, swapped rewards, a file as dataset", () => {
     const policy = () => pretrain({ texts: texts() })
     expect(mistake(() => ({ x: helpfulness({ init: helpfulness({ init: policy() }) }) }))).toMatch(
       /Node "helpfulness-2" \(stage helpfulness\): its input "init" expects a checkpoint:policy, got a checkpoint:helpfulness-reward from "helpfulness"/
@@ -86,7 +86,7 @@ describe("wires", () => {
     expect(mistake(() => ({ x: pretrain({ texts: fileAt("x") }) }))).toMatch(/expects a dataset:text\/1, got a file/)
   })
 
-  it("that are right are taken: either reward model, an open optional port, no or several sets", () => {
+  it("that are right are accepted: either reward model, an open optional port, zero or several sets", () => {
     const policy = pretrain({ texts: texts() })
     const graph = build(() => ({
       a: score({ policy, reward: helpfulness({ init: policy }) }),
@@ -97,7 +97,7 @@ describe("wires", () => {
     expect(dependencies(graph.nodes.get("join")!)).toEqual([])
   })
 
-  it("are as they were when the stage was applied: a loop may go on adding to its list", () => {
+  it("are copied when the stage is applied: a loop may keep adding to its list", () => {
     const sets = [texts()]
     const joined: Array<AnyNode> = []
     for (const name of ["first", "second"]) {
@@ -109,7 +109,7 @@ describe("wires", () => {
     expect(graph.nodes.get("second")).toMatchObject({ inputs: { sets: ["read", "first"] } })
   })
 
-  it("that are missing, too many, misspelt, a list for one or one for a list are refused", () => {
+  it("that are missing, extra, misspelt, a list for one or one for a list are rejected", () => {
     expect(mistake(() => ({ x: pretrain({}) }))).toMatch(
       /Node "pretrain" \(stage pretrain\): its input "texts" \(dataset:text\/1\) is missing/
     )
@@ -132,7 +132,7 @@ describe("wires", () => {
 })
 
 describe("configs and settings", () => {
-  it("that are unknown, mistyped or out of bounds are refused, with the nearest name", () => {
+  it("that are unknown, mistyped or out of bounds are rejected, with the nearest name", () => {
     expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rats: 1 }) }))).toMatch(
       /Node "read" \(stage read\) has no field "rats"\. Did you mean "rate"\?/
     )
@@ -142,7 +142,7 @@ describe("configs and settings", () => {
     expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rate: Number.NaN }) }))).toMatch(/rate/)
   })
 
-  it("from the command line go to the parameter or node they name, as the type there", () => {
+  it("from the command line are assigned to the parameter or node they name, with its type", () => {
     const graph = build(({ samples, name }) => ({ x: read({ file: fileAt(name) }, { steps: samples }) }), {
       samples: "7",
       name: "12",
@@ -150,18 +150,18 @@ describe("configs and settings", () => {
       "read.mode": "slow"
     })
     expect(graph.nodes.get("read")).toMatchObject({ config: { rate: 0.001, steps: 7, mode: "slow" } })
-    // A string parameter stays one, whatever it looks like.
+    // A string parameter stays a string, whatever it looks like.
     expect(graph.nodes.get("file:12")).toMatchObject({ kind: "file", path: `${process.cwd()}/12` })
   })
 
-  it("for what is not there are refused, with the nearest name", () => {
+  it("for something unknown are rejected, with the nearest name", () => {
     expect(mistake(() => ({ x: texts() }), { sample: "1" })).toMatch(/Pipeline "test" has no field "sample"\. Did you mean "samples"\?/)
     expect(mistake(() => ({ x: texts() }), { "reed.rate": "1" })).toMatch(/no node or output is named "reed"\. Did you mean "read"\?/)
   })
 })
 
 describe("nodes", () => {
-  it("are named by hand, else by their stage, numbered in a stable order; a name twice is refused", () => {
+  it("are named explicitly, otherwise by their stage, numbered in a stable order; a duplicate name is rejected", () => {
     const graph = build(() => {
       const [a, b] = [texts(), read({ file: fileAt("other.txt") })]
       return { x: join({ sets: [a, b] }).named("both"), y: pretrain({ texts: b }) }
@@ -172,16 +172,16 @@ describe("nodes", () => {
     expect(mistake(() => ({ x: texts().named("") }))).toMatch(/the name of a node is empty/)
   })
 
-  it("with the same stage, config, seed and inputs are one", () => {
+  it("with the same stage, config, seed and inputs are merged", () => {
     const graph = build(() => ({ x: join({ sets: [texts(), texts(), read({ file: fileAt("words.txt") }, { steps: 2 })] }) }))
     expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read", "read-3"] } })
   })
-  it("that are named differently by hand are two, each found under its name; their results are one", () => {
+  it("with different explicit names are two, each found under its name; they share one result", () => {
     const graph = build(() => ({ x: texts().named("a"), y: texts().named("b"), z: texts() }))
     expect(graph.outputs).toEqual({ x: "a", y: "b", z: "read" })
     expect([...graph.nodes.keys()]).toEqual(["file:words.txt", "a", "b", "read"])
   })
-  it("that differ in their seed alone are not, unless their stage draws no random numbers", () => {
+  it("that differ only in their seed are distinct, unless their stage draws no random numbers", () => {
     const draws = (stage: typeof read) =>
       build(() => ({ x: join({ sets: [stage({ file: fileAt("words.txt") }), stage({ file: fileAt("words.txt") }, { seed: 1 })] }) }))
     const still = Stage.make("still", {
@@ -194,7 +194,7 @@ describe("nodes", () => {
     expect(draws(read).nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2"] } })
     expect(draws(still).nodes.get("join")).toMatchObject({ inputs: { sets: ["still", "still"] } })
   })
-  it("that are one keep the stricter of their limits, whichever comes first", () => {
+  it("that are merged keep the stricter of their limits, whichever comes first", () => {
     const limitsOf = (...all: ReadonlyArray<NodeLimits>) => {
       const graph = build(() => ({ x: join({ sets: all.map((limits) => texts().limited(limits)) }) }))
       return (graph.nodes.get("read") as StageNode).limits
@@ -207,7 +207,7 @@ describe("nodes", () => {
     expect([limitsOf(loose, strict), limitsOf(strict, loose)]).toEqual([both, both])
     expect([limitsOf({}, strict, {}), limitsOf({ seconds: 1 }, { retries: 3 })]).toEqual([strict, { seconds: 1, retries: 3 }])
   })
-  it("that are one run where the first says, on the most that any asks for", () => {
+  it("that are merged run where the first says, with the largest requested resources", () => {
     const placementOf = (...all: ReadonlyArray<Placement>) => {
       const graph = build(() => ({ x: join({ sets: all.map((placement) => texts().on(placement)) }) }))
       return (graph.nodes.get("read") as StageNode).placement
@@ -219,7 +219,7 @@ describe("nodes", () => {
     expect(placementOf(one, other)).toEqual({ executor: "slurm", gpus: 8, nodes: 4, profile: "big" })
     expect(placementOf({}, other, {})).toEqual(other)
   })
-  it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
+  it("of a stage and of the same stage pinned, or pinned to another version, are distinct", () => {
     const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
     const file = fileAt("words.txt")
     const graph = build(() => ({ x: join({ sets: [read({ file }), v1!({ file }), v1!({ file }), v2!({ file })] }) }))
@@ -227,18 +227,18 @@ describe("nodes", () => {
     expect(() => Stage.pinned(" ", read as never)).toThrow(/^Stage\.pinned\(" ", read\): the version must be a non-empty string/)
   })
 
-  it("may be ten thousand, in a row", () => {
+  it("may be ten thousand, in a chain", () => {
     let node = texts()
     for (let i = 0; i < 10_000; i++) node = join({ sets: [node] })
     const started = performance.now()
     expect(build(() => ({ x: node })).nodes.size).toBe(10_002)
-    // A tenth of a second by itself; seconds when something is quadratic.
+    // A tenth of a second on its own; seconds if something is quadratic.
     expect(performance.now() - started).toBeLessThan(2500)
   })
 })
 
 describe("a pipeline", () => {
-  it("without params, or without a function, is refused where it is made, in words", () => {
+  it("without params, or without a function, is rejected where it is made, with a message", () => {
     const make = Pipeline.make as unknown as (...given: ReadonlyArray<unknown>) => unknown
     const noParams =
       /^Pipeline\.make\("test"\): expected params, a Schema\.Struct of its parameters .*`\{ params: Schema\.Struct\(\{\}\) \}`.*, found /

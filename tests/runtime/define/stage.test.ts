@@ -41,7 +41,7 @@ export const held = Stage.pinned("v1", Stage.map(shout, { over: "texts", rows: 3
 })
 
 describe("Stage.map", () => {
-  it("refuses what can't be mapped, and says why", () => {
+  it("rejects what can't be mapped, and says why", () => {
     const map =
       (options: object, stage: unknown = upper) =>
       () =>

@@ -1,4 +1,4 @@
-/** What names on the Hub stand for, over HTTP from a server on loopback that answers as the Hub does. */
+/** Resolving and downloading names on the Hub, over HTTP from a server on loopback that behaves like the Hub. */
 import { fork, spawnSync } from "node:child_process"
 import { once } from "node:events"
 import {
@@ -34,14 +34,14 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Whether a small disk may be made here. */
+/** Whether a small disk can be made here. */
 const canMount = (() => {
   const place = mkdtempSync(join(folder, "mount-"))
   const isMounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", place]).status === 0
   spawnSync("umount", ["-l", place])
   return isMounted
 })()
-/** Bytes that differ everywhere. */
+/** Bytes without repetition. */
 const bytes = (length: number, seed = 1): Buffer =>
   Buffer.from(Uint32Array.from({ length: Math.ceil(length / 4) }, (_, i) => Math.imul(i + seed, 2654435761)).buffer).subarray(0, length)
 const weights = bytes(600_000)
@@ -90,7 +90,7 @@ const failure = async (work: Promise<unknown>): Promise<string> => {
 }
 
 describe("a model on the Hub", () => {
-  it("is the files that it takes to run it, links to contents that are named by their digests, in Python's layout", async () => {
+  it("is the files needed to run it: links to contents named by their digests, in Python's layout", async () => {
     const remote = await fetched("hf:me/small")
     expect(filesBelow(remote.path)).toEqual([
       "chat_template.jinja",
@@ -112,7 +112,7 @@ describe("a model on the Hub", () => {
     expect(requests("hub").filter(({ path }) => /README|\.bin|onnx|consolidated/.test(path))).toEqual([])
   })
 
-  it("is known by its digest before any file is fetched, and is not looked up again within a run", async () => {
+  it("has a digest before any file is downloaded, and is not looked up again within a run", async () => {
     const one = hub()
     const remote = await one.resolve("hf:me/small")
     expect(remote.isThere()).toBe(false)
@@ -129,14 +129,14 @@ describe("a model on the Hub", () => {
     expect(server.seen).toEqual([])
   })
 
-  it("is the tokenizer's files alone where no more is wanted", async () => {
+  it("is only the tokenizer's files if no more is needed", async () => {
     const remote = await hub().resolve("hf:me/small", { wanted: "tokenizer" })
     await remote.fetch({ onBytes: () => undefined })
     expect(filesBelow(remote.path)).toEqual(["chat_template.jinja", "config.json", "tokenizer.json", "tokenizer_config.json"])
     expect(requests("cdn")).toEqual([])
   })
 
-  it("may lie in a folder of the repository, on any branch, tag or reference", async () => {
+  it("may be in a folder of the repository, on any branch, tag or reference", async () => {
     const commit = server.commit(
       "models/me/small",
       { "sub/config.json": "{}", "sub/model.safetensors": "x", "config.json": "top" },
@@ -149,7 +149,7 @@ describe("a model on the Hub", () => {
     expect(readFileSync(join(repository(), "refs/refs/pr/1"), "utf8")).toBe(commit)
   })
 
-  it("without safetensors is refused, by what is there instead", async () => {
+  it("without safetensors is rejected, with the files found instead", async () => {
     server.commit("models/me/pickled", { "config.json": "{}", "pytorch_model.bin": "x" })
     expect(await failure(hub().resolve("hf:me/pickled"))).toMatch(/expected weights in safetensors, found pytorch_model\.bin/)
     server.commit("models/me/quantised", { "README.md": "", "model.Q4.gguf": "x" })
@@ -170,7 +170,7 @@ describe("a data set on the Hub", () => {
   }
   beforeEach(() => void server.commit("datasets/me/pairs", files))
 
-  it("is its data files, a folder's, those of a pattern, or one file; pages of the list are put together", async () => {
+  it("is its data files, those of a folder, those of a pattern, or one file; pages of the list are combined", async () => {
     server.pageSize = 2
     const { path } = await fetched("hf:datasets/me/pairs:data/train-*")
     expect(path.endsWith("/**")).toBe(true)
@@ -181,7 +181,7 @@ describe("a data set on the Hub", () => {
     expect(filesBelow((await fetched("hf:datasets/me/pairs")).path)).toEqual(["rows/a.jsonl"])
   })
 
-  it("of several splits is refused before anything is fetched, with a name for one", async () => {
+  it("with several splits is rejected before any download, with a name for one of them", async () => {
     expect(await failure(hub().resolve("hf:datasets/me/pairs"))).toMatch(
       /2 of train, 1 of test.*hf:datasets\/me\/pairs@main:data\/train\*\.jsonl for train|1 of test, 2 of train/
     )
@@ -189,7 +189,7 @@ describe("a data set on the Hub", () => {
     expect(requests("hub").filter(({ path }) => path.includes("resolve"))).toEqual([])
   })
 
-  it("is exactly what its name stands for, whatever else of the commit Python's tools have fetched", async () => {
+  it("is exactly what its name refers to, whatever else of the commit Python's tools have downloaded", async () => {
     const commit = server.commit("datasets/me/pairs", { "a.jsonl": "a", "b.txt": "b" })
     const other = join(home, "hub/datasets--me--pairs/snapshots", commit)
     mkdirSync(other, { recursive: true })
@@ -199,16 +199,16 @@ describe("a data set on the Hub", () => {
 })
 
 describe("the digest of a name", () => {
-  it("changes with the commit, the content, and the place in the repository", async () => {
+  it("changes with the commit, the content, and the path in the repository", async () => {
     const before = await hub().resolve("hf:me/small")
     expect((await hub().resolve(`hf:me/small@${main}`)).digest).toBe(before.digest)
     server.commit("models/me/small", { ...modelFiles, "README.md": "# Another" })
     const moved = await hub().resolve("hf:me/small")
     expect(moved.digest).not.toBe(before.digest)
     expect(moved.pinned).not.toBe(before.pinned)
-    // What was there is still there under its commit.
+    // The earlier files are still available under their commit.
     expect((await hub().resolve(`hf:me/small@${main}`)).digest).toBe(before.digest)
-    // The same file, given as a folder and as itself.
+    // The same file, given as a folder and by itself.
     server.commit("datasets/me/one", { "a.jsonl": "a" })
     const [folder, file] = [await hub().resolve("hf:datasets/me/one"), await hub().resolve("hf:datasets/me/one:a.jsonl")]
     expect(folder.digest).not.toBe(file.digest)
@@ -216,7 +216,7 @@ describe("the digest of a name", () => {
     expect((await hub().resolve("hf:me/other")).digest).not.toBe(moved.digest)
   })
 
-  it("is the same for all of one run, though the branch moves meanwhile", async () => {
+  it("is the same throughout a run, even if the branch moves meanwhile", async () => {
     const one = hub()
     const before = await one.resolve("hf:me/small")
     server.commit("models/me/small", { "config.json": "{}", "model.safetensors": "new" })
@@ -225,7 +225,7 @@ describe("the digest of a name", () => {
 })
 
 describe("a download", () => {
-  it("that is cut off goes on where it was, and is never seen under its name before it is whole", async () => {
+  it("that is interrupted continues where it was, and never appears under its name before it is complete", async () => {
     const blob = join(repository(), "blobs", sha256(weights))
     let wasThere = false
     server.faults.set("model.safetensors", (n, response, rest, headers) => {
@@ -248,7 +248,7 @@ describe("a download", () => {
     expect(filesBelow(join(repository(), "blobs")).filter((name) => name.includes("incomplete"))).toEqual([])
   })
 
-  it("that keeps being cut off fails, and the next run goes on from what came", async () => {
+  it("that keeps being interrupted fails, and the next run continues from the bytes received", async () => {
     server.faults.set("model.safetensors", (n, response, rest, headers) => {
       if (n > 3) return false
       response.writeHead(n === 0 ? 200 : 206, {
@@ -268,7 +268,7 @@ describe("a download", () => {
     expect(requests("cdn")[0]!.range).toMatch(/^bytes=[1-9]\d*-$/)
   })
 
-  it("starts over where the server sends all of it, or has no such part", async () => {
+  it("starts over if the server sends the complete file, or does not have the requested range", async () => {
     const partial = join(repository(), "blobs", `${sha256(weights)}.caravan-incomplete`)
     mkdirSync(join(repository(), "blobs"), { recursive: true })
     writeFileSync(partial, weights.subarray(0, 1000))
@@ -281,7 +281,7 @@ describe("a download", () => {
     expect(readFileSync(join(remote.path, "model.safetensors")).equals(weights)).toBe(true)
   })
 
-  it("whose bytes are not what the digest says is made once more, then refused; nothing of it stays", async () => {
+  it("with the wrong digest is repeated once, then rejected; nothing of it stays", async () => {
     server.faults.set("model.safetensors", (_, response, rest, headers) => {
       response.writeHead(200, headers).end(Buffer.alloc(rest.length))
       return true
@@ -299,7 +299,7 @@ describe("a download", () => {
     expect(await failure(fetched("hf:me/small:config.json"))).toMatch(/config\.json.*expected the digest [0-9a-f]{40}, got/)
   })
 
-  it("of what was cut off before and is not the same any more is made anew", async () => {
+  it("of an interrupted file that has changed since starts over", async () => {
     mkdirSync(join(repository(), "blobs"), { recursive: true })
     writeFileSync(join(repository(), "blobs", `${sha256(weights)}.caravan-incomplete`), Buffer.alloc(5000))
     const remote = await fetched("hf:me/small")
@@ -307,7 +307,7 @@ describe("a download", () => {
     expect(requests("cdn").map(({ range }) => range)).toEqual(["bytes=5000-", undefined])
   })
 
-  it("of another length than is listed is refused before a byte is written, and so is one that does not end", async () => {
+  it("with another length than listed is rejected before a byte is written, and so is one that does not end", async () => {
     server.faults.set("model.safetensors", (_, response) => {
       response.writeHead(200, { "content-length": String(10 ** 15) })
       response.write("x")
@@ -324,7 +324,7 @@ describe("a download", () => {
     expect(await failure(fetched("hf:me/small"))).toMatch(/lists 600000 bytes, but the server sends more/)
   })
 
-  it("for which the disk has no room is not begun", async () => {
+  it("for which the disk has no space is not started", async () => {
     const entry = {
       type: "file",
       path: "model.safetensors",
@@ -343,7 +343,7 @@ describe("a download", () => {
     expect(requests("hub").filter(({ path }) => path.includes("/resolve/"))).toEqual([])
   })
 
-  it.skipIf(!canMount)("on a disk that fills up meanwhile says so, and goes on when there is room", async () => {
+  it.skipIf(!canMount)("on a disk that fills up meanwhile reports it, and continues when there is space", async () => {
     const disk = mkdtempSync(join(folder, "disk-"))
     expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=2m", "none", disk]).status).toBe(0)
     try {
@@ -363,19 +363,19 @@ describe("a download", () => {
     }
   })
 
-  it("from which nothing comes any more is given up and made again", async () => {
+  it("that stalls is abandoned and repeated", async () => {
     server.faults.set("model.safetensors", (n, response, rest, headers) => {
       if (n > 0) return false
       response.writeHead(200, headers)
       response.write(rest.subarray(0, 1000))
       return true
     })
-    // On a busy machine other requests may seem to stand still too.
+    // On a busy machine other requests may appear stalled too.
     await fetched("hf:me/small", hub({ patience: 1000, waits: Array.from({ length: 30 }, () => 1) }))
     expect(requests("cdn").length).toBeGreaterThanOrEqual(2)
   })
 
-  it("ends when it is aborted, and the next one goes on", async () => {
+  it("ends when it is aborted, and the next one continues", async () => {
     const stop = new AbortController()
     server.faults.set("model.safetensors", (n, response, rest, headers) => {
       if (n > 0) return false
@@ -385,7 +385,7 @@ describe("a download", () => {
     })
     const remote = await hub().resolve("hf:me/small")
     let came = 0
-    // What is told of is on the disk.
+    // The reported bytes are on the disk.
     const onBytes = (count: number) => {
       came += count
       if (came > 100_000) stop.abort(new Error("stopped"))
@@ -395,7 +395,7 @@ describe("a download", () => {
     expect(requests("cdn").at(-1)!.range).toMatch(/^bytes=/)
   })
 
-  it("waits for a server that is busy, as long as it says, and gives up on one that stays out of order", async () => {
+  it("waits for a busy server as long as it says, and gives up on one that stays broken", async () => {
     let busy = 2
     server.instead = (_, response) => {
       if (busy-- <= 0) return false
@@ -412,7 +412,7 @@ describe("a download", () => {
     )
   })
 
-  it("is made by one of two processes that want it at once", async () => {
+  it("is made by only one of two processes that need it simultaneously", async () => {
     const program = join(folder, "fetch.ts")
     writeFileSync(
       program,
@@ -437,7 +437,7 @@ process.send!("ready")`
 })
 
 describe("contents in the cache", () => {
-  it("that Python's tools have fetched are read once and taken; those that are not what they say are fetched", async () => {
+  it("downloaded by Python's tools are read once and used; those with a wrong digest are downloaded", async () => {
     const blobs = join(repository(), "blobs")
     mkdirSync(blobs, { recursive: true })
     writeFileSync(join(blobs, sha256(weights)), weights)
@@ -447,7 +447,7 @@ describe("contents in the cache", () => {
     expect(readFileSync(join(remote.path, "config.json"), "utf8")).toBe(modelFiles["config.json"])
   })
 
-  it("that were changed or removed since are fetched again", async () => {
+  it("that were changed or removed since are downloaded again", async () => {
     const { path } = await fetched("hf:me/small")
     const blob = realpathSync(join(path, "model.safetensors"))
     const { atime, mtime } = statSync(blob)
@@ -462,7 +462,7 @@ describe("contents in the cache", () => {
     expect(readFileSync(join(path, "model.safetensors")).equals(weights)).toBe(true)
   })
 
-  it("whose links somebody changed get their links back", async () => {
+  it("get their links back if somebody changed them", async () => {
     const { path } = await fetched("hf:me/small")
     rmSync(join(path, "config.json"))
     symlinkSync("/etc/hostname", join(path, "config.json"))
@@ -474,7 +474,7 @@ describe("contents in the cache", () => {
 
 describe("without a network", () => {
   const offline = { HF_HUB_OFFLINE: "1" }
-  it("a branch that was looked up and fetched before is there, and so is a commit; no request is made", async () => {
+  it("a branch or commit that was downloaded before is available, without any request", async () => {
     const { digest } = await fetched("hf:me/small")
     server.commit("models/me/small", { "config.json": "moved" })
     server.seen.length = 0
@@ -483,7 +483,7 @@ describe("without a network", () => {
     expect(server.seen).toEqual([])
   })
 
-  it("what is not there is named", async () => {
+  it("missing files are named", async () => {
     expect(await failure(hub({}, offline).resolve("hf:me/small"))).toMatch(
       /Looking up hf:me\/small@main: HF_HUB_OFFLINE is set, and .*models--me--small does not contain main\. Run once with a network connection\./
     )
@@ -494,7 +494,7 @@ describe("without a network", () => {
     expect(await failure(fetched("hf:me/small", hub({}, offline)))).toMatch(/5 of its 5 files are not in .*, and HF_HUB_OFFLINE is set/)
   })
 
-  it("and without being told so it fails, and says what would do with what is here", async () => {
+  it("and without offline mode it fails, and says how to use what is in the cache", async () => {
     await fetched("hf:me/small")
     const nobody = { endpoint: "http://127.0.0.1:9" }
     expect(await failure(hub(nobody).resolve("hf:me/small"))).toMatch(
@@ -505,7 +505,7 @@ describe("without a network", () => {
 })
 
 describe("access", () => {
-  it("is by the token of the environment or of the file, which no other host is sent, and no error repeats", async () => {
+  it("uses the token of the environment or of the file, which no other host gets and no error repeats", async () => {
     server.commit("models/me/secret", modelFiles, { isPrivate: true })
     expect(await failure(hub().resolve("hf:me/secret"))).toMatch(
       /the repository does not exist, or it is private and no token is set \(HF_TOKEN\).*For a dataset use hf:datasets\/me\/secret\./
@@ -521,7 +521,7 @@ describe("access", () => {
     expect((await hub().resolve("hf:me/secret")).bytes).toBeGreaterThan(0)
   })
 
-  it("to a gated repository, and to what is not there, is refused by what is missing", async () => {
+  it("to a gated or missing repository is refused, and the error says what is missing", async () => {
     server.commit("models/me/gated", modelFiles, { isGated: true })
     expect(await failure(fetched("hf:me/gated"))).toMatch(
       /Downloading .* of hf:me\/gated: the repository is gated \(401: .*set HF_TOKEN to a token of that account/
@@ -537,7 +537,7 @@ describe("access", () => {
   })
 })
 
-describe("what a server says", () => {
+describe("a server's answer", () => {
   const listing = (entries: unknown, headers: Readonly<Record<string, string>> = {}) => {
     server.instead = (request, response) => {
       if (request.url?.includes("/tree/") !== true) return false
@@ -558,7 +558,7 @@ describe("what a server says", () => {
     expect(existsSync(join(repository(), ".caravan"))).toBe(false)
   })
 
-  it("is refused where it makes no sense, and never followed to another server", async () => {
+  it("is rejected if it makes no sense, and never followed to another server", async () => {
     listing({ no: "list" })
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected a list of files/)
     listing([entry], { link: `<${server.cdn}/next>; rel="next"` })

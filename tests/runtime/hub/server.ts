@@ -1,6 +1,6 @@
 /**
- * A server that answers as the Hugging Face Hub does, on loopback, and another one beside it in the place of the hosts that files lie with. What it answers was
- * written down from the Hub's own answers (huggingface_hub 1.x and huggingface.js 2.17 are the callers): statuses, X-Error-Code, ETag, X-Linked-Etag, X-Repo-Commit,
+ * A server on loopback that answers like the Hugging Face Hub, and another one in the role of the hosts that store files. The answers were
+ * recorded from the Hub's own (with huggingface_hub 1.x and huggingface.js 2.17 as callers): statuses, X-Error-Code, ETag, X-Linked-Etag, X-Repo-Commit,
  * Link for the next page, 302 to another host for large files, 307 within the host for small ones, ranges.
  */
 import { createHash } from "node:crypto"
@@ -9,7 +9,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net"
 
 export const goodToken = "hf_good"
-/** Files from this size lie with the other host. */
+/** Files from this size on are stored on the other host. */
 const lfsFrom = 1000
 
 export interface Repo {
@@ -27,7 +27,7 @@ export interface Seen {
   readonly authorization: string | undefined
   readonly range: string | undefined
 }
-/** What happens to the nth request of a content (from 0), with the bytes that are to be sent; gives true when it has answered. */
+/** Handles the nth request for a content (from 0), with the bytes to be sent; returns true if it has answered. */
 export type Fault = (n: number, response: ServerResponse, bytes: Buffer, headers: Record<string, string>) => boolean
 
 export const sha256 = (bytes: Buffer): string => createHash("sha256").update(bytes).digest("hex")
@@ -45,11 +45,11 @@ export class FakeHub {
   /** Uploaded contents by sha256. */
   readonly uploads = new Map<string, Buffer>()
   readonly parts = new Map<string, Map<number, Buffer>>()
-  /** Entries of a page of a list of files. */
+  /** Entries per page of a list of files. */
   pageSize = 1000
-  /** Bytes of a part of an upload; above them it is made of several. */
+  /** Bytes per part of an upload; larger uploads have several parts. */
   partSize = 1 << 20
-  /** Answers a request to the Hub in place of all else, where it gives true. */
+  /** Answers a request to the Hub before anything else, if it returns true. */
   instead: (request: IncomingMessage, response: ServerResponse) => boolean = () => false
   readonly #times = new Map<string, number>()
   readonly #hub: Server
@@ -78,7 +78,7 @@ export class FakeHub {
       await new Promise((resolve) => server.close(resolve))
     }
   }
-  /** As it was when it started, on the same ports. */
+  /** Restores the initial state, on the same ports. */
   reset(): void {
     for (const map of [this.repos, this.faults, this.uploads, this.parts, this.#times]) map.clear()
     this.seen.length = 0
@@ -92,12 +92,12 @@ export class FakeHub {
   get cdn(): string {
     return `http://127.0.0.1:${(this.#cdn.address() as AddressInfo).port}`
   }
-  /** Environment variables that lead here, with a cache of this folder's. */
+  /** Environment variables that point to this server, with a cache in this folder. */
   environment(home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> {
     return { HF_ENDPOINT: this.endpoint, HF_HOME: home, HF_HUB_CACHE: "", HF_HUB_OFFLINE: "", HF_TOKEN: "", HF_TOKEN_PATH: "", ...more }
   }
 
-  /** Adds a commit of these files alone to a branch; gives its hash. `repo`: "models/owner/name" or "datasets/owner/name". */
+  /** Adds a commit with only these files to a branch; returns its hash. `repo`: "models/owner/name" or "datasets/owner/name". */
   commit(
     repo: string,
     files: Readonly<Record<string, string | Buffer>>,
@@ -206,7 +206,7 @@ export class FakeHub {
     this.#json(response, entries.slice(from, next), next < entries.length ? { link: `<${url.href}>; rel="next"` } : {})
   }
 
-  /** The bytes of a file: of all of it or of a range. */
+  /** The bytes of a file or of a range. */
   #answerFile(request: IncomingMessage, response: ServerResponse, at = request.url ?? ""): void {
     const [, name = "", sha = "", path = ""] = /^\/(\w+\/[^/]+\/[^/]+)\/([^/]+)\/(.+)$/.exec(decodeURIComponent(at.split("?")[0]!)) ?? []
     const bytes = this.repos.get(name)?.commits.get(sha)?.get(path)

@@ -1,4 +1,4 @@
-/** Where the Hub, the token and the cache are, by the variables of Hugging Face's own tools (huggingface_hub's constants.py). */
+/** The Hub's address, the token and the cache, from the variables of Hugging Face's own tools (huggingface_hub's constants.py). */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -9,7 +9,7 @@ const home = mkdtempSync(join(tmpdir(), "caravan-settings-"))
 afterAll(() => rmSync(home, { recursive: true }))
 
 describe("the settings of the Hub", () => {
-  it("have the cache where huggingface_hub has it", () => {
+  it("have the same cache as huggingface_hub", () => {
     const cacheOf = (environment: Readonly<Record<string, string>>) => hubSettings({ HOME: "/home/me", ...environment }).cache
     expect(cacheOf({})).toBe("/home/me/.cache/huggingface/hub")
     expect(cacheOf({ XDG_CACHE_HOME: "/var/cache" })).toBe("/var/cache/huggingface/hub")
@@ -18,7 +18,7 @@ describe("the settings of the Hub", () => {
     expect(cacheOf({ HF_HUB_CACHE: "" })).toBe("/home/me/.cache/huggingface/hub")
   })
 
-  it("have the token of the environment, else of the file", () => {
+  it("use the token of the environment, otherwise of the file", () => {
     const tokenOf = (environment: Readonly<Record<string, string>>) => hubSettings({ HF_HOME: home, ...environment }).token()
     expect(tokenOf({})).toBeUndefined()
     writeFileSync(join(home, "token"), "hf_file\n")
@@ -30,7 +30,7 @@ describe("the settings of the Hub", () => {
       expect(() => tokenOf({ HF_TOKEN: token })).toThrow(/expected a single word, found other characters/)
   })
 
-  it("have an endpoint that is an address without a password, and repeat none that is not", () => {
+  it("need an endpoint that is an address without a password, and never repeat an invalid one", () => {
     expect(hubSettings({}).endpoint).toBe("https://huggingface.co")
     expect(hubSettings({ HF_ENDPOINT: "https://hf-mirror.com/" }).endpoint).toBe("https://hf-mirror.com")
     for (const HF_ENDPOINT of ["hf-mirror.com", "ftp://x", "https://me:secret@x"]) {
@@ -39,7 +39,7 @@ describe("the settings of the Hub", () => {
     }
   })
 
-  it("are offline for what Python's tools take for true", () => {
+  it("are offline for the values that Python's tools treat as true", () => {
     expect(["1", "ON", "yes", "True"].map((HF_HUB_OFFLINE) => hubSettings({ HF_HUB_OFFLINE }).isOffline)).toEqual([true, true, true, true])
     expect(["", "0", "no"].map((HF_HUB_OFFLINE) => hubSettings({ HF_HUB_OFFLINE }).isOffline)).toEqual([false, false, false])
     expect(hubSettings({ HF_HUB_DOWNLOAD_TIMEOUT: "5" }).patience).toBe(5000)

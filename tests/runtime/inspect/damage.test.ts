@@ -1,4 +1,4 @@
-/** What is found damaged outside of a run: it is set aside, and the next run makes it again. */
+/** Damage found outside of a run: the result is moved aside, and the next run makes it again. */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
@@ -43,9 +43,9 @@ const chosen = (ran: typeof first) => {
 const run = async () => chosen(await fixture.run({}, { until: "shout" }))
 
 describe("a damaged result", () => {
-  it("is set aside by who finds it, and the next run makes it again, the same", async () => {
+  it("is moved aside when it is found, and the next run makes an equal result", async () => {
     damage("shout")
-    // No stage reads it, and its times say nothing.
+    // No stage reads it, and its times show nothing.
     expect(await run()).toEqual({ lines: "hit", shout: "hit" })
     const found = (await opened.later(findDamage(digestOf("shout"))))!
     expect(found).toEqual({ digest: digestOf("shout"), what: "data.arrow has changed", quarantined: expect.any(String), left: null })
@@ -58,13 +58,13 @@ describe("a damaged result", () => {
     expect(digests(second)).toEqual(digests(first))
   })
 
-  it("is nothing to those that are sound: they are read and left", async () => {
+  it("is not assumed for intact results: they are read and left alone", async () => {
     expect(await opened.later(findDamage(digestOf("shout")))).toBeUndefined()
     expect(await run()).toEqual({ lines: "hit", shout: "hit" })
     expect(existsSync(join(home, "quarantine"))).toBe(false)
   })
 
-  it("stays where it is while a run makes it again: what that makes is not taken for it", async () => {
+  it("stays in place while a run makes it again: the new result is not mistaken for it", async () => {
     damage("shout")
     const { key } = first.nodes.find(({ id }) => id === "shout")!
     const running = opened.hold("caravan run")
@@ -76,23 +76,23 @@ describe("a damaged result", () => {
     expect((await opened.later(findDamage(digestOf("shout"))))?.quarantined).toMatch(/quarantine/)
   })
 
-  it("that another made again since it was read is left", async () => {
+  it("that was made again since it was read is left alone", async () => {
     damage("shout")
     const sound = await opened.later(opened.store.damage(digestOf("shout")))
     expect(sound).toBe("data.arrow has changed")
-    // Between the first look and the one under the claim.
+    // Between the first check and the one under the claim.
     let looks = 0
     const remade = findDamage(digestOf("shout"), () => {
       if (looks++ === 0) damage("shout")
     })
-    // The first look reads the damaged bytes; they are inverted back while it hears of them.
+    // The first check reads the damaged bytes; they are restored while it reports them.
     expect(await opened.later(remade)).toBeUndefined()
     expect(existsSync(join(home, "quarantine"))).toBe(false)
   })
 })
 
 describe("verifying a store", () => {
-  it("reads every byte of every object, and tells how many there are before it does", async () => {
+  it("reads every byte of every object, and first says how many there are", async () => {
     const calls: Array<string> = []
     let read = 0
     const verified = await opened.later(
@@ -100,12 +100,12 @@ describe("verifying a store", () => {
     )
     expect(verified).toMatchObject({ ok: true, objects: 2, damaged: [], unknown: [], strays: [] })
     expect(calls).toEqual([`start ${verified.size}`])
-    // All but the manifests, which are read to know what there is.
+    // All but the manifests, which are read to list the objects.
     const manifests = ["lines", "shout"].map((node) => objectFile(fixture.folder, digestOf(node), "artifact.json"))
     expect(read).toBe(verified.size - manifests.reduce((sum, file) => sum + statSync(file).size, 0))
   })
 
-  it("names what is damaged by node and run, sets it aside, and finds nothing the next time", async () => {
+  it("reports damage by node and run, moves it aside, and finds nothing the next time", async () => {
     damage("lines")
     const path = opened.store.path(digestOf("lines"))
     expect(await opened.later(verifyStore())).toMatchObject({
@@ -125,7 +125,7 @@ describe("verifying a store", () => {
     expect(await run()).toEqual({ lines: "ran", shout: "hit" })
   })
 
-  it("names objects that no record does, folders that are no objects, and files that belong to none", async () => {
+  it("reports objects without a record, folders that are not objects, and files that belong to none", async () => {
     const directory = opened.now(opened.store.temporary)
     writeFileSync(join(directory, "a.txt"), "alpha")
     const { digest } = await opened.later(opened.store.commit(directory, anything))

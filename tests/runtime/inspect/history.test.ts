@@ -1,4 +1,4 @@
-/** What the journal and the logs say of past runs: which, how they differ, and what made what. */
+/** The history in the journal and the logs: which runs there were, how they differ, and what made what. */
 import { appendFileSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -36,7 +36,7 @@ describe("after three runs", () => {
 
   const find = (text: string) => opened.later(resolveArtifact(text))
   const runOf = (text: string) => opened.later(resolveRun(text))
-  /** "port=name(...)", or "port=name^" where it was listed before. */
+  /** "port=name(...)", or "port=name^" if it was listed before. */
   const brief = (entries: ReadonlyArray<LineageEntry>): string =>
     entries
       .map(
@@ -46,7 +46,7 @@ describe("after three runs", () => {
       .join(" ")
 
   describe("the runs", () => {
-    it("have the parts of every key, of what was found too: it is written once, with what made it", () => {
+    it("have the parts of every key, including of found results, stored once with the execution that made them", () => {
       const partsOf = (run: RunResult | undefined, node: string) => journal.executionsOf(run!.run).find((made) => made.node === node)
       expect(partsOf(second, "lines")).toMatchObject({ status: "hit", parts: partsOf(first, "lines")!.parts })
       expect(partsOf(second, "lines")!.parts).toMatchObject({ stage: "lines", seed: null })
@@ -59,7 +59,7 @@ describe("after three runs", () => {
       )
       database.close()
     })
-    it("are found by how their id begins or how late they were, with what they were asked for", async () => {
+    it("are found by a prefix of their id or by age, with their arguments", async () => {
       expect(journal.runs().map(({ id }) => id)).toEqual([third!.run, second!.run, first!.run])
       expect(journal.runs({ limit: 1, pipeline: "fixture" }).length).toBe(1)
       expect(journal.runs({ pipeline: "other" })).toEqual([])
@@ -94,14 +94,14 @@ describe("after three runs", () => {
       expect(opened.now(compareRuns(await runOf(first!.run), await runOf(first!.run)))).toMatchObject({ nodes: [], same: 4 })
     })
 
-    it("differ by code, seed and metrics too", async () => {
+    it("also differ by code, seed and metrics", async () => {
       const { asked, nodes } = opened.now(compareRuns(await runOf(second!.run), await runOf(third!.run)))
       expect(asked).toEqual([{ what: "seed", before: 0, after: 3 }])
       const byNode = Object.fromEntries(nodes.map((node) => [node.node, node]))
       expect(byNode.shout!.code.map(({ what }) => what.split("/").at(-1))).toEqual(["helper.ts"])
       expect(byNode.shout!.seed).toEqual({ what: "seed", before: 0, after: 3 })
       expect(byNode.shout!.metrics).toEqual([{ what: "rows", before: 3, after: 4 }])
-      // Its code does not reach the helper.
+      // Its code does not use the helper.
       expect(byNode.lines).toMatchObject({ code: [], inputs: [{ what: "file" }], metrics: [{ what: "rows", before: 3, after: 4 }] })
     })
   })
@@ -120,14 +120,14 @@ describe("after three runs", () => {
       ])
         expect(await find(text)).toMatchObject({ kind: "artifact", digest, type: "dataset:text/1", name: "shout" })
       expect((await find(`${first!.run.slice(0, 8)}:shout`)).digest).toBe(digests(first!).shout)
-      // What waited has the same rows as the lines: one artifact, by the name that was asked for.
+      // `wait` has the same rows as `lines`: one artifact, shown under the requested name.
       expect([(await find("lines")).name, (await find("wait")).name]).toEqual(["lines", "wait"])
       expect(await find(join(fixture.folder, "words.txt"))).toMatchObject({ kind: "file", digest: null })
       await expect(find("shuot")).rejects.toThrow(/Looking for "shuot": .*Did you mean "shout"\?/)
       await expect(find("0".repeat(64))).rejects.toThrow(/the journal has no such digest/)
     })
 
-    it("says which run, code and data made it", async () => {
+    it("lists the run, code and data that made it", async () => {
       const [made, ...more] = opened.now(makings(digests(second!).shout!))
       expect(more).toEqual([])
       expect(made).toMatchObject({ run: second!.run, pipeline: "fixture", node: "shout", stage: "shout", config: { times: 2 }, seed: 0 })
@@ -137,12 +137,12 @@ describe("after three runs", () => {
       expect(made!.inputs.map(({ port, input }) => [port, input.name, input.digest])).toEqual([["texts", "lines", digests(second!).lines]])
     })
 
-    it("is followed back to the files it began with, and on to all that was made of it", async () => {
+    it("is traced back to its original files, and forward to everything made from it", async () => {
       const back = opened.now(ancestry(await find(digests(third!).counts!)))
       expect(brief(back)).toBe("sets=shout(texts=lines(file=words.txt)) sets=wait^")
       expect(flatten(back).map(({ digest }) => digest)).toEqual([digests(third!).shout, digests(third!).wait, null])
       const on = opened.now(descent(await find(digests(first!).lines!)))
-      // Both shouts were made of the first lines, and the counts of both.
+      // Both shouts were made from the first lines, and so were the counts of both.
       expect(new Set(flatten(on).map(({ digest }) => digest))).toEqual(
         new Set([...Object.values(digests(first!)), digests(second!).shout, digests(second!).counts])
       )
@@ -150,7 +150,7 @@ describe("after three runs", () => {
       expect(opened.now(ancestry(await find("counts"), 1)).every(({ next }) => next === undefined || next.length === 0)).toBe(true)
     })
 
-    it("has its lineage though its object and even its trace are gone", async () => {
+    it("has its lineage even if its object and its trace are deleted", async () => {
       for (const { key } of third!.nodes) journal.forgetTrace(key!)
       renameSync(join(fixture.folder, "home/objects"), join(fixture.folder, "elsewhere"))
       expect(brief(opened.now(ancestry(await find(digests(third!).counts!))))).toMatch(
@@ -160,10 +160,10 @@ describe("after three runs", () => {
   })
 })
 
-describe("a file that another has the same content as", () => {
-  it("is named in the lineage of what was made of it; where that is no longer known, both are", async () => {
+describe("a file with the same content as another", () => {
+  it("is named in the lineage of its results; if that is no longer known, both are named", async () => {
     const fixture = await loadFixture(fixtureFolder())
-    // Known by its content, and the first by its name.
+    // Identified by its content, and the first by its name.
     copyFileSync(join(fixture.folder, "words.txt"), join(fixture.folder, "a-copy.txt"))
     await sleep(150)
     const ran = await fixture.run({}, { until: "lines" })
@@ -182,7 +182,7 @@ describe("a file that another has the same content as", () => {
 })
 
 describe("a run that was killed", () => {
-  it("is told from one that goes on", () => {
+  it("is distinguished from an active one", () => {
     const home = workFolder()
     const { close, hold, journal, now } = openHome(home)
     try {
@@ -250,7 +250,7 @@ describe("a node's log", () => {
     }
   }
 
-  it("has its start and why, a step a second and the last, what it printed, and how it ended", () => {
+  it("has its start and the reason, one step per second and the last, what it printed, and how it ended", () => {
     logs.onEvent(started)
     for (let n = 1; n <= 900; n++) logs.onEvent(step(n))
     logs.onEvent({ type: "output", node: "a/b", text: "out of\npaper\n" })
@@ -268,7 +268,7 @@ describe("a node's log", () => {
     ])
   })
 
-  it("of a run that was interrupted says so; a node that was found has none", () => {
+  it("of an interrupted run says so; a cached node has none", () => {
     logs.onEvent(started)
     logs.onEvent({ ...finished, node: { ...finished.node, id: "found", status: "hit" } })
     logs.close()
@@ -276,7 +276,7 @@ describe("a node's log", () => {
     expect(existsSync(logPath(home, "r", "found"))).toBe(false)
   })
 
-  it("is there for a name longer than file systems take, apart from that of another", () => {
+  it("exists for a name longer than file systems allow, separate from similar names", () => {
     const names = ["x", "y"].map((end) => `${"ß".repeat(100)}${end}`)
     for (const node of names) logs.onEvent({ ...started, node })
     expect(notes).toEqual([])
@@ -285,20 +285,20 @@ describe("a node's log", () => {
     logs.close()
   })
 
-  it("that can't be written is told of once and stops nothing", () => {
+  it("that can't be written is reported once and stops nothing", () => {
     writeFileSync(join(home, "logs"), "in the way")
     for (const event of [started, step(1), started, finished]) logs.onEvent(event)
     expect(notes).toEqual([expect.stringMatching(/^a\/b: its log can't be written \(ENOTDIR.*continues without logs$/)])
   })
 })
 
-describe("a journal of the version before", () => {
-  it("is filled up: what was made of what is known of its runs too", async () => {
+describe("a journal of the previous version", () => {
+  it("is completed: also what was made of what, as far as its runs are known", async () => {
     const fixture = await loadFixture(fixtureFolder())
     const home = join(fixture.folder, "home")
     try {
       const { nodes } = await fixture.run()
-      // Back to what version 1 wrote: lists in the executions, none of the later tables.
+      // Back to version 1: lists in the executions, none of the later tables.
       const old = new DatabaseSync(join(home, "journal.db"))
       old.exec(`update executions set files = (select value from listings where listings.digest = executions.files);
         drop table listings; drop table artifacts; drop table uses; pragma user_version = 1`)
@@ -317,7 +317,7 @@ describe("a journal of the version before", () => {
     }
   })
 
-  it("keeps long lists of files once, however many nodes share them", () => {
+  it("stores long lists of files once, however many nodes share them", () => {
     const home = workFolder()
     mkdirSync(home, { recursive: true })
     const { close, journal } = openHome(home)

@@ -1,4 +1,4 @@
-/** Verifying results and holding runs to a lock file. */
+/** Verifying results and running with a lock file. */
 import { readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -21,7 +21,7 @@ beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
 afterEach(async () => {
-  // After each fault, the records name what is there and was made (docs/faults.md).
+  // After each fault, the records name existing, reported results (docs/faults.md).
   await checkRecords(join(fixture.folder, "home")).finally(() => removeFolder(fixture.folder))
 })
 
@@ -39,7 +39,7 @@ const verified = async (options: Partial<VerifyOptions> = {}, name = "pipeline.t
 }
 
 describe("verify", () => {
-  it("runs every node again and finds it the same, bit for bit; it records nothing", async () => {
+  it("runs every node again and finds equal results, bit for bit; it records nothing", async () => {
     const first = await fixture.run()
     const before = await fixture.plan({ times: "2" })
     const result = await verified()
@@ -49,7 +49,7 @@ describe("verify", () => {
     expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
   })
 
-  it("is not satisfied by results that are not there", async () => {
+  it("fails if results are missing", async () => {
     expect(await verified()).toMatchObject({ ok: false, statuses: { lines: "missing", counts: "missing" } })
     expect(await verified({ sample: 2 })).toMatchObject({ ok: false, nodes: [] })
     await fixture.run({}, { until: "shout" })
@@ -57,7 +57,7 @@ describe("verify", () => {
     expect(await verified({ until: "shout" })).toMatchObject({ ok: true, statuses: { lines: "same", shout: "same" } })
   })
 
-  it("takes as many as asked for, chosen at random among those with a result", async () => {
+  it("checks the requested number, chosen at random among the nodes with a result", async () => {
     await fixture.run()
     // The first of four, then the last of the three that are left.
     const picks = [0, 0.99]
@@ -69,7 +69,7 @@ describe("verify", () => {
     expect((await verified({ sample: 9, until: "lines" })).statuses).toEqual({ lines: "same" })
   })
 
-  it("names the row in which a stage that is not a function of its inputs came out different", async () => {
+  it("reports the row in which a nondeterministic stage differs", async () => {
     writeFileSync(
       join(fixture.folder, "drift.ts"),
       `import * as Effect from "effect/Effect"
@@ -105,7 +105,7 @@ export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.
     expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
   })
 
-  it("makes a result again as the machine made it be, from what was recorded of that", async () => {
+  it("repeats how the machine made a result, from what was recorded", async () => {
     writeFileSync(
       join(fixture.folder, "crowded.ts"),
       `import { existsSync } from "node:fs"
@@ -134,7 +134,7 @@ export default Pipeline.make("crowded", { params: Schema.Struct({ file: Schema.S
     expect(await verified({}, "crowded.ts")).toMatchObject({ ok: true, nodes: [{ status: "same" }] })
   })
 
-  it("does not compare with damaged bytes, and says when a stage fails", async () => {
+  it("does not compare with damaged bytes, and reports a failing stage", async () => {
     const first = await fixture.run()
     const digest = digests(first).shout!
     invert(objectFile(fixture.folder, digest))
@@ -159,7 +159,7 @@ describe("a lock file", () => {
     const all = { ...options, settings: { ...options.settings, ...settings } }
     return freeze(await Effect.runPromise(plan(await load("pipeline.ts"), {}, all).pipe(here)), all, fixture.folder)
   }
-  /** What a run with these settings is told; [] when it ran. */
+  /** The errors of a run with these settings; [] if it ran. */
   const refused = async (locked: LockFile, settings: Record<string, string> = {}, options: Partial<RunOptions> = {}) => {
     try {
       await fixture.run(settings, { ...options, locked })
@@ -171,7 +171,7 @@ describe("a lock file", () => {
     }
   }
 
-  it("holds a run to inputs, configs, seeds, code, packages and numerics, and says what differs before anything runs", async () => {
+  it("fixes inputs, configs, seeds, code, packages and numerics, and reports differences before anything runs", async () => {
     const lock = (integrity: string, version = "4.1.0") =>
       writeFileSync(
         join(fixture.folder, "package-lock.json"),
@@ -181,7 +181,7 @@ describe("a lock file", () => {
     const locked = await frozen()
     expect(Object.values(locked.nodes).map(({ result }) => result)).toEqual([null, null, null, null])
     expect(await refused(locked)).toEqual([])
-    // What can't change a result is free.
+    // What can't change a result may differ.
     expect(await refused(locked, { "lines.batch": "7" }, { jobs: 3 })).toEqual([])
     expect(await refused(locked, { times: "2" })).toEqual(["node shout: config times: 1 -> 2"])
     expect(await refused(locked, {}, { seed: 5 })).toEqual(["node shout: seed 0 -> 5", "node wait: seed 0 -> 5"])
@@ -196,18 +196,18 @@ describe("a lock file", () => {
     lock("sha512-b")
     const packages = ["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.0 (content changed)"]
     expect(await refused(locked)).toEqual(expect.arrayContaining(packages))
-    // One that was pulled and is not installed yet.
+    // A lock file that was pulled but is not installed yet.
     lock("sha512-b", "4.1.1")
     await expect(fixture.run({}, { locked })).rejects.toThrow(/effect is installed in version 4\.1\.0, .* says 4\.1\.1: .*Run npm ci/)
     lock("sha512-a")
     edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
     expect(await refused(locked)).toEqual([expect.stringMatching(/^code of stage shout: .*helper\.ts$/)])
-    // And back: nothing had run in between.
+    // And back: nothing ran in between.
     edit(fixture.folder, "helper.ts", (text) => text.replace('"?"', '"!"'))
     expect(statuses(await fixture.run({}, { locked }))).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
   })
 
-  it("holds wires and nodes", async () => {
+  it("fixes connections and nodes", async () => {
     const locked = await frozen()
     const { shout, ...nodes } = locked.nodes
     const other = {
@@ -221,11 +221,11 @@ describe("a lock file", () => {
     ])
   })
 
-  it("holds results too, once they are known: one that comes out different fails", async () => {
+  it("also fixes known results: one that differs fails", async () => {
     const first = await fixture.run()
     const locked = await frozen()
     expect(Object.fromEntries(Object.entries(locked.nodes).map(([id, { result }]) => [id, result]))).toEqual(digests(first))
-    // As if `wait` had come out otherwise when it was frozen.
+    // As if `wait` had had another result when it was frozen.
     const otherwise: LockFile = { ...locked, nodes: { ...locked.nodes, wait: { ...locked.nodes.wait!, result: "0".repeat(64) } } }
     const second = await fixture.run({}, { locked: otherwise })
     expect(second.status).toBe("failed")
@@ -236,7 +236,7 @@ describe("a lock file", () => {
     expect(second.events).toContainEqual({ type: "note", node: "wait", message: expect.stringContaining("differs from the frozen one") })
   })
 
-  it("comes back from disk as it was; what is none is refused with what to do", async () => {
+  it("is read as it was written; an invalid one is rejected with a hint", async () => {
     const path = join(fixture.folder, "pipeline.lock.json")
     expect(lockPath(join(fixture.folder, "pipeline.ts"))).toBe(path)
     const locked = await frozen()

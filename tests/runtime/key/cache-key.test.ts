@@ -21,7 +21,7 @@ describe("the cache key", () => {
     expect(cacheKey(parts)).toMatchInlineSnapshot(`"0f0d1bf3b6351344ee1918e7129ad3d689ab4c1967a21fab8c61b7408946c806"`)
   })
 
-  it("of a pinned stage has its version where others have the code, told apart from any code", () => {
+  it("of a pinned stage has its version instead of the code, distinct from any code", () => {
     const pinned = { ...parts, pinned: "v3" }
     expect(cacheKey(pinned)).toMatchInlineSnapshot(`"254fafc03f20e42d86f7b060fc2be701f5e7a8d1d930f42966420b0eeb447f95"`)
     expect(cacheKey({ ...pinned, code: "c0df" })).toBe(cacheKey(pinned))
@@ -53,7 +53,7 @@ describe("the cache key", () => {
     expect(new Set(keys).size).toBe(keys.length)
   })
 
-  it("tells types apart, and where one part ends and the next begins", () => {
+  it("distinguishes types, and where one part ends and the next begins", () => {
     const values = [
       1,
       "1",
@@ -79,7 +79,7 @@ describe("the cache key", () => {
     expect(new Set(values.map(digestOf)).size).toBe(values.length)
   })
 
-  it("refuses what has no stable encoding, and says where it is", () => {
+  it("rejects values without a stable encoding, and says where they are", () => {
     expect(() => digestOf({ a: [0, Number.NaN] })).toThrow(/value\.a\[1\] is NaN/)
     expect(() => digestOf({ f: () => 1 })).toThrow(/value\.f is a function/)
     expect(() => digestOf(new Map())).toThrow(/value is a Map/)

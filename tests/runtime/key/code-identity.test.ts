@@ -1,4 +1,4 @@
-/** What of a stage's code enters its key: each change below is made to a copy of the same two files. */
+/** The part of a stage's code that is in its key: each change below is made to a copy of the same two files. */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -72,7 +72,7 @@ afterAll(() => {
   removeFolder(folder)
 })
 
-/** The identity of `shout` after these replacements: [file, what, by what]. */
+/** The identity of `shout` after these replacements: [file, old, new]. */
 const identity = async (...changes: ReadonlyArray<readonly [Name, string | RegExp, string]>): Promise<CodeIdentity> => {
   const directory = join(folder, `v${version++}`)
   mkdirSync(directory)
@@ -124,7 +124,7 @@ describe("the code of a stage differs", () => {
 })
 
 describe("packages", () => {
-  it("are those that the stage reaches, with what they depend on", async () => {
+  it("are those that the stage uses, with their dependencies", async () => {
     const { packages } = await identity()
     expect(Object.keys(packages)).toEqual(
       expect.arrayContaining(["node_modules/effect", "node_modules/apache-arrow", "node_modules/flatbuffers"])
@@ -133,14 +133,14 @@ describe("packages", () => {
     const unused = await identity(["helper.ts", /^/, 'import * as Wasm from "parquet-wasm"\nexport const wasm = () => Wasm\n'])
     expect(unused.packages).toEqual(packages)
     expect(unused.digest).toBe((await identity()).digest)
-    // Imported when it is needed.
+    // Imported dynamically.
     const later = await identity(["deep.ts", "text.toUpperCase()", 'text + String(import("parquet-wasm"))'])
     expect(Object.keys(later.packages)).toContain("node_modules/parquet-wasm")
   })
 })
 
-describe("what is known", () => {
-  it("names every file that went in, by its path in the package", async () => {
+describe("the file list", () => {
+  it("has every file that was included, by its path in the package", async () => {
     const { files: named, exportName } = await identity()
     expect(exportName).toBe("shout")
     expect(Object.keys(named).map((path) => path.replace(/^.*\/v\d+\//, ""))).toEqual(

@@ -1,4 +1,4 @@
-/** Inputs are identified by their content; reading a large one is told of while it takes. */
+/** Inputs are identified by their content; reading a large one is reported meanwhile. */
 import { mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -12,13 +12,13 @@ const folder = mkdtempSync(join(tmpdir(), "caravan-source-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 const cache = { fileDigest: () => Effect.succeed(undefined), recordFile: () => Effect.void } as unknown as KeyCache
 
-it("how much of a folder is read is told at intervals, in bytes of all its files, and at the end", async () => {
+it("progress in reading a folder is reported at intervals, in bytes of all its files, and at the end", async () => {
   mkdirSync(join(folder, "data"))
   for (const name of ["a", "b"]) {
     writeFileSync(join(folder, "data", name), "")
     truncateSync(join(folder, "data", name), 5 << 20)
   }
-  // Every look at the clock is 150 ms after the one before.
+  // Each reading of the clock is 150 ms after the previous one.
   let now = 0
   const clock = vi.spyOn(performance, "now").mockImplementation(() => (now += 150))
   const heard: Array<{ readonly path: string; readonly done: number; readonly total: number }> = []
@@ -30,14 +30,14 @@ it("how much of a folder is read is told at intervals, in bytes of all its files
   expect(heard.at(-1)!.done).toBe(10 << 20)
 })
 
-it("a small input is read without a word", async () => {
+it("a small input is read without a report", async () => {
   writeFileSync(join(folder, "small"), "x")
   const heard: Array<object> = []
   await Effect.runPromise(digestFile(join(folder, "small"), cache, (read) => heard.push(read)))
   expect(heard).toEqual([])
 })
 
-it("a file that was written over with as many bytes is another, also where its time was put back", async () => {
+it("a file overwritten with the same number of bytes is detected, even if its time was reset", async () => {
   const path = join(folder, "same")
   const kept = new Map<string, string>()
   const remembering = {
@@ -48,7 +48,7 @@ it("a file that was written over with as many bytes is another, also where its t
   writeFileSync(path, "alpha")
   const then = new Date(Date.now() - 60_000)
   utimesSync(path, then, then)
-  // Old enough to be remembered.
+  // Old enough to be cached.
   await sleep(200)
   const before = await digest()
   expect(kept.size).toBe(1)
@@ -57,7 +57,7 @@ it("a file that was written over with as many bytes is another, also where its t
   expect(await digest()).not.toBe(before)
 })
 
-it("a pattern stands for the names and contents of the files it matches, and for nothing else", async () => {
+it("a pattern depends on the names and contents of the files it matches, and on nothing else", async () => {
   const inside = join(folder, "pattern")
   mkdirSync(inside)
   const digest = async () => (await Effect.runPromise(digestFile(join(inside, "*.jsonl"), cache))).digest

@@ -1,5 +1,5 @@
 /**
- * What changes a key and what does not, over generated keys, nodes and code: any change of code, config, seed, input content or numerics does; no
+ * Changes that do and do not change a key, over generated keys, nodes and code: any change of code, config, seed, input content or numerics does; no
  * change of comment, type, formatting, path, time, concurrency or order of fields does.
  */
 import { copyFileSync, mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs"
@@ -25,7 +25,7 @@ import { report } from "../../../schemas/report.ts"
 import { hyper, hyperInt, neutral } from "../../../schemas/hyper.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
-/** Holds for so many generated values; the message of a failure has the smallest counterexample. The seed makes it the same every time. */
+/** Checks many generated values; a failure's message has the smallest counterexample. The seed makes it reproducible. */
 const holds = async <A>(
   values: Arbitrary.Arbitrary<A>,
   property: (value: A) => boolean | Promise<boolean>,
@@ -49,7 +49,7 @@ const Parts = Schema.Struct({
   numerics: Schema.NullOr(Schema.Record(Schema.String, Schema.String))
 })
 
-/** Every order of fields turned around, at every depth. */
+/** Reverses every order of fields, at every depth. */
 const reversed = (value: unknown): unknown => {
   if (typeof value !== "object" || value === null) return value
   if (Array.isArray(value)) return value.map(reversed)
@@ -60,7 +60,7 @@ const reversed = (value: unknown): unknown => {
   )
 }
 
-/** Every value that differs from this one in one place: a part replaced, taken away or added. */
+/** Every value that differs from this one in one place: a part replaced, removed or added. */
 const neighbours = (value: unknown): Array<unknown> => {
   const out: Array<unknown> = [
     undefined,
@@ -89,7 +89,7 @@ const neighbours = (value: unknown): Array<unknown> => {
   return out
 }
 
-describe("a key, of whatever parts,", () => {
+describe("a key of any parts", () => {
   it("is the same for a copy with its fields in another order", async () => {
     const failure = await holds(
       Arbitrary.schema(Parts),
@@ -99,7 +99,7 @@ describe("a key, of whatever parts,", () => {
     expect(failure).toBeUndefined()
   })
 
-  it("differs from that of every other in one place", async () => {
+  it("differs from those of all values that differ in one place", async () => {
     let compared = 0
     const failure = await holds(
       Arbitrary.schema(Parts),
@@ -116,14 +116,14 @@ describe("a key, of whatever parts,", () => {
     expect(compared).toBeGreaterThan(2000)
   })
 
-  it("of two values is the same only when they are", async () => {
+  it("of two values is the same only if the values are", async () => {
     const failure = await holds(
       Arbitrary.all([Arbitrary.schema(Value), Arbitrary.schema(Value)]),
       ([a, b]) => (digestOf(a) === digestOf(b)) === isDeepStrictEqual(a, b),
       500
     )
     expect(failure).toBeUndefined()
-    // Small ones, each with each: what looks alike in text.
+    // Small values, pairwise: those that look alike as text.
     const small = [
       0,
       -0,
@@ -180,7 +180,7 @@ afterAll(() => {
   removeFolder(folder)
 })
 
-/** All that a node depends on, and all that surrounds it. */
+/** Everything that a node depends on, and its surroundings. */
 const Node = Schema.Struct({
   config: Schema.Struct({
     rate: Schema.Finite,
@@ -228,7 +228,7 @@ const keyOf = async (node: Node, around: Around): Promise<string> => {
 }
 
 describe("the key of a node", () => {
-  it("does not depend on paths and times of files, on what runs at once, on neutral fields, names, or the order of fields", async () => {
+  it("does not depend on paths and times of files, concurrency, neutral fields, names, or the order of fields", async () => {
     const failure = await holds(
       Arbitrary.all([Arbitrary.schema(Node), Arbitrary.schema(Around)]),
       async ([node, around]) => (await keyOf(node, around)) === (await keyOf(node, plain)),
@@ -258,14 +258,14 @@ describe("the key of a node", () => {
   })
 })
 
-/** Functions that call each other in a chain, each with a constant; the stage calls the first, and one stands beside it unused. */
+/** Functions that call each other in a chain, each with a constant; the stage calls the first, and one is unused. */
 const Code = Schema.Struct({
   constants: Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 999 }))).check(
     Schema.isMinLength(2),
     Schema.isMaxLength(5)
   ),
   unused: Schema.Int,
-  /** How it is dressed: a comment, spaces, a type, line breaks at each place. */
+  /** Formatting: a comment, spaces, a type, line breaks at each place. */
   dress: Schema.Array(Schema.Literals(["comment", "space", "type", "break"])).check(Schema.isMinLength(1), Schema.isMaxLength(6))
 })
 type Code = typeof Code.Type
@@ -313,8 +313,8 @@ const codeOf = async (code: Code, dressed: boolean): Promise<string> => {
   return digest
 }
 
-describe("the code of a stage, whatever it is,", () => {
-  it("is the same with comments, types, spaces and line breaks anywhere, in another folder, and beside other unused code", async () => {
+describe("the code of any stage", () => {
+  it("is the same with comments, types, spaces and line breaks anywhere, in another folder, and next to other unused code", async () => {
     const failure = await holds(
       Arbitrary.schema(Code),
       async (code) => {
@@ -326,7 +326,7 @@ describe("the code of a stage, whatever it is,", () => {
     expect(failure).toBeUndefined()
   })
 
-  it("is another with any constant of any function it reaches, through any number of calls and files", async () => {
+  it("changes with any constant of any function it uses, through any number of calls and files", async () => {
     const failure = await holds(
       Arbitrary.schema(Code),
       async (code) => {

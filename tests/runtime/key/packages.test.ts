@@ -1,4 +1,4 @@
-/** Imports that are neither relative nor absolute: what of theirs enters a key, and what is refused. Each test has a project of its own, with packages. */
+/** Imports that are neither relative nor absolute: what enters a key, and what is rejected. Each test has a separate project with packages. */
 import { mkdirSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -53,7 +53,7 @@ const identify = async (project: string): Promise<CodeIdentity> => {
   const { say } = (await import(pathToFileURL(join(project, "stage.ts")).href)) as { readonly say: AnyStage }
   return await opened.later(Journal.use((journal) => codeIdentity(say.stage, journal, new FileDigests())))
 }
-/** The digest of a project's stage, and after each of these files was written over. */
+/** The digest of a project's stage, initially and after each of these files was overwritten. */
 const after = async (project: string, ...edits: ReadonlyArray<Files>): Promise<Array<string>> => {
   const digests = [(await identify(project)).digest]
   for (const edit of edits) {
@@ -69,7 +69,7 @@ describe("a file of the project, imported", () => {
     ["as #name of package.json's imports", "#helper", { imports: { "#helper": "./lib/helper.ts" } }],
     ["by the package's own name", "mine/helper", { exports: { "./helper": "./lib/helper.ts" } }],
     ["by a file: URL", "file:", {}]
-  ])("%s, is part of the code as a relative import is: an edit counts, a comment does not", async (_, specifier, others) => {
+  ])("%s, is part of the code like a relative import: an edit counts, a comment does not", async (_, specifier, others) => {
     const path = join(folder, `p${projects}`, "lib/helper.ts")
     const from = specifier === "file:" ? pathToFileURL(path).href : specifier
     const stage = stageThat("mark", `import { mark } from "${from}"`)
@@ -88,7 +88,7 @@ describe("a linked package", () => {
   const at = { "packages/linked/package.json": manifest("linked", { exports: "./index.ts" }), ...linked("!") }
   const entries = { "node_modules/linked": { resolved: "packages/linked", link: true }, "packages/linked": { version: "1.0.0" } }
 
-  it("is part of the code: an edit of what is used counts, a comment does not", async () => {
+  it("is part of the code: an edit of the used part counts, a comment does not", async () => {
     const stage = stageThat("mark", 'import { mark } from "linked"')
     const project = projectOf({ "stage.ts": stage, ...at, "package-lock.json": lock(entries) }, { linked: "packages/linked" })
     const [one, commented, edited] = await after(project, linked("!", "// Loud.\n"), linked("?"))
@@ -97,7 +97,7 @@ describe("a linked package", () => {
     expect((await identify(project)).packages).not.toHaveProperty("node_modules/linked")
   })
 
-  it("that an installed package depends on is its content", async () => {
+  it("used by an installed package counts by its content", async () => {
     const project = projectOf(
       {
         "stage.ts": stageThat("mark", 'import { mark } from "outer"'),
@@ -113,7 +113,7 @@ describe("a linked package", () => {
     )
     const [one, edited, added] = await after(project, linked("?"), { "packages/linked/data.json": "[1]" })
     expect(new Set([one, edited, added]).size).toBe(3)
-    // Where a file stands is part of it.
+    // A file's location is part of it.
     mkdirSync(join(project, "packages/linked/below"))
     renameSync(join(project, "packages/linked/data.json"), join(project, "packages/linked/below/data.json"))
     expect([one, edited, added]).not.toContain((await identify(project)).digest)
@@ -130,14 +130,14 @@ describe("an installed package", () => {
   })
   const stage = { "stage.ts": stageThat("mark", 'import { mark } from "outer"') }
 
-  it("is what the lock file says of it", async () => {
+  it("counts by its entry in the lock file", async () => {
     const project = projectOf({ ...stage, ...outer("1.0.0"), ...locked("1.0.0") })
     expect((await identify(project)).packages).toMatchObject({ "node_modules/outer": "1.0.0 sha512-1.0.0" })
     const [one, other] = await after(project, locked("1.0.0", { integrity: "sha512-other" }))
     expect(other).not.toBe(one)
   })
 
-  it("that is not what the lock file says is refused: a lock file pulled before npm ci, and a package changed behind its back", async () => {
+  it("that differs from the lock file is rejected: a lock file pulled before npm ci, and a package changed afterwards", async () => {
     const project = projectOf({ ...stage, ...outer("1.0.0"), ...locked("1.0.0") })
     await identify(project)
     write(project, locked("1.1.0"))
@@ -150,7 +150,7 @@ describe("an installed package", () => {
     await expect(identify(project)).rejects.toThrow(/is installed in version 1\.2\.0/)
   })
 
-  it("whose dependency is missing is refused, unless that is optional", async () => {
+  it("with a missing dependency is rejected, unless it is optional", async () => {
     const inner = (optional: boolean) =>
       lock({
         "node_modules/outer": { version: "1.0.0", integrity: "sha512-a", dependencies: { inner: "*" } },
@@ -162,13 +162,13 @@ describe("an installed package", () => {
     expect(Object.keys((await identify(project)).packages)).toContain("node_modules/inner")
   })
 
-  it("that was copied from a folder is its content", async () => {
+  it("that was copied from a folder counts by its content", async () => {
     const project = projectOf({ ...stage, ...outer("1.0.0"), ...locked("1.0.0", { resolved: "file:../outer" }) })
     const [one, edited] = await after(project, { "node_modules/outer/index.js": 'export const mark = "?"\n' })
     expect(edited).not.toBe(one)
   })
 
-  it("is found by a stage that is installed itself, by the lock file of whoever installed it", async () => {
+  it("is resolved for a stage that is installed itself, with the lock file of its installer", async () => {
     const project = projectOf({ ...outer("1.0.0"), ...locked("1.0.0") })
     const files = { "package.json": manifest("stages"), "stage.js": stageThat("mark", 'import { mark } from "outer"') }
     write(join(project, "node_modules/stages"), files)
@@ -181,14 +181,14 @@ describe("an installed package", () => {
   })
 })
 
-describe("a package where another has the same name", () => {
+describe("a package with the same name as another", () => {
   const of = (name: string, version: string, others: object = {}) => ({
     [`node_modules/${name}/package.json`]: manifest(name, { version, exports: "./index.js", ...others }),
     [`node_modules/${name}/index.js`]: `export const mark = "${version}"\n`
   })
   const entry = (version: string, others: object = {}) => ({ version, integrity: `sha512-${version}`, ...others })
 
-  it("is the linked package's own, by the linked package's lock file, and not the project's", async () => {
+  it("is the linked package's own, from the linked package's lock file, and not the project's", async () => {
     const own = (version: string) => ({ ...of("outer", version), "package-lock.json": lock({ "node_modules/outer": entry(version) }) })
     const beside = join(folder, `beside${projects}`)
     write(beside, {
@@ -209,7 +209,7 @@ describe("a package where another has the same name", () => {
     expect((await identify(project)).digest).not.toBe(before.digest)
   })
 
-  it("is the one that the package which asks for it finds, where all of them lie above the project", async () => {
+  it("is the one that the importing package resolves, if all of them are above the project", async () => {
     const above = projectOf({
       ...of("outer", "1.0.0", { dependencies: { inner: "*" } }),
       ...of("inner", "2.0.0"),
@@ -243,7 +243,7 @@ describe("an import that can't be identified", () => {
     expect((await identify(projectOf({ "stage.ts": stageThat("1", use) }))).exportName).toBe("say")
   })
 
-  it("one of a module of Node's, by whatever name, is none of them", async () => {
+  it("such as one of Node's modules, under any name, is not rejected", async () => {
     const builtin = manifest("mine", { imports: { "#files": "node:fs" } })
     const stage = stageThat("String([later, files])", 'import * as files from "#files"\nconst later = () => import("path")')
     expect((await identify(projectOf({ "stage.ts": stage, "package.json": builtin }))).exportName).toBe("say")

@@ -1,5 +1,5 @@
 /**
- * How the caches of other systems went stale or wrong, each shown not to happen here, from an edit to what comes out. The parts by themselves:
+ * Ways in which other systems' caches became stale or wrong, each shown not to happen here, from an edit to the result. The individual parts:
  * cache-key.test.ts, key-properties.test.ts, code-identity.test.ts, store.test.ts, single-flight.test.ts, tests/faults/.
  */
 import {
@@ -55,7 +55,7 @@ export const speak = Stage.make("speak", {
   run: Effect.fn("speak")(function* ({ config, inputs, output, progress }) {
     const read = inputs.file === undefined ? "" : readFileSync(inputs.file.path, "utf8")
     if (config.does === "meddle") {
-      // Another content for a moment; then content and times are as before.
+      // Another content for a moment; then content and times are restored.
       const { atime, mtime } = statSync(inputs.file.path)
       writeFileSync(inputs.file.path, read.toUpperCase())
       writeFileSync(inputs.file.path, read)
@@ -93,7 +93,7 @@ type Speak = (
   config: { words?: ReadonlyArray<unknown>; does?: string }
 ) => Node<any>
 
-/** The stage as it is after these edits, loaded anew as the next process would. */
+/** The stage after these edits, loaded again as in a new process. */
 const load = async (...edits: ReadonlyArray<readonly [Name, string, string]>): Promise<Speak> => {
   const directory = join(folder, `v${version++}`)
   mkdirSync(directory)
@@ -110,7 +110,7 @@ const load = async (...edits: ReadonlyArray<readonly [Name, string, string]>): P
 
 interface Ran extends RunResult {
   readonly events: ReadonlyArray<RunEvent>
-  /** Node -> what it says, what became of it. */
+  /** Node -> its content and status. */
   readonly said: Readonly<Record<string, string>>
   readonly became: Readonly<Record<string, string>>
 }
@@ -158,25 +158,25 @@ describe("helper functions that the key does not see (redun, flyte, DVC)", () =>
     ["a constant of a helper", ["helper.ts", 'separator = " "', 'separator = "_"'], 'alpha_"x"!'],
     ["a helper's helper", ["deep.ts", "=> table.loud", "=> table.loud + table.loud"], 'alpha "x"!!'],
     ["a field of a table in a helper's file", ["deep.ts", '"!"', '"?"'], 'alpha "x"?']
-  ])("%s that changes is in the result", async (_, edit, expected) => {
+  ])("%s that changes affects the result", async (_, edit, expected) => {
     expect((await runNodes({ a: (await load())({ file: words() }, { words: ["x"] }) })).said.a).toBe('alpha "x"!')
     const edited = await runNodes({ a: (await load(edit))({ file: words() }, { words: ["x"] }) })
     expect([edited.became.a, edited.said.a]).toEqual(["ran", expected])
   })
 
-  it("a process that has loaded the code from before an edit makes nothing under the key of the code after it", async () => {
+  it("a process that loaded the code before an edit makes nothing under the key of the code after it", async () => {
     const speak = await load()
     const directory = join(folder, `v${version - 1}`)
     expect((await runNodes({ a: speak({}, { words: [1] }) })).became.a).toBe("ran")
     writeFileSync(join(directory, "deep.ts"), sources["deep.ts"].replace('"!"', '"?"'))
     const edited = await runNodes({ a: speak({}, { words: [1] }) })
     expect(edited.nodes[0]).toMatchObject({ status: "failed", error: expect.stringMatching(/changed since .*loaded.*deep\.ts.*again/) })
-    // Comments do not count, and what the new code made is found.
+    // Comments do not count, and the new code's result is found.
     writeFileSync(join(directory, "deep.ts"), `// Edited.\n${sources["deep.ts"]}`)
     expect((await runNodes({ a: speak({}, { words: [2] }) })).said.a).toBe(" 2!")
   })
 
-  it("nor does one that was still loading as the code was edited", async () => {
+  it("nor does a process that was still loading during the edit", async () => {
     const speak = await load()
     await new Promise((resolve) => setTimeout(resolve, 20))
     writeFileSync(join(folder, `v${version - 1}`, "deep.ts"), sources["deep.ts"].replace('"!"', '"?"'))
@@ -186,15 +186,15 @@ describe("helper functions that the key does not see (redun, flyte, DVC)", () =>
 })
 
 describe("callables that are hashed by name (Tango)", () => {
-  it("two stages of one name, config and input, from two files, have two results", async () => {
+  it("two stages with the same name, config and input, from two files, have two results", async () => {
     const [one, other] = [await load(), await load(["helper.ts", 'separator = " "', 'separator = "-"'])]
     const { said } = await runNodes({ one: one({}, { words: [1, 2] }), other: other({}, { words: [1, 2] }) })
     expect(said).toEqual({ one: " 1 2!", other: "-1-2!" })
   })
 })
 
-describe("reruns without a reason (Snakemake)", () => {
-  it("touching, copying and moving files, comments, types, formatting, another folder and more at once make nothing again", async () => {
+describe("unnecessary reruns (Snakemake)", () => {
+  it("touching, copying and moving files, comments, types, formatting, another folder and more concurrency rerun nothing", async () => {
     const nodes = (speak: Speak, file = words(), next = speak) => {
       const first = speak({ file }, { words: ["x"] }).named("first")
       return { first, second: next({ before: [first, first] }, {}) }
@@ -209,14 +209,14 @@ describe("reruns without a reason (Snakemake)", () => {
     expect((await runNodes(nodes(dressed, moved))).became).toEqual(found)
     const options = { jobs: 8, limits: { seconds: 100 }, checkpointSeconds: 7 }
     expect((await runNodes(nodes(await load(), moved), options)).became).toEqual(found)
-    // Made again by other code, to the same: what depends on it is found.
+    // Made again by other code, with the same result: its dependents are cached.
     const other = await load(["deep.ts", "table.loud", "String(table.loud)"])
     expect((await runNodes(nodes(other, moved, await load()))).became).toEqual({ first: "ran", second: "hit" })
   })
 })
 
 describe("empty or partial blobs that are served (Bazel)", () => {
-  it("a file of an object that was cut anywhere is not: the result is made again, whole", async () => {
+  it("a truncated file of an object is not: the result is made again completely", async () => {
     const speak = await load()
     const nodes = () => ({ a: speak({ file: words() }, { words: ["x"] }) })
     const whole = await runNodes(nodes())
@@ -235,8 +235,8 @@ describe("empty or partial blobs that are served (Bazel)", () => {
   })
 })
 
-describe("parts of a key without a mark between them (Dagster), and values of different types taken for one (Hamilton)", () => {
-  it("words that join to the same text, and numbers, booleans and null beside their texts, all have their own result", async () => {
+describe("parts of a key without separators (Dagster), and values of different types treated as equal (Hamilton)", () => {
+  it("words that join to the same text, and numbers, booleans and null next to their texts, all have separate results", async () => {
     const speak = await load()
     const lists: ReadonlyArray<ReadonlyArray<unknown>> = [
       ["1", "23"],
@@ -256,13 +256,13 @@ describe("parts of a key without a mark between them (Dagster), and values of di
     ]
     const { said, became } = await runNodes(Object.fromEntries(lists.map((list, i) => [`n${i}`, speak({}, { words: list })])))
     expect(Object.values(became)).toEqual(lists.map(() => "ran"))
-    // What the stage says of its words, by hand.
+    // The stage's result for its words, by hand.
     expect(said).toEqual(
       Object.fromEntries(lists.map((list, i) => [`n${i}`, `${["", ...list.map((word) => JSON.stringify(word))].join(" ")}!`]))
     )
   })
 
-  it("inputs that are told apart by their order and number only have their own results", async () => {
+  it("inputs that differ only in order and number have separate results", async () => {
     const speak = await load()
     const [a, b] = [speak({}, { words: ["a"] }), speak({}, { words: ["b"] })]
     const { said } = await runNodes({
@@ -274,8 +274,8 @@ describe("parts of a key without a mark between them (Dagster), and values of di
   })
 })
 
-describe("an error of writing to the cache that nobody hears (Nextflow)", () => {
-  /** What becomes of two nodes while writing is broken, and of them once it is mended. */
+describe("ignored errors when writing to the cache (Nextflow)", () => {
+  /** The status of two nodes while writing is broken, and after it is repaired. */
   const around = async (broken: () => void, mend: () => void) => {
     const speak = await load()
     const b = speak({ before: [speak({}, { words: [1] }).named("a")] }, {})
@@ -291,7 +291,7 @@ describe("an error of writing to the cache that nobody hears (Nextflow)", () => 
     mended: { a: "ran", b: "ran" }
   })
 
-  it("of an object fails its node, and the next run makes it", async () => {
+  it("an error with an object fails its node, and the next run makes it", async () => {
     const root = join(home(), "objects")
     const found = await around(
       () => {
@@ -306,7 +306,7 @@ describe("an error of writing to the cache that nobody hears (Nextflow)", () => 
     expect(found).toMatchObject(outcome(/^Committing a stage's output: .*run again/))
   })
 
-  it("of its record fails its node, and the next run makes it", async () => {
+  it("an error with its record fails its node, and the next run makes it", async () => {
     const journal = (sql: string) => {
       const database = new DatabaseSync(join(home(), "journal.db"))
       database.exec(sql)
@@ -321,7 +321,7 @@ describe("an error of writing to the cache that nobody hears (Nextflow)", () => 
 })
 
 describe("a failed job that is recorded as complete (Snakemake)", () => {
-  it("is not, even one that failed after it had written all: nothing is kept of it, and it runs again", async () => {
+  it("is not, even if it failed after it had written everything: nothing of it is kept, and it runs again", async () => {
     const speak = await load()
     for (let i = 0; i < 2; i++) {
       const failed = await runNodes({ a: speak({}, { does: "fail late" }) })
@@ -335,13 +335,13 @@ describe("a failed job that is recorded as complete (Snakemake)", () => {
 describe("an input that changes while it is read (Bazel)", () => {
   const refused = { status: "failed", error: expect.stringMatching(/words\.txt changed while it was read\. Nothing was recorded/) }
 
-  it("and changes back, times and all, is noticed", async () => {
+  it("and changes back, including times, is detected", async () => {
     const result = await runNodes({ a: (await load())({ file: words() }, { does: "meddle" }) })
     expect(result.nodes[0]).toMatchObject(refused)
     expect(objects()).toEqual([])
   })
 
-  it("between its hashing and its reading is noticed, at the same size and time of change", async () => {
+  it("between hashing and reading is detected, with the same size and modification time", async () => {
     const speak = await load()
     const onEvent = (event: RunEvent) => {
       if (event.type !== "node-started") return
@@ -373,7 +373,7 @@ describe("a lost lease that does not stop the stage (Marin)", () => {
 })
 
 describe("racing runs that do everything twice (redun)", () => {
-  it("four at once make each of twelve nodes once", async () => {
+  it("four concurrent runs make each of twelve nodes once", async () => {
     const speak = await load()
     const nodes = () => {
       const all: Record<string, Node<any>> = {}

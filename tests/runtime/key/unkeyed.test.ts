@@ -1,4 +1,4 @@
-/** What a stage is given and its key does not have: it can't be read. */
+/** Parts of a stage's context that are not in its key: the stage can't read them. */
 import { mkdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -13,7 +13,7 @@ import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
 const Out = report(Schema.Struct({ n: Schema.Number }), "unkeyed/1")
 type Read = (context: Stage.Context) => number
-/** A stage that reads something of what it is given. */
+/** A stage that reads a part of its context. */
 const reads = (read: Read, options: { readonly seeded: boolean; readonly tensors: boolean }) =>
   Stage.make("reads", {
     config: Schema.Struct({}),
@@ -44,14 +44,14 @@ const of = async (read: Read, options: { readonly seeded: boolean; readonly tens
 }
 
 describe("a stage that reads", () => {
-  it("the seed without being seeded is refused: what to declare, and where it reads it", async () => {
+  it("the seed without being seeded is rejected: with what to declare, and where it reads it", async () => {
     expect(await of(({ seed }) => seed, { seeded: true, tensors: false })).toBe(7)
     await expect(of(({ seed }) => seed, { seeded: false, tensors: true })).rejects.toThrow(
       /^Stage reads reads context\.seed, which is not part of its key: .* Declare `seeded: true`, or do not read it\..*unkeyed\.test\.ts/s
     )
   })
 
-  it("device or threads without computing with tensors is refused", async () => {
+  it("device or threads without computing with tensors is rejected", async () => {
     expect(await of(({ threads }) => threads, { seeded: false, tensors: true })).toBe(3)
     for (const read of [({ device }: Stage.Context) => device.length, ({ threads }: Stage.Context) => threads])
       await expect(of(read, { seeded: true, tensors: false })).rejects.toThrow(

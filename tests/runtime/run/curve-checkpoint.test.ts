@@ -1,4 +1,4 @@
-/** The curve that a checkpoint carries, where it can't be read. */
+/** The curve in a checkpoint, if it can't be read. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -21,7 +21,7 @@ vi.mock("node:fs/promises", async (original) => {
 const folder = mkdtempSync(join(tmpdir(), "caravan-curve-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-it("is not begun anew for want of open files: the checkpoint stays, and trying again may help; one that has none has no rows", async () => {
+it("is not restarted because of too many open files: the checkpoint stays, and a retry may help; a checkpoint without a curve has no rows", async () => {
   const checkpoints = openCheckpoints({ folder, seconds: Infinity }, () => {})
   const before = new Curve()
   for (const step of [1, 2]) before.add({ step, loss: 1 / step })

@@ -1,4 +1,4 @@
-/** The numbers that a stage reports step by step: kept beside its result, found again with it, whole after a kill, there when it fails. */
+/** The numbers that a stage reports step by step: kept with its result, cached with it, complete after a kill, available when it fails. */
 import { existsSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Deferred from "effect/Deferred"
@@ -52,7 +52,7 @@ describe("the curve", () => {
   it.each<[string, Application]>([
     ["without tensors", descend],
     ["with tensors", descendInChild]
-  ])("of a stage %s has every step's numbers, and is found again with the result", async (_, stage) => {
+  ])("of a stage %s has every step's numbers, and is cached with the result", async (_, stage) => {
     const made = await go(stage)
     expect(made.status).toBe("ran")
     expect(measured(made.rows)).toEqual(expected(6))
@@ -60,7 +60,7 @@ describe("the curve", () => {
     expect(found).toMatchObject({ status: "hit", path: made.path, digest: made.digest })
   })
 
-  it("has the time, the memory, and tokens per second since the row before", async () => {
+  it("has the time, the memory, and tokens per second since the previous row", async () => {
     const { rows } = await go(descendInChild)
     const seconds = rows.map((row) => row.seconds!)
     expect(seconds).toEqual(seconds.toSorted((a, b) => a - b))
@@ -70,17 +70,17 @@ describe("the curve", () => {
       expect(rows[i]!.tokensPerSecond).toBeCloseTo(rows[i]!.tokens! / (seconds[i]! - seconds[i - 1]!), 6)
   })
 
-  it("of shards has those of all, each at the number of shards before it", async () => {
+  it("of shards has the rows of all, each at the number of shards before it", async () => {
     const { rows } = await go(descendBy10, { steps: 2 })
     expect(measured(rows)).toEqual([0, 1, 2].flatMap((step) => expected(2).map((row) => ({ ...row, step }))))
   })
 
-  it("is no part of the result: what reports nothing has the same digest, and no file", async () => {
+  it("is not part of the result: a stage that reports nothing has the same digest, and no file", async () => {
     const made = await go(descend)
     expect(await go(descend, { steps: 0 })).toMatchObject({ status: "ran", digest: made.digest, path: null })
   })
 
-  it("is its own execution's: of a result that was made again there is the newer one's only", async () => {
+  it("belongs to its execution: a result that was made again has only the newer one's", async () => {
     const first = await go(descend)
     const again = await go(descend, {}, { force: ["out"] })
     expect([again.status, again.digest]).toEqual(["ran", first.digest])
@@ -93,13 +93,13 @@ describe("the curve", () => {
     expect((await go(descend)).path).toBe(again.path)
   })
 
-  it("of a stage that was killed and resumed has the steps of one that was not", async () => {
+  it("of a stage that was killed and resumed has the same steps as one that was not", async () => {
     const dies = join(folder, "dies")
     writeFileSync(dies, "")
     const options = { checkpointSeconds: 0 }
     const killed = await go(descendInChild, { dies }, options)
     expect(killed).toMatchObject({ status: "failed", error: expect.stringContaining("was killed") })
-    // Before it resumes there is what its last checkpoint has.
+    // Before it resumes, the last checkpoint's rows are available.
     expect(measured(killed.rows)).toEqual(expected(3))
     expect(existsSync(dies)).toBe(false)
     const resumed = await go(descendInChild, { dies }, options)
@@ -109,7 +109,7 @@ describe("the curve", () => {
     expect(seconds).toEqual(seconds.toSorted((a, b) => a - b))
   })
 
-  it("of a stage that is interrupted stays beside its log, as its last checkpoint has it", async () => {
+  it("of an interrupted stage stays next to its log, as of its last checkpoint", async () => {
     const pipeline = Pipeline.make("curves", { params: Schema.Struct({}) }, () => ({
       out: descendInChild({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { steps: 1_000_000 }).named("out")
     }))
@@ -134,7 +134,7 @@ describe("the curve", () => {
   it.each<[string, Application]>([
     ["without tensors", descend],
     ["with tensors", descendInChild]
-  ])("of a stage that fails %s stays beside its log, with the numbers that are none", async (_, stage) => {
+  ])("of a stage that fails %s stays next to its log, with NaN values", async (_, stage) => {
     const failed = await go(stage, { divergesAt: 3 }, { checkpointSeconds: 0 })
     expect(failed.status).toBe("failed")
     expect(failed.notes).toContain(`its curve so far is in ${failed.path}`)
@@ -147,7 +147,7 @@ describe("the curve", () => {
 })
 
 describe("rows in memory", () => {
-  it("are the same after a checkpoint, however many they are, and go on from there", async () => {
+  it("are the same after a checkpoint, however many they are, and continue from there", async () => {
     const whole = new Curve()
     const rows = Array.from({ length: 1000 }, (_, step) => ({
       step,
@@ -172,7 +172,7 @@ describe("rows in memory", () => {
     expect(await read(resumed)).toEqual(await read(whole))
     expect(await read(whole)).toEqual(rows.map((row) => ({ late: null, ...row })))
   })
-  it("that can't be written are told of, and stop nothing", async () => {
+  it("that can't be written are reported, and stop nothing", async () => {
     const curve = new Curve()
     curve.add({ step: 1, loss: 1 })
     const notes: Array<string> = []

@@ -1,4 +1,4 @@
-/** Results whose bytes, files or records are no longer what they were, and the runs that meet them. */
+/** Results whose bytes, files or records have changed, and the runs that find them. */
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
@@ -17,17 +17,17 @@ let fixture: Fixture
 beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
-/** What a test damaged and nothing made again stays as it is. */
+/** What a test damaged and nothing made again stays damaged. */
 let leftDamaged = false
 afterEach(async () => {
-  // After each fault, the records name what is there and was made (docs/faults.md).
+  // After each fault, the records name existing, reported results (docs/faults.md).
   const check = leftDamaged ? Promise.resolve() : checkRecords(join(fixture.folder, "home"))
   leftDamaged = false
   await check.finally(() => removeFolder(fixture.folder))
 })
 
 type Ran = Awaited<ReturnType<Fixture["run"]>>
-/** A run before this one, elsewhere: its store and journal are copied here. */
+/** An earlier run, elsewhere: its store and journal are copied here. */
 const ranBefore = async () => {
   cpSync(join(template.folder, "home"), join(fixture.folder, "home"), { recursive: true })
   return fixture.run()
@@ -36,10 +36,10 @@ const all = (status: string) => ({ lines: status, shout: status, wait: status, c
 const fileOf = (ran: Ran, node: string, name?: string) => objectFile(fixture.folder, digests(ran)[node]!, name)
 
 describe("a damaged result", () => {
-  it("is made again when a stage is to read it, set aside, and ends at the same digest", async () => {
+  it("is made again before a stage reads it, moved aside, and ends with the same digest", async () => {
     const first = await ranBefore()
     invert(fileOf(first, "lines"), { times: "keep" })
-    // The times say nothing, and nobody reads it: what depends on it is there.
+    // The times show nothing, and nobody reads it: its dependents are cached.
     expect(statuses(await fixture.run())).toEqual(all("hit"))
     const second = await fixture.run({ times: "2" })
     expect(second.events).toContainEqual({
@@ -54,7 +54,7 @@ describe("a damaged result", () => {
     expect(statuses(await fixture.run({ times: "2" }))).toEqual(all("hit"))
   })
 
-  it("is made once when several stages that run at once need it", async () => {
+  it("is made once if several concurrent stages need it", async () => {
     const first = await ranBefore()
     invert(fileOf(first, "lines"), { times: "keep" })
     const second = await fixture.run({}, { jobs: 4, force: ["shout", "wait"] })
@@ -63,7 +63,7 @@ describe("a damaged result", () => {
     expect(digests(second)).toEqual(digests(first))
   })
 
-  it("that can't be made again fails its node, and what needs it is skipped", async () => {
+  it("that can't be made again fails its node, and its dependents are skipped", async () => {
     leftDamaged = true
     const first = await ranBefore()
     invert(fileOf(first, "lines"), { times: "keep" })
@@ -87,14 +87,14 @@ describe("a damaged result", () => {
     expect(digests(second)).toEqual(digests(first))
   })
 
-  it("is one whose manifest is not the one its name says", async () => {
+  it("is one with a manifest that does not match its name", async () => {
     const first = await ranBefore()
     const file = fileOf(first, "shout", "artifact.json")
     writeFileSync(file, readFileSync(file, "utf8").replace('"format": 1', '"format": 1 '))
     expect(statuses(await fixture.run())).toMatchObject({ lines: "hit", shout: "ran" })
   })
 
-  it("may be any of them, or the journal: all is made anew, with the same digests", async () => {
+  it("may be any of them, or the journal: everything is made again, with the same digests", async () => {
     const first = await ranBefore()
     rmSync(join(fixture.folder, "home/objects"), { recursive: true })
     expect(digests(await fixture.run())).toEqual(digests(first))
@@ -105,7 +105,7 @@ describe("a damaged result", () => {
     expect(digests(again)).toEqual(digests(first))
   })
 
-  it("that no record names is replaced by what is made anew", async () => {
+  it("without a record is replaced by a new result", async () => {
     const first = await ranBefore()
     const file = fileOf(first, "lines")
     invert(file)
@@ -115,7 +115,7 @@ describe("a damaged result", () => {
     expect(existsSync(join(fixture.folder, "home/quarantine"))).toBe(true)
   })
 
-  it("of which a final output's bytes were inverted is made again by the next run, though nothing reads it", async () => {
+  it("of a final output with inverted bytes is made again by the next run, although nothing reads it", async () => {
     const first = await ranBefore()
     invert(fileOf(first, "shout"), { count: 20 })
     const second = await fixture.run()
@@ -130,17 +130,17 @@ describe("a damaged result", () => {
     expect(statuses(await fixture.run())).toEqual(all("hit"))
   })
 
-  it("of a node that is not selected is made again where a selected one reads it, and left alone elsewhere", async () => {
+  it("of an unselected node is made again if a selected node reads it, and otherwise left alone", async () => {
     const first = await ranBefore()
     invert(fileOf(first, "shout"), { count: 20 })
     expect(statuses(await fixture.run({}, { only: "wait" })).shout).toBe("skipped")
     expect(statuses(await fixture.run({}, { only: "counts", force: ["counts"] }))).toMatchObject({ shout: "ran", counts: "ran" })
   })
 
-  it("is not one that is sound, however young its files are: it is read once, and that is remembered", async () => {
+  it("is not an intact one with new files: it is read once, and that is remembered", async () => {
     const first = await ranBefore()
     const tomorrow = Date.now() / 1000 + 86_400
-    // As after a copy of the store, which gives files the time of the copy.
+    // As after copying the store, which gives files the time of the copy.
     for (const node of ["lines", "shout", "wait"]) utimesSync(fileOf(first, node), tomorrow, tomorrow)
     const home = openHome(join(fixture.folder, "home"))
     const presences = () => ["lines", "shout", "wait"].map((node) => home.now(home.store.presence(digests(first)[node]!)))
@@ -153,8 +153,8 @@ describe("a damaged result", () => {
     }
   })
 
-  it("that is made again and comes out different gives what reads it another key", async () => {
-    // The stage is no function of its inputs, and its results are not the same under one key.
+  it("that differs when it is made again gives its dependents another key", async () => {
+    // The stage is nondeterministic, and its results under one key differ.
     leftDamaged = true
     writeFileSync(
       join(fixture.folder, "weather.ts"),

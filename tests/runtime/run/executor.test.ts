@@ -1,4 +1,4 @@
-/** Children: what they print, and how long they may take. How they end is in run.test.ts and processes.test.ts. */
+/** Children: their output and their time limits. How they end is in run.test.ts and processes.test.ts. */
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -26,7 +26,7 @@ afterEach(() => {
   removeFolder(folder)
 })
 
-/** Runs a stage of the fixture in a child; gives what it printed. */
+/** Runs a stage of the fixture in a child; returns its output. */
 const running = async (file: string, exportName: string, config: Record<string, unknown>, limits?: Limits, threads = 1) => {
   const module = pathToFileURL(join(folder, file)).href
   const { stage } = ((await import(module)) as Record<string, AnyStage>)[exportName]!
@@ -45,7 +45,7 @@ const running = async (file: string, exportName: string, config: Record<string, 
   const work = execute({
     stage,
     job,
-    // Of no files: none has changed.
+    // Without files: none has changed.
     code: { digest: "", exportName, root: folder, files: {}, packages: {} },
     cache: {
       code: () => Effect.undefined,
@@ -61,14 +61,14 @@ const running = async (file: string, exportName: string, config: Record<string, 
 }
 const waiting = { steps: 0, die: "exit", empty: false }
 
-describe("what a child prints", () => {
-  it("is told as it comes", async () => {
+describe("a child's output", () => {
+  it("is reported as it arrives", async () => {
     const { exit, text } = await running("stages.ts", "wait", waiting)
     expect(JSON.stringify(exit)).toMatch(/exited with code 3/)
     expect(text()).toBe("out of paper\n")
   })
 
-  it("keeps its characters whole, wherever its pieces end", async () => {
+  it("keeps its characters complete, wherever its pieces end", async () => {
     writeFileSync(
       join(folder, "printing.ts"),
       `import * as Effect from "effect/Effect"
@@ -84,7 +84,7 @@ export const printing = Stage.make("printing", {
   output: report(Schema.Struct({ n: Schema.Number }), "printed/1"),
   resources: { tensors: true },
   run: Effect.fn("printing")(function* ({ output }) {
-    // More than a pipe holds, in characters of two bytes after one of one.
+    // More than fits in a pipe, with characters of two bytes after one of one byte.
     yield* Effect.callback((resume) => void process.stdout.write("x" + "é".repeat(200_000), () => resume(Effect.void)))
     return yield* writeReport(output, { n: 1 })
   })
@@ -93,14 +93,14 @@ export const printing = Stage.make("printing", {
     )
     const { exit, text } = await running("printing.ts", "printing", {})
     expect(exit._tag).toBe("Success")
-    // The message that it is done may come before the last of what it printed.
+    // The message that it is done may arrive before its last output.
     expect(text().length).toBeGreaterThan(65_536)
     expect(text().slice(0, 65_536)).toBe(`x${"é".repeat(65_535)}`)
   })
 })
 
-describe("what is measured of a stage with tensors", () => {
-  it("stands among its metrics, each stage's for itself", async () => {
+describe("measurements of a stage with tensors", () => {
+  it("are among its metrics, separately for each stage", async () => {
     const prepare = join(folder, "prepare.ts")
     writeFileSync(
       prepare,
@@ -128,7 +128,7 @@ export const counting = Stage.make("counting", {
 })
 `
     )
-    // Prepared again where the threads are others, and where they are as they once were.
+    // Prepared again if the number of threads differs, and if it is the same as earlier.
     const jobs = [
       { threads: 1, prepared: 1 },
       { threads: 1, prepared: 1 },
@@ -144,8 +144,8 @@ export const counting = Stage.make("counting", {
   })
 })
 
-describe("what a stage leaves in memory", () => {
-  it.each(["ends", "fails"])("is gone when it %s: the next one in the process begins with none", async (how) => {
+describe("memory that a stage does not free", () => {
+  it.each(["ends", "fails"])("is freed when it %s: the next stage in the process begins without it", async (how) => {
     const prepare = new URL("../../../engine/prepare.ts", import.meta.url).href
     execute = Effect.runSync(Effect.provideService(processPool(prepare), Scope.Scope, scope))
     writeFileSync(
@@ -178,19 +178,19 @@ export const leaving = Stage.make("leaving", {
     expect(between._tag).toBe(how === "fails" ? "Failure" : "Success")
     const last = await run(false)
     expect(last).toMatchObject({ _tag: "Success", value: { metrics: { found: 0 } } })
-    // It is the same process: nothing else would show anything.
+    // It is the same process: otherwise the test would prove nothing.
     const processes = [first, last].map((exit) => (Exit.isSuccess(exit) ? exit.value.metrics.pid : NaN))
     expect(processes[1]).toBe(processes[0])
   })
 })
 
-describe("the time that a child is given", () => {
+describe("a child's time limit", () => {
   it("may be a month", async () => {
     const { exit } = await running("stages.ts", "wait", waiting, { seconds: 2_592_000 })
     expect(JSON.stringify(exit)).toMatch(/exited with code 3/)
   })
 
-  it("is up when it is up, also after more than Node's timers take", () => {
+  it("is applied, even if it is longer than Node's timers support", () => {
     vi.useFakeTimers()
     try {
       const day = 86_400_000

@@ -5,7 +5,7 @@ import { fairSemaphore } from "../../../runtime/run/fair-semaphore.ts"
 
 const fork = Effect.forkChild({ startImmediately: true })
 
-it.live("has so many in at once, lets them in in turn, and each of many in the end", () =>
+it.live("admits a limited number, in order, and eventually each of many", () =>
   Effect.gen(function* () {
     const semaphore = fairSemaphore(2)
     let [inside, most] = [0, 0]
@@ -23,7 +23,7 @@ it.live("has so many in at once, lets them in in turn, and each of many in the e
   })
 )
 
-it.live("lets any number in that leave at once", () =>
+it.live("admits others when any number leave simultaneously", () =>
   Effect.gen(function* () {
     const semaphore = fairSemaphore(1)
     const first = yield* fork(semaphore.withPermit(Effect.never))
@@ -36,7 +36,7 @@ it.live("lets any number in that leave at once", () =>
   })
 )
 
-it.live("loses no place to one that is interrupted just when it is let in, after the one before gave its permit back early", () =>
+it.live("loses no permit to a waiter that is interrupted just when it is admitted, after the previous holder returned its permit early", () =>
   Effect.gen(function* () {
     const semaphore = fairSemaphore(1)
     const stay = fork(semaphore.withPermit(Effect.never))
@@ -48,7 +48,7 @@ it.live("loses no place to one that is interrupted just when it is let in, after
     yield* giveBack
     yield* Fiber.interrupt(next)
     expect(yield* Effect.timeoutOption(enter, "5 seconds")).toMatchObject({ value: "in" })
-    // Once is enough: the permit of the one that ends late is not given back twice.
+    // Only once: the permit of the one that ends late is not returned twice.
     yield* stay
     yield* Effect.sleep("10 millis")
     yield* Fiber.interrupt(early)
@@ -56,7 +56,7 @@ it.live("loses no place to one that is interrupted just when it is let in, after
   })
 )
 
-it.live("loses no place to one that fails, or that is interrupted while it waits or is inside", () =>
+it.live("loses no permit to one that fails, or that is interrupted while it waits or is inside", () =>
   Effect.gen(function* () {
     const semaphore = fairSemaphore(1)
     yield* Effect.exit(semaphore.withPermit(Effect.fail("no")))

@@ -1,4 +1,4 @@
-/** A stage over the shards of a dataset: cut, made once each, put together in order. */
+/** A stage over the shards of a dataset: split, made once each, concatenated in order. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -26,14 +26,14 @@ beforeEach(() => {
   folder = fixtureFolder()
 })
 afterEach(async () => {
-  // After each fault, the records name what is there and was made (docs/faults.md).
+  // After each fault, the records name existing, reported results (docs/faults.md).
   await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
 })
 
 const letters = (count: number) => Array.from({ length: count }, (_, i) => `t${i}`)
 const write = (texts: ReadonlyArray<string>) => writeFileSync(join(folder, "words.txt"), texts.join("\n"))
 const log = () => join(folder, "log")
-/** Rows of each shard that was really run since the last look. */
+/** Rows of each shard that really ran since the last call. */
 const ran = (): ReadonlyArray<string> => {
   const text = existsSync(log()) ? readFileSync(log(), "utf8").trim() : ""
   writeFileSync(log(), "")
@@ -64,7 +64,7 @@ describe("a mapped stage", () => {
     [2, ["2"]],
     [3, ["2", "1"]],
     [7, ["2", "2", "2", "1"]]
-  ])("over %d rows, 2 a shard, ends as the stage itself does, to the byte", async (count, shards) => {
+  ])("over %d rows, 2 per shard, gives the same bytes as the stage itself", async (count, shards) => {
     write(letters(count))
     const mapped = await go(upperBy2)
     expect(mapped.texts).toEqual(letters(count).map((text) => `${text.toUpperCase()}!`))
@@ -75,14 +75,14 @@ describe("a mapped stage", () => {
     expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
   })
 
-  it("of shards that are larger than a record batch cuts where it should", async () => {
+  it("with shards larger than a record batch splits at the right rows", async () => {
     write(letters(20_000))
     const mapped = await go(upperBy9000)
     expect([ran(), mapped.texts.length, mapped.texts[9000]]).toEqual([["9000", "9000", "2000"], 20_000, "T9000!"])
     expect((await go(upper)).digest).toBe(mapped.digest)
   })
 
-  it("over a thousand shards makes each once and tells of it now and then", async () => {
+  it("over a thousand shards makes each once and reports progress occasionally", async () => {
     write(letters(1000))
     const mapped = await go(upperBy1)
     expect([mapped.texts.length, ran().length]).toEqual([1000, 1000])
@@ -93,7 +93,7 @@ describe("a mapped stage", () => {
     expect(steps.length).toBeLessThan(900)
   })
 
-  it("is one node; it shows how far it is, and how far the shard is", async () => {
+  it("is one node; it reports its progress, and the progress of the shard", async () => {
     write(letters(3))
     const { events, stage } = await go(upperBy2)
     expect(stage).toBe("upper-by-2-texts")
@@ -108,7 +108,7 @@ describe("a mapped stage", () => {
 })
 
 describe("rows that", () => {
-  it("are appended make the last shard and the new ones; the rest is found", async () => {
+  it("are appended rerun the last shard and the new ones; the rest is cached", async () => {
     write(letters(5))
     await go(upperBy2)
     expect(ran()).toEqual(["2", "2", "1"])
@@ -116,12 +116,12 @@ describe("rows that", () => {
     const grown = await go(upperBy2)
     expect(ran()).toEqual(["2", "2"])
     expect(grown.texts).toEqual(letters(8).map((text) => `${text.toUpperCase()}!`))
-    // And taken away again: nothing.
+    // And removed again: nothing.
     write(letters(4))
     expect([(await go(upperBy2)).status, ran()]).toEqual(["ran", []])
   })
 
-  it("changed make their shard; another config, code or second input makes all", async () => {
+  it("are changed rerun their shard; another config, code or second input reruns all", async () => {
     write(letters(6))
     await go(upperBy2)
     ran()
@@ -135,7 +135,7 @@ describe("rows that", () => {
     expect(ran()).toEqual(["2", "2", "2"])
   })
 
-  it("are the same in two shards are made once without a seed; with one each has its own, which no other shard changes", async () => {
+  it("are the same in two shards are made once without a seed; with a seed each shard has its own, which no other shard changes", async () => {
     write(["a", "a", "a", "a"])
     await go(upperBy2)
     expect(ran()).toEqual(["2"])
@@ -151,7 +151,7 @@ describe("rows that", () => {
       ...expected(["d"], seeds[2]!)
     ])
     expect(ran().length).toBe(7)
-    // The first shard changes; the others are found, and would have come out the same.
+    // The first shard changes; the others are cached, and would have been the same.
     write(["x", "b", "c", "a", "b", "c", "d"])
     const second = await go(drawBy3, {}, { seed: 7 })
     expect(second.texts.slice(expected(["x", "b", "c"], seeds[0]!).length)).toEqual(
@@ -163,7 +163,7 @@ describe("rows that", () => {
 })
 
 describe("a shard that fails", () => {
-  it("fails the node and is named; the ones before are kept", async () => {
+  it("fails the node and is named; the shards before it are kept", async () => {
     write(letters(7))
     const failed = await go(upperBy2, { refuses: "t5" })
     expect(failed).toMatchObject({ status: "failed", error: 'Shard 3 of 4 (rows 5 to 6 of "texts"): "t5" is not for shouting' })
@@ -206,7 +206,7 @@ describe("a folder that can't be used", () => {
 
 describe("killed", () => {
   const config = { dies: "t7" }
-  it("in the middle of a shard, its process goes on with that shard, from its checkpoint, and ends as if it never had been", async () => {
+  it("in the middle of a shard, its process resumes that shard from its checkpoint, with the same result as if it had not been killed", async () => {
     write(letters(11))
     const killed = await go(drawBy3, config, { checkpointSeconds: 0 })
     expect(killed).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed/) })
@@ -220,7 +220,7 @@ describe("killed", () => {
     expect(readdirSync(join(folder, "home/checkpoints"))).toEqual([])
   })
 
-  it("with the whole run, by kill -9, the next run makes what was not finished, and ends the same", async () => {
+  it("with the complete run, by kill -9, the next run makes the unfinished part, with the same result", async () => {
     write(letters(9))
     const args = ["--set", `log=${log()}`, "--set", "milliseconds=100"]
     const child = start(folder, "run", "mapped.ts", ...args)
@@ -241,14 +241,14 @@ describe("killed", () => {
   })
 })
 
-describe("what is kept of shards", () => {
+describe("stored shards", () => {
   const file = () =>
     join(
       folder,
       "home/shards",
       readdirSync(join(folder, "home/shards")).find((name) => name.endsWith(".db"))!
     )
-  it("is not believed when its bytes have changed: that shard is made again", async () => {
+  it("are not used if their bytes have changed: that shard is made again", async () => {
     write(letters(6))
     const { digest } = await go(upperBy2)
     ran()
@@ -259,7 +259,7 @@ describe("what is kept of shards", () => {
     expect([again.digest, ran()]).toEqual([digest, ["2"]])
   })
 
-  it("is set aside when it is no database, and all is made again", async () => {
+  it("are moved aside if the file is not a database, and all are made again", async () => {
     write(letters(6))
     const { digest } = await go(upperBy2)
     ran()
@@ -268,7 +268,7 @@ describe("what is kept of shards", () => {
     expect([again.digest, ran().length]).toEqual([digest, 3])
   })
 
-  it("is done without where it can't be, with a note", async () => {
+  it("are skipped if they can't be stored, with a note", async () => {
     write(letters(3))
     mkdirSync(join(folder, "home"))
     writeFileSync(join(folder, "home/shards"), "a file in the way")
@@ -279,7 +279,7 @@ describe("what is kept of shards", () => {
     ])
   })
 
-  it("is not looked at by verify, which makes all of it again", async () => {
+  it("are not used by verify, which makes all of them again", async () => {
     write(letters(6))
     await go(upperBy2)
     ran()

@@ -1,4 +1,4 @@
-/** Runs as processes of their own: edits between them, two at once, interrupted, killed. */
+/** Runs as separate processes: edits between them, two concurrently, interrupted, killed. */
 import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -40,7 +40,7 @@ const alive = (pid: number) => {
   }
 }
 
-/** A run that goes on until the stage `wait` runs in its child. */
+/** A run that continues until the stage `wait` runs in its child. */
 const untilWaiting = async (...args: ReadonlyArray<string>) => {
   const child = start(folder, "run", "pipeline.ts", "--until", "wait", ...args)
   let stderr = ""
@@ -52,7 +52,7 @@ const untilWaiting = async (...args: ReadonlyArray<string>) => {
 }
 
 describe("an edit", () => {
-  it("of a helper makes its stage again, and plan says which file; one of comments, types, formatting or unused code does not", () => {
+  it("of a helper reruns its stage, and plan names the file; an edit of comments, types, formatting or unused code does not", () => {
     run("--until", "shout")
     edit(folder, "helper.ts", (text) =>
       text
@@ -75,7 +75,7 @@ describe("an edit", () => {
 })
 
 describe("several runs", () => {
-  it("share one store at once: all succeed with the same digests", async () => {
+  it("share one store concurrently: all succeed with the same digests", async () => {
     const documents = await Promise.all(
       Array.from({ length: 3 }, async () => {
         const child = start(folder, "run", "pipeline.ts", "--json", "--set", "steps=4")
@@ -92,7 +92,7 @@ describe("several runs", () => {
 })
 
 describe("an interrupted run", () => {
-  it("by Ctrl-C ends with 130, without a stack trace or a child, and keeps what is finished; the next goes on from there", async () => {
+  it("by Ctrl-C exits with 130, without a stack trace or a child, and keeps what is finished; the next continues from there", async () => {
     const { child, closed, workers, stderr } = await untilWaiting("--set", "steps=2000")
     child.kill("SIGINT")
     expect(await closed).toBe(130)
@@ -103,7 +103,7 @@ describe("an interrupted run", () => {
     expect(statuses(run())).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "ran" })
   })
 
-  it("by a second Ctrl-C ends at once", async () => {
+  it("by a second Ctrl-C exits immediately", async () => {
     const { child, closed, workers } = await untilWaiting("--set", "wait.die=hang")
     child.kill("SIGINT")
     child.kill("SIGINT")
@@ -111,7 +111,7 @@ describe("an interrupted run", () => {
     await waitFor(() => !workers.some(alive), 5000)
   })
 
-  it("by kill -9 leaves no child behind, even one deep in native code; the next cleans up and goes on", async () => {
+  it("by kill -9 leaves no child behind, even one deep in native code; the next run cleans up and continues", async () => {
     const { child, closed, workers } = await untilWaiting("--set", "wait.die=hang")
     await sleep(1000)
     child.kill("SIGKILL")
@@ -122,7 +122,7 @@ describe("an interrupted run", () => {
     expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
   })
 
-  it("by kill -9 at any moment ends, run again, with the digests of one that was left alone", { timeout: 120_000 }, async () => {
+  it("by kill -9 at any moment ends, when run again, with the digests of an undisturbed run", { timeout: 120_000 }, async () => {
     const whole = run()
     const other = fixtureFolder()
     try {

@@ -1,4 +1,4 @@
-/** Ranks as the runtime has them: how many a node's stage runs as, what a rank is told, and what becomes of a gang of which one fails. Processes: tests/stages/ranks.test.ts. */
+/** Ranks in the runtime: the number of ranks of a node's stage, the variables of a rank, and a gang in which one rank fails. With processes: tests/stages/ranks.test.ts. */
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -34,15 +34,15 @@ const nodeOf = (stage: Stage.AnyStage, placement?: StageNode["placement"]): Stag
   placement
 })
 
-describe("how many ranks a stage runs as", () => {
-  it("is what the run asks for, of a stage that can spread", () => {
+describe("the number of ranks of a stage", () => {
+  it("is what the run requests, for a stage that supports ranks", () => {
     expect(ranksOf(nodeOf(spreading), { ranks: 3 })).toBe(3)
     expect(ranksOf(nodeOf(dealing), { ranks: 3 })).toBe(3)
     expect(ranksOf(nodeOf(spreading), {})).toBe(1)
     expect(ranksOf(nodeOf(single), { ranks: 3 })).toBe(1)
     expect(ranksOf(nodeOf(Stage.map(spreading, { over: "texts", rows: 2 })), { ranks: 3 })).toBe(1)
   })
-  it("is as many as the GPUs that the node is placed on, where there are GPUs", () => {
+  it("is the number of GPUs on which the node is placed, if there are GPUs", () => {
     expect(ranksOf(nodeOf(spreading, { gpus: 4 }), { device: "cuda", ranks: 2 })).toBe(4)
     expect(ranksOf(nodeOf(spreading, { gpus: 4, nodes: 2 }), { device: "cuda" })).toBe(8)
     expect(ranksOf(nodeOf(spreading, { gpus: 4 }), { device: "cpu", ranks: 2 })).toBe(2)
@@ -62,7 +62,7 @@ describe("how many ranks a stage runs as", () => {
 
 describe("a rank's place", () => {
   const group = { size: 2, sharding: "weights" as const, seconds: 5, nodes: 1 }
-  it("comes through torchrun's variables", () => {
+  it("is read from torchrun's variables", () => {
     const variables = rankVariables({ rank: 1, localRank: 1, size: 2, host: "node-7", port: 29500 })
     expect(variables).toEqual({ RANK: "1", WORLD_SIZE: "2", LOCAL_RANK: "1", MASTER_ADDR: "node-7", MASTER_PORT: "29500" })
     expect(rankPlace(group, variables)).toEqual({ ...group, rank: 1, host: "node-7", port: 29500 })
@@ -74,7 +74,7 @@ describe("a rank's place", () => {
     { RANK: "0", WORLD_SIZE: "2", MASTER_ADDR: "", MASTER_PORT: "1" },
     { RANK: "0", WORLD_SIZE: "2", MASTER_ADDR: "a", MASTER_PORT: "70000" },
     { RANK: "x", WORLD_SIZE: "2", MASTER_ADDR: "a", MASTER_PORT: "1" }
-  ])("is refused where they are none, with what was found: %o", (variables) => {
+  ])("is rejected if they are invalid, with the value found: %o", (variables) => {
     expect(() => rankPlace(group, variables)).toThrow(/A stage of 2 ranks: expected RANK from 0 to 1, WORLD_SIZE 2, .* found RANK=/)
   })
 })
@@ -87,7 +87,7 @@ const lost = (message: string) => new StageError({ reason: "RankError", message,
 const after = <A, E>(milliseconds: number, effect: Effect.Effect<A, E>) => Effect.delay(effect, milliseconds)
 const done: Effect.Effect<Outcome> = Effect.succeed({ metrics: { rank: 0 }, skipped: [] })
 
-/** A gang whose ranks do this; gives how it ends, what the ranks were given, and who was killed. */
+/** A gang whose ranks do this; returns how it ends, what the ranks were given, and which were killed. */
 const gangOf = (...ranks: ReadonlyArray<(work: Work) => Effect.Effect<Outcome, StageError>>) => {
   const seen: Array<{ readonly variables: Readonly<Record<string, string>>; work?: Work; killed: number }> = []
   const execute = gang<number>((variables, leader) => {
@@ -128,7 +128,7 @@ const gangOf = (...ranks: ReadonlyArray<(work: Work) => Effect.Effect<Outcome, S
 }
 
 describe("a gang", () => {
-  it("ends with the first rank's outcome once all are done; each had a place, the others a folder that is gone", async () => {
+  it("ends with the first rank's outcome once all are done; each had a place, and the others' folders are deleted", async () => {
     let others: ReadonlyArray<string> = []
     const say = ({ onOutput, onProgress }: Work) =>
       Effect.sync(() => {
@@ -150,10 +150,10 @@ describe("a gang", () => {
       [join(folder, "out"), "side"],
       [join(folder, "out-rank-1"), null]
     ])
-    // Progress is the first rank's; what others print has their number before it.
+    // Progress comes from the first rank; other ranks' output is prefixed with their number.
     expect(told).toEqual(["at work", "a line\nanother", "[rank 1] a line\n[rank 1] another"])
   })
-  it("ends with the error of the rank that failed, though those that lost it said so first, and kills all", async () => {
+  it("ends with the error of the rank that failed, even if those that lost it reported first, and kills all", async () => {
     const { seen, work } = gangOf(
       () => Effect.fail(lost("Rank 0 of 2 lost the others")),
       () => after(100, Effect.fail(crash("was killed")))
@@ -161,14 +161,14 @@ describe("a gang", () => {
     expect(await Effect.runPromise(Effect.flip(work))).toMatchObject({ reason: "Crash", message: "Rank 1 of 2: was killed" })
     expect(seen.every(({ killed }) => killed > 0)).toBe(true)
   })
-  it("ends with the word of one that lost another, where nobody says more", async () => {
+  it("ends with the error of a rank that lost another, if there is no other error", async () => {
     const { work } = gangOf(
       () => Effect.never,
       () => Effect.fail(lost("Rank 1 of 2 lost the others"))
     )
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe("Rank 1 of 2 lost the others")
   })
-  it("ends with the last words of one whose wait was over", async () => {
+  it("ends with the last output of a rank whose wait timed out", async () => {
     const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is idle."
     const { work } = gangOf(
       () => Effect.fail(crash(`The process ended with code 75. Its last words:\nline\n${words}`)),
@@ -176,7 +176,7 @@ describe("a gang", () => {
     )
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe(words)
   })
-  it("that is interrupted leaves nobody alive", async () => {
+  it("leaves no rank alive when it is interrupted", async () => {
     const { seen, work } = gangOf(
       () => Effect.never,
       () => Effect.never

@@ -24,11 +24,11 @@ beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
 afterEach(async () => {
-  // After each fault, the records name what is there and was made (docs/faults.md).
+  // After each fault, the records name existing, reported results (docs/faults.md).
   await checkRecords(join(fixture.folder, "home")).finally(() => removeFolder(fixture.folder))
 })
 
-/** A run before this one, elsewhere: its store and journal are copied here. */
+/** An earlier run, elsewhere: its store and journal are copied here. */
 const ranBefore = async () => {
   cpSync(join(template.folder, "home"), join(fixture.folder, "home"), { recursive: true })
   return fixture.run()
@@ -39,7 +39,7 @@ const kinds = (planned: Awaited<ReturnType<Fixture["plan"]>>) =>
   Object.fromEntries(Object.entries(planned).map(([id, [kind]]) => [id, kind]))
 
 describe("a run", () => {
-  it("makes everything once; again it finds everything, with the same digests", async () => {
+  it("makes everything once; a second run finds everything, with the same digests", async () => {
     expect(kinds(await fixture.plan())).toEqual({ lines: "run", shout: "unknown", wait: "unknown", counts: "unknown" })
     const first = await fixture.run()
     expect(first.status).toBe("succeeded")
@@ -52,7 +52,7 @@ describe("a run", () => {
     expect(kinds(await fixture.plan())).toEqual(all("hit"))
   })
 
-  it("with one config field changed makes that node and what depends on it, as the plan said before", async () => {
+  it("with one changed config field reruns that node and its dependents, as the plan said before", async () => {
     await ranBefore()
     expect(await fixture.plan({ "shout.times": "3" })).toEqual({
       lines: ["hit"],
@@ -61,47 +61,47 @@ describe("a run", () => {
       counts: ["unknown"]
     })
     expect(statuses(await fixture.run({ "shout.times": "3" }))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
-    // And back: the old results are still there.
+    // And back: the old results still exist.
     expect(statuses(await fixture.run())).toEqual(all("hit"))
   })
 
-  it("stops rebuilding where an output comes out as before", async () => {
+  it("stops rebuilding if an output is unchanged", async () => {
     await ranBefore()
     writeFileSync(join(fixture.folder, "words.txt"), "alpha  \n\nbeta\ngamma")
     expect((await fixture.plan()).lines).toEqual(["run", "input file: new content of file:words.txt"])
     expect(statuses(await fixture.run())).toEqual({ lines: "ran", shout: "hit", wait: "hit", counts: "hit" })
   })
 
-  it("sees a file change that its size and times hide: one made just before or after it was read", async () => {
+  it("detects a file change that its size and times hide: one made just before or after it was read", async () => {
     const words = join(fixture.folder, "words.txt")
     for (const text of ["alpha\n", "aleph\n", "alefs\n"]) {
       writeFileSync(words, text)
-      // Times of a whole second, as some file systems keep them.
+      // Times in whole seconds, as on some file systems.
       utimesSync(words, 1_700_000_000, 1_700_000_000)
       expect(statuses(await fixture.run({}, { until: "lines" })).lines).toBe("ran")
     }
   })
 
-  it("does not look at names and times of files, at neutral fields, or at how much runs at once", async () => {
+  it("does not depend on names and times of files, on neutral fields, or on concurrency", async () => {
     await ranBefore()
     copyFileSync(join(fixture.folder, "words.txt"), join(fixture.folder, "other.txt"))
     expect(statuses(await fixture.run({ file: join(fixture.folder, "other.txt"), "lines.batch": "7" }, { jobs: 3 }))).toEqual(all("hit"))
   })
 
-  it("makes seeded stages again under another seed, and only those", async () => {
+  it("reruns seeded stages with another seed, and only those", async () => {
     await ranBefore()
     expect((await fixture.plan({}, { seed: 1 })).shout).toEqual(["run", "seed 0 -> 1"])
     expect(statuses(await fixture.run({}, { seed: 1 }))).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
   })
 
-  it("makes stages with tensors again on other numerics, and only those", async () => {
+  it("reruns stages with tensors with other numerics, and only those", async () => {
     await ranBefore()
     fixture.numerics.libtorch = "2.11"
     expect((await fixture.plan()).wait).toEqual(["run", "numerics libtorch: none -> 2.11"])
     expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
   })
 
-  it("says which package's version changed", async () => {
+  it("names the package whose version changed", async () => {
     const lock = (version: string) =>
       writeFileSync(
         join(fixture.folder, "package-lock.json"),
@@ -119,7 +119,7 @@ describe("a run", () => {
     expect((await fixture.plan()).lines).toEqual(["run", "code: effect 4.1.0 -> 4.1.1"])
   })
 
-  it("does without a file that none of the selected nodes needs", async () => {
+  it("does not need a file that none of the selected nodes uses", async () => {
     edit(fixture.folder, "pipeline.ts", (text) =>
       text.replace("return { loud", 'const more = lines({ file: fileAt("/nowhere/later.txt") }).named("more")\n  return { more, loud')
     )
@@ -143,7 +143,7 @@ describe("a run", () => {
     })
   })
 
-  it("tells what happens as it happens", async () => {
+  it("reports events as they happen", async () => {
     const { events, run } = await fixture.run({ steps: "3" }, { until: "wait" })
     expect(events[0]).toMatchObject({ type: "run-started", run, nodes: ["lines", "shout", "wait", "counts"] })
     expect(events.filter((event) => event.type === "progress").map((event) => event.progress)).toEqual(
@@ -162,7 +162,7 @@ describe("a run", () => {
 })
 
 describe("a failure", () => {
-  it("stops what depends on the stage and nothing else, and is its message", async () => {
+  it("stops the stage's dependents and nothing else, and has its message", async () => {
     const failed = await fixture.run({ "shout.refuse": "true" })
     expect(failed.status).toBe("failed")
     expect(statuses(failed)).toEqual({ lines: "ran", shout: "failed", wait: "ran", counts: "skipped" })
@@ -171,7 +171,7 @@ describe("a failure", () => {
     expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
   })
 
-  it("of a child says what became of it: an exit with its last words, a kill, a mistake with its place", async () => {
+  it("of a child is described: an exit with its last output, a kill, a bug with its location", async () => {
     const error = async (die: string) =>
       (await fixture.run({ "wait.die": die }, { until: "wait" })).nodes.find((node) => node.id === "wait")!
     expect(await error("exit")).toMatchObject({
@@ -185,7 +185,7 @@ describe("a failure", () => {
     })
   })
 
-  it("to write what the stage promised is refused, and nothing is recorded", async () => {
+  it("to write the promised output is rejected, and nothing is recorded", async () => {
     const failed = await fixture.run({ "wait.empty": "true" })
     expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({
       status: "failed",
@@ -195,7 +195,7 @@ describe("a failure", () => {
     expect(readdirSync(join(fixture.folder, "home/tmp"))).toEqual([])
   })
 
-  it("to leave an input alone while it is read is one: nothing is recorded", async () => {
+  it("to leave an input unchanged while it is read is one: nothing is recorded", async () => {
     const failed = await fixture.run({ "lines.touch": "true" })
     expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({
       status: "failed",
@@ -204,7 +204,7 @@ describe("a failure", () => {
     expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
   })
 
-  it.each(["first", "second"])("to leave each of two files alone is one: the %s", async (touch) => {
+  it.each(["first", "second"])("to leave each of two files unchanged is one: the %s", async (touch) => {
     for (const name of ["first", "second"]) writeFileSync(join(fixture.folder, name), `${name}\n`)
     const [first, second] = ["first", "second"].map((name) => fileAt(join(fixture.folder, name))) as [
       Node<ExternalFile>,
@@ -224,7 +224,7 @@ describe("code that changes while the pipeline runs", () => {
     return Object.fromEntries(nodes.map(({ id, status, error }) => [id, error ?? status]))
   }
 
-  it("fails the stages it changes, whose children would run what their keys don't say, and no others", async () => {
+  it("fails the changed stages, whose children would run code that differs from their keys, and no others", async () => {
     expect(await editing((text) => text.replace('"!"', '"?"'))).toEqual({
       lines: "ran",
       shout: expect.stringMatching(/^The code of stage shout changed while the pipeline ran \(.*helper\.ts\)\. .*run again/),
@@ -233,7 +233,7 @@ describe("code that changes while the pipeline runs", () => {
     })
   })
 
-  it("in comments and what is unused fails nothing", async () => {
+  it("in comments and unused parts fails nothing", async () => {
     expect(await editing((text) => `// Edited.\n${text.replace("`${text}?`", "`${text}??`")}`)).toEqual(all("ran"))
   })
 })

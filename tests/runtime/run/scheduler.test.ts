@@ -1,4 +1,4 @@
-/** What a run records and when, what it holds on to while it waits, and what it takes for a failure of a node or of its own. */
+/** What a run records and when, what it holds while it waits, and which failures are a node's or the run's. */
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -29,7 +29,7 @@ beforeEach(() => {
 })
 afterEach(() => removeFolder(folder))
 
-/** Well below a test's own time, and far above what anything here takes. */
+/** Well below a test's own limit, and far above the time of anything here. */
 const patience = 50_000
 const waitFor = (what: () => boolean) => Effect.sleep("20 millis").pipe(Effect.repeat({ until: what }), Effect.timeout(patience))
 const words = () => fileAt(join(folder, "words.txt"))
@@ -46,10 +46,10 @@ const working = (
 const recorded = ({ journal }: Opened) =>
   journal.executionsOf(journal.runs({ limit: 1 })[0]!.id).map(({ node, status }) => `${node} ${status}`)
 
-describe("what a run found", { timeout: 60_000 }, () => {
+describe("the results that a run found", { timeout: 60_000 }, () => {
   const long = (steps = 1_000_000) => ({ words: lines({ file: words() }), slow: wait({ texts: lines({ file: words() }) }, { steps }) })
 
-  it.live("is recorded while it goes on, for gc to see", () =>
+  it.live("are recorded during the run, for gc to see", () =>
     Effect.gen(function* () {
       yield* working(() => ({ words: lines({ file: words() }) }))
       const opened = yield* opening(home)
@@ -59,7 +59,7 @@ describe("what a run found", { timeout: 60_000 }, () => {
     })
   )
 
-  it.live("is recorded too when it is interrupted before that", () =>
+  it.live("are also recorded if it is interrupted before that", () =>
     Effect.gen(function* () {
       yield* working(() => ({ words: lines({ file: words() }) }))
       const started = Deferred.makeUnsafe<void>()
@@ -74,14 +74,14 @@ describe("what a run found", { timeout: 60_000 }, () => {
   )
 })
 
-describe("nodes that wait for room", { timeout: 60_000 }, () => {
-  it.live("keep no other from being made, however many they are", () =>
+describe("nodes that wait for a permit", { timeout: 60_000 }, () => {
+  it.live("do not keep others from running, however many they are", () =>
     Effect.gen(function* () {
       const texts = lines({ file: words() })
-      // One takes the only place for tensors for good; more than two hundred wait for it.
+      // One holds the only permit for tensors forever; more than two hundred wait for it.
       const nodes = () => ({
         ...Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`slow${i}`, wait({ texts }, { steps: 1_000_000 + i })])),
-        // In line behind them all.
+        // Queued behind all of them.
         after: count({ sets: [texts] }).named("after")
       })
       const done = new Set<string>()
@@ -103,7 +103,7 @@ describe("a damaged result", { timeout: 60_000 }, () => {
     damaged[damaged.length >> 1]! ^= 1
     chmodSync(file, 0o644)
     writeFileSync(file, damaged)
-    // Another run is at it, and mends it while this one waits.
+    // Another run is making it again while this one waits.
     const leases = new Leases(home)
     const holder = leases.hold("another run")
     const claimed = claimKey(leases, holder.id, made.key!)
@@ -139,8 +139,8 @@ describe("a run whose journal breaks", { timeout: 60_000 }, () => {
   )
 })
 
-describe("what goes wrong with one node", { timeout: 60_000 }, () => {
-  it("by a stage that interrupts itself is that node's failure", async () => {
+describe("a fault of one node", { timeout: 60_000 }, () => {
+  it("caused by a stage that interrupts itself is that node's failure", async () => {
     writeFileSync(
       join(folder, "selfish.ts"),
       `import { afterEach, beforeEach, describe, expect, it } from "@effect/vitest"
@@ -160,7 +160,7 @@ export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs
     expect(result.nodes[0]!.error).toMatch(/^Stage selfish interrupted itself: .* Fix its code/)
   })
 
-  it("by an input that is there and can't be read stops what needs that, and nothing else", async () => {
+  it("caused by an unreadable input stops its dependents, and nothing else", async () => {
     mkdirSync(join(folder, "broken"))
     symlinkSync("nowhere", join(folder, "broken/link"))
     const result = await Effect.runPromise(
@@ -173,7 +173,7 @@ export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs
     expect(result.nodes.find(({ id }) => id === "broken")!.error).toMatch(/^Reading the input .*broken: /)
   })
 
-  it("is in the journal with what was skipped for it; diff names the change of status and nothing that is not known", async () => {
+  it("is in the journal with the nodes skipped because of it; diff reports the change of status and nothing unknown", async () => {
     const fixture = await loadFixture(folder)
     const failed = await fixture.run({ "shout.refuse": "true" })
     const whole = await fixture.run()

@@ -1,4 +1,4 @@
-/** The key of an endpoint, named by the environment variable that holds it, stays with the stage that was given it. */
+/** The key of an endpoint, given by the environment variable that contains it, stays within the stage that uses it. */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -68,14 +68,14 @@ const runWith = async (settings: Record<string, string>) => {
   )
   return { exit, events }
 }
-/** All that is in the store's folder, but for what the stages wrote. */
+/** Everything in the store's folder except the stages' outputs. */
 const kept = (): string =>
   readdirSync(join(folder, "home"), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => readFileSync(join(entry.parentPath, entry.name), "latin1"))
     .join("\n")
 
-it.each(["note", "fail", "crash"])("its value is in no event, log or record of a stage that ends by: %s", async (how) => {
+it.each(["note", "fail", "crash"])("is in no event, log or record of a stage that ends by: %s", async (how) => {
   const { events } = await runWith({ key: "JUDGE_KEY", how })
   expect(JSON.stringify(events)).toContain("[secret]")
   expect(JSON.stringify(events)).not.toContain("1234567890")
@@ -83,7 +83,7 @@ it.each(["note", "fail", "crash"])("its value is in no event, log or record of a
   expect(kept()).not.toContain("1234567890")
 })
 
-it("given instead of the variable's name it is refused, and not repeated", async () => {
+it("given instead of the variable's name is rejected, and not repeated", async () => {
   const { exit } = await runWith({ key })
   expect(JSON.stringify(exit)).toContain("must be the name of an environment variable")
   expect(JSON.stringify(exit)).not.toContain("1234567890")

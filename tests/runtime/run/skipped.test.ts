@@ -1,4 +1,4 @@
-/** Rows that a stage can't use: counted, listed in a file, told of again when the result is found, and limited. */
+/** Rows that a stage can't use: counted, listed in a file, reported again when the result is cached, and limited. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -31,7 +31,7 @@ afterEach(async () => {
 const home = () => join(folder, "home")
 
 type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
-/** Of `count` texts `bad` can't be used. */
+/** `bad` of `count` texts can't be used. */
 const write = (count: number, bad: number) =>
   writeFileSync(join(folder, "words.txt"), Array.from({ length: count }, (_, i) => `${i < bad ? "x" : "a"}${i}`).join("\n"))
 const pipelineOf = (stage: Application, config: object = {}, limits: NodeLimits = {}) =>
@@ -60,7 +60,7 @@ describe("skipped rows", () => {
     ["in the run's process", use],
     ["in a child", useInChild],
     ["over shards", useBy10]
-  ])("of a stage %s are counted and listed, and told of again when its result is found", async (_, stage) => {
+  ])("of a stage %s are counted and listed, and reported again when its result is cached", async (_, stage) => {
     write(50, 3)
     const made = await go(stage)
     expect(made).toMatchObject({ status: "ran", skipped: [{ what: "texts", of: 50, skipped: 3, reasons: { 'with an "x"': 3 } }] })
@@ -70,7 +70,7 @@ describe("skipped rows", () => {
     expect(found).toMatchObject({ status: "hit", skipped: made.skipped, skippedRows: made.skippedRows, digest: made.digest })
   })
 
-  it("that JSON can't hold, as one nested a hundred thousand deep, are listed without their content", async () => {
+  it("that JSON can't represent, such as one nested a hundred thousand deep, are listed without their content", async () => {
     const folders = join(folder, "sidecar")
     const collected = collectSkipped("use", folders, undefined)
     collected.add({ what: "texts", reason: "not an object", line: 1, row: JSON.parse(`${"[".repeat(1e5)}${"]".repeat(1e5)}`) })
@@ -83,7 +83,7 @@ describe("skipped rows", () => {
     ])
   })
 
-  it("are no part of the result: it has the digest that it has without them", async () => {
+  it("are not part of the result: it has the same digest without them", async () => {
     write(50, 0)
     const clean = await go(use)
     expect([clean.skipped, clean.skippedRows]).toEqual([[], null])
@@ -93,7 +93,7 @@ describe("skipped rows", () => {
     expect(await go(use)).toMatchObject({ digest: clean.digest, skipped: [{ skipped: 2, of: 52 }] })
   })
 
-  it("of shards that were made before are told of too, and the limit is of all shards together", async () => {
+  it("of shards that were made before are reported too, and the limit applies to all shards together", async () => {
     write(50, 9)
     // 9 of the first 10 rows, 18% of all.
     const first = await go(useBy10)
@@ -105,7 +105,7 @@ describe("skipped rows", () => {
     expect(listed(second.skippedRows)).toHaveLength(10)
   })
 
-  it("fail the stage above a fifth of all, exactly there not; the rows stay beside its log", async () => {
+  it("fail the stage above a fifth of all, but not at exactly a fifth; the rows stay next to its log", async () => {
     write(50, 10)
     expect(await go(use)).toMatchObject({ status: "ran" })
     write(50, 11)
@@ -118,14 +118,14 @@ describe("skipped rows", () => {
     expect(listed(path)).toHaveLength(11)
   })
 
-  it("are listed too where the stage fails of something else", async () => {
+  it("are also listed if the stage fails for another reason", async () => {
     write(50, 3)
     const { error } = await go(use, { fails: true, unchecked: true })
     expect(error).toMatch(/The rows that it skipped are in /)
     expect(listed(/skipped are in (\S+\.jsonl)\./.exec(error!)![1]!)).toHaveLength(3)
   })
 
-  it("are limited as the stage says where neither node nor run does", async () => {
+  it("are limited by the stage if neither node nor run sets a limit", async () => {
     write(50, 11)
     for (const stage of [use, useBy10]) {
       expect((await go(stage, { most: 0.22 })).status).toBe("ran")
@@ -133,7 +133,7 @@ describe("skipped rows", () => {
     }
   })
 
-  it("of a node that has a limit of its own are allowed there, not by the run", async () => {
+  it("of a node with its own limit are allowed there, not by the run", async () => {
     write(50, 11)
     expect((await go(use, {}, {}, { skipped: 0 })).error).toContain("raise this node's limit in the pipeline: limited({ skipped })")
   })
@@ -143,33 +143,33 @@ describe("skipped rows", () => {
     ["the run allows less", { limits: { skipped: 0.05 } }, {}, "failed"],
     ["the node allows more", {}, { skipped: 1 }, "ran"],
     ["the node's own limit comes first", { limits: { skipped: 1 } }, { skipped: 0 }, "failed"]
-  ])("are limited otherwise: %s", async (_, options, limits, status) => {
+  ])("have other limits: %s", async (_, options, limits, status) => {
     write(50, options.limits?.skipped === 0.05 ? 3 : 11)
     expect((await go(use, {}, options, limits)).status).toBe(status)
   })
 
-  it("above the limit fail a stage before its work begins, at once and not again", async () => {
+  it("above the limit fail a stage before its work begins, without a retry", async () => {
     write(50, 11)
     const { error, notes } = await go(use, { fails: true }, { limits: { retries: 2 } })
     expect(error).toContain("At most 20% may be skipped")
     expect(notes).toEqual([])
   })
 
-  it("are not limited where a result is verified: it was allowed when it was made", async () => {
+  it("are not limited when a result is verified: they were allowed when it was made", async () => {
     write(50, 11)
     expect((await go(use, {}, { limits: { skipped: 1 } })).status).toBe("ran")
     const { nodes } = await Effect.runPromise(verify(pipelineOf(use), {}).pipe(Effect.provide(services(home()))))
     expect(nodes.map(({ error, id, status }) => [id, status, error])).toContainEqual(["out", "same", null])
   })
 
-  it("that are never checked are a mistake of the stage", async () => {
+  it("that are never checked are a bug in the stage", async () => {
     write(50, 1)
     expect((await go(use, { unchecked: true })).error).toContain("without giving their total")
     write(50, 0)
     expect((await go(use, { unchecked: true })).status).toBe("ran")
   })
 
-  it("go from the store with the result, and stay as long as it does", async () => {
+  it("are deleted from the store with the result, and stay as long as it does", async () => {
     write(50, 3)
     const made = await go(use)
     const opened = openHome(home())
@@ -193,7 +193,7 @@ describe("skipped rows", () => {
     expect((await go(use)).skippedRows).toBe(made.skippedRows)
   })
 
-  it("are said in a sentence", () => {
+  it("are reported in a sentence", () => {
     const reasons = { "longer than 9 tokens": 1, "with a tag": 2 }
     expect(skippedText({ what: "pairs", of: 1000, skipped: 3, reasons })).toBe(
       "skipped 3 of 1000 pairs (0.3%): 2 with a tag, 1 longer than 9 tokens"

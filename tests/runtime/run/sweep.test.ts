@@ -44,7 +44,7 @@ const go = (grid: Grid<typeof Params>, params: Partial<typeof Params.Encoded> = 
 const becameOf = ({ result }: SweepPoint) => Object.fromEntries(result?.nodes.map(({ id, status }) => [id, status]) ?? [])
 
 describe("combinations", () => {
-  it("are all of them, the last name's values changing fastest", () => {
+  it("are all of them, with the last name's values changing fastest", () => {
     expect(combinations({ a: [1, 2], b: ["x", "y"], c: undefined })).toEqual([
       { a: 1, b: "x" },
       { a: 1, b: "y" },
@@ -56,7 +56,7 @@ describe("combinations", () => {
 })
 
 describe("a sweep", () => {
-  it("runs every combination, makes what they share once, and gives metrics and report fields of each", async () => {
+  it("runs every combination, makes shared nodes once, and returns metrics and report fields of each", async () => {
     const points = await go({ mark: ["!", "??"], times: [1, 3] })
     expect(points.map(({ values, status }) => [values, status])).toEqual([
       [{ mark: "!", times: 1 }, "succeeded"],
@@ -81,13 +81,13 @@ describe("a sweep", () => {
     // Typed by the pipeline's outputs.
     const output: { readonly path: string } | undefined = points[0]!.result?.outputs.counted
     expect(output?.path).toContain("/objects/")
-    // Again: all is there.
+    // A second time: everything is cached.
     expect((await go({ times: [3, 1], mark: ["??", "!"] })).map(becameOf)).toEqual(
       Array.from({ length: 4 }, () => ({ lines: "hit", upper: "hit", counts: "hit" }))
     )
   })
 
-  it("goes over fields of nodes, lists and the run's seed too", async () => {
+  it("also varies fields of nodes, lists and the run's seed", async () => {
     const points = await go({ "upper.mark": ["+", "++"], seed: [1, 2] })
     expect(points.map(({ values, measures }) => [values["upper.mark"], values.seed, measures["counts.characters"]])).toEqual([
       ["+", 1, 17],
@@ -105,7 +105,7 @@ describe("a sweep", () => {
     close()
   })
 
-  it("goes on after a combination of which a stage fails", async () => {
+  it("continues after a combination with a failed stage", async () => {
     const points = await go({ mark: ["!", "?"], times: [1, 3] }, { refuses: "!" })
     expect(points.map(({ status, error }) => [status, error])).toEqual([
       ["failed", '"beta" is not for shouting'],
@@ -116,7 +116,7 @@ describe("a sweep", () => {
     expect(points[0]!.measures).toEqual({ "lines.rows": 3 })
   })
 
-  it("runs nothing when any combination can't start: which, and why", async () => {
+  it("runs nothing if any combination can't start: reports which, and why", async () => {
     await expect(go({ mark: ["!", "#", "?"], times: [1, 2, 9] })).rejects.toThrow(
       /^Sweep of "swept": 4 of 9 combinations can't run, so nothing was run\.\n {2}mark=! times=9: [\s\S]*3, got 9 at \["times"\]\n {2}mark=# times=2: .*two of # are not wanted/
     )
@@ -127,7 +127,7 @@ describe("a sweep", () => {
     expect(readdirSync(folder)).not.toContain("home")
   })
 
-  it("runs nothing when a metric is of no node, or of no field of a report; stops after the first combination that lacks it", async () => {
+  it("runs nothing if a metric's node or report field does not exist; stops after the first combination that lacks it", async () => {
     const with_ = (...metrics: ReadonlyArray<string>) => Effect.runPromise(sweep(pipeline(), {}, { times: [1, 2] }, { metrics }).pipe(here))
     await expect(with_("cuonts.rows")).rejects.toThrow(/--metric cuonts\.rows: .*no node or output "cuonts"\. Did you mean "counts"\?/)
     await expect(with_("counted.row")).rejects.toThrow(/--metric counted\.row: the report has no field "row"\. Did you mean "rows"\?/)
@@ -142,7 +142,7 @@ describe("a sweep", () => {
     expect(await with_("upper.rows", "counts.characters")).toHaveLength(2)
   })
 
-  it("runs nothing when no combination can start, a name is wrong, or a value is missing or there twice", async () => {
+  it("runs nothing if no combination can start, a name is wrong, or a value is missing or repeated", async () => {
     const wrong = (grid: object) => go(grid)
     await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3, got 7 at \["times"\]/)
     await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: no such parameter. Did you mean "times"?')
@@ -156,7 +156,7 @@ describe("a sweep", () => {
 describe("a run's events as a stream", () => {
   const events = (params: Partial<typeof Params.Encoded> = {}) => runEvents(pipeline(), params)
 
-  it.live("are all of them, from run-started to run-finished, and then it ends", () =>
+  it.live("are all of them, from run-started to run-finished, and then the stream ends", () =>
     Effect.gen(function* () {
       const all = yield* here(Stream.runCollect(events()))
       expect(all[0]).toMatchObject({ type: "run-started", nodes: ["lines", "upper", "counts"] })
@@ -171,14 +171,14 @@ describe("a run's events as a stream", () => {
     })
   )
 
-  it.live("fail when the run can't start", () =>
+  it.live("fail if the run can't start", () =>
     Effect.gen(function* () {
       const error = yield* here(Effect.flip(Stream.runCollect(events({ times: 9 }))))
       expect([error._tag, error.message]).toEqual(["ConfigError", expect.stringMatching(/times/)])
     })
   )
 
-  it.live("stop the run when nobody takes more, once its processes have ended, and keep what is finished", () =>
+  it.live("stop the run when the consumer stops, once its processes have ended, and keep what is finished", () =>
     Effect.gen(function* () {
       writeFileSync(join(folder, "words.txt"), Array.from({ length: 1000 }, (_, i) => `t${i}`).join("\n"))
       const slow = Pipeline.make("slow", { params: Schema.Struct({}) }, () => ({

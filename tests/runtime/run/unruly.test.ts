@@ -1,4 +1,4 @@
-/** Stages without tensors that block, end their process, take too much or leave errors behind: limits and signals hold for them too. */
+/** Stages without tensors that block, exit their process, use too much memory or leave errors behind: limits and signals apply to them too. */
 import { spawnSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -37,7 +37,7 @@ const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
   for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
 }
 
-/** The node that does so, beside one that is as it should be. */
+/** A misbehaving node next to a normal one. */
 const running = async (
   config: { readonly does?: "blocks" | "ends" | "rejects" | "throws"; readonly eats?: number },
   limits: NodeLimits = {},
@@ -62,15 +62,15 @@ const running = async (
 }
 
 describe("a stage without tensors", { timeout: 120_000 }, () => {
-  it("that blocks its process is stopped when its time is up, and tried again", async () => {
-    // Time enough for its process to start on a busy machine.
+  it("that blocks its process is stopped at its time limit, and retried", async () => {
+    // Enough time for its process to start on a busy machine.
     const { error, retries, seconds, status } = await running({ does: "blocks" }, { seconds: 10, retries: 1 })
     expect([status, error, retries]).toEqual(["failed", expect.stringMatching(/exceeded its time limit of 10 seconds/), 1])
     expect(seconds).toBeLessThan(45)
     await waitFor(() => !processes().some(isAlive))
   })
 
-  it("that asks to run in the run's process is held to a limit of time or memory all the same", async () => {
+  it("that asks to run in the run's process still runs in a child if it has a limit of time or memory", async () => {
     expect(await running({ does: "blocks" }, { seconds: 6 }, "unrulyHere")).toMatchObject({ status: "failed" })
     expect(await running({ eats: 600 }, { memory: 400 }, "unrulyHere")).toMatchObject({ status: "failed" })
     expect(processes()).not.toContain(process.pid)
@@ -83,13 +83,13 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
     expect([here === process.pid, apart === process.pid]).toEqual([true, false])
   })
 
-  it("that takes too much memory is stopped, and not tried again", async () => {
+  it("that uses too much memory is stopped, and not retried", async () => {
     const { error, status } = await running({ eats: 600 }, { memory: 400, retries: 2 })
     expect([status, error]).toEqual(["failed", expect.stringMatching(/used \d+ MiB of memory, more than its limit of 400 MiB/)])
     expect(processes()).toHaveLength(1)
   })
 
-  it("is not blamed for the memory that the stage before it in its process left", async () => {
+  it("is not charged for memory that the previous stage left in its process", async () => {
     const { unruly: stage } = await load<typeof unruly>("unruly.ts")
     const nodes = (): Record<string, AnyNode> => ({
       large: stage({}, { eats: 700, log: log() }).named("a"),
@@ -101,14 +101,14 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
     expect(results).toMatchObject([{ status: "ran" }, { status: "ran", error: null }])
   })
 
-  it("whose time is up is gone while the run goes on: it writes nothing more", async () => {
+  it("past its time limit has been killed while the run continues: it writes nothing more", async () => {
     const { unruly: stage } = await load<typeof unruly>("unruly.ts")
     let inTime: ReadonlyArray<number> = []
     const nodes = (): Record<string, AnyNode> => ({
       late: stage({}, { does: "blocks", log: log() }).named("late").limited({ seconds: 5 }),
       long: stage({}, { eats: 1, log: `${log()}-long` }).named("long")
     })
-    // The run is not over before this one is, which begins when the other's time is up.
+    // The run does not end before this stage, which begins when the other's time is up.
     const onEvent = (event: RunEvent) => {
       if (event.type === "node-finished" && event.node.id === "long") inTime = processes().filter(isAlive)
     }
@@ -121,7 +121,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
     expect(inTime).toEqual([])
   })
 
-  it("that ends its process takes nothing else down, and is tried again", async () => {
+  it("that exits its process affects nothing else, and is retried", async () => {
     const { error, status } = await running({ does: "ends" }, { retries: 1 })
     expect([status, error]).toEqual(["failed", expect.stringMatching(/exited with code 7/)])
     expect(processes()).toHaveLength(2)
@@ -148,7 +148,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
           return false
         }
       })
-      // It has told of its first step, and blocks.
+      // It has reported its first step, and blocks.
       await sleep(500)
       child.kill(signal)
       expect(await Promise.race([closed, sleep(10_000, "still there")])).toBe(130)
@@ -156,7 +156,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
     }
   })
 
-  it("that blocks its process is held to --timeout", () => {
+  it("that blocks its process is limited by --timeout", () => {
     const { status, stdout } = caravan(folder, "run", "unruly.ts", "--set", `log=${log()}`, "--set", "does=blocks", "--timeout", "6")
     expect([status, stdout]).toEqual([1, expect.stringMatching(/failed +unruly[\s\S]*exceeded its time limit of 6 seconds/)])
   })
@@ -186,7 +186,7 @@ void Effect.runPromise(run(pipeline, {}, { limits: ${limits} }).pipe(Effect.prov
   console.log(JSON.stringify(nodes.map(({ error, status }) => [status, error])))
 )
 `
-  it("runs in the program's process; with a limit it is refused, as the program would run twice", () => {
+  it("runs in the program's process; with a limit it is rejected, because the program would run twice", () => {
     const once = (limits: string): unknown => {
       writeFileSync(join(folder, "program.ts"), program(limits))
       const { stderr, stdout } = spawnSync(process.execPath, ["program.ts"], { cwd: folder, encoding: "utf8", timeout: 30_000 })

@@ -1,4 +1,4 @@
-/** Shared results: two clones of a project with stores of their own and a folder between them, and what may become of that folder. */
+/** Shared results: two clones of a project with separate stores and a shared folder, and faults of that folder. */
 import { spawnSync } from "node:child_process"
 import { hash } from "node:crypto"
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statfsSync, writeFileSync } from "node:fs"
@@ -9,7 +9,7 @@ import { checkRecords } from "../../faults/invariants.ts"
 import { encodeEntry } from "../../../runtime/shared/entry.ts"
 import { digests, type Fixture, fixtureFolder, invert, loadFixture, openHome, statuses } from "../fixture.ts"
 
-/** A clone that ran before all tests, and the folder that its results were shared in. */
+/** A clone that ran before all tests, and the folder with its shared results. */
 let template: Fixture
 let first: Ran
 const templateShared = join(workFolder(), "shared")
@@ -22,7 +22,7 @@ afterAll(() => {
   for (const each of [template.folder, join(templateShared, "..")]) removeFolder(each)
 })
 
-/** Another clone, in which nothing ran yet. */
+/** Another clone, in which nothing has run yet. */
 let other: Fixture
 let folder: string
 beforeEach(async () => {
@@ -50,7 +50,7 @@ const dataOf = (ran: Ran, node: string) => {
 const files = (below: string) => readdirSync(below, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
 
 describe("a folder of shared results", () => {
-  it("gives a second clone every result, with the digests, metrics and origin that they had; they stay when the folder goes", async () => {
+  it("gives a second clone every result, with the original digests, metrics and origin; they stay when the folder is deleted", async () => {
     filled()
     expect(statuses(first)).toEqual(all("ran"))
     const second = await other.run({}, { shared: { folder } })
@@ -66,12 +66,12 @@ describe("a folder of shared results", () => {
     close()
   })
 
-  it("gets what was made before it was used", async () => {
+  it("gets results that were made before it was configured", async () => {
     expect(statuses(await template.run({}, { shared: { folder } }))).toEqual(all("hit"))
     expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
   })
 
-  it("gives only what has the same key", async () => {
+  it("returns only results with the same key", async () => {
     filled()
     const second = await other.run({ times: "2" }, { shared: { folder }, force: ["wait"] })
     expect(statuses(second)).toEqual({ lines: "fetched", wait: "ran", shout: "ran", counts: "ran" })
@@ -87,7 +87,7 @@ describe("a folder of shared results", () => {
     expect(files(folder).length).toBe(there)
   })
 
-  it("has one writer's files whole when several write at once", async () => {
+  it("has complete files if several processes write concurrently", async () => {
     const [, second] = await Promise.all([template, other].map((each) => each.run({}, { shared: { folder } })))
     expect(digests(second!)).toEqual(digests(first))
     expect(files(join(folder, "tmp"))).toEqual([])
@@ -95,7 +95,7 @@ describe("a folder of shared results", () => {
   })
 })
 
-describe("a shared result that lies", () => {
+describe("a wrong shared result", () => {
   beforeEach(filled)
   const expectMadeHere = async (node: string, message: RegExp, isReadOnly = false) => {
     const second = await other.run({}, { shared: { folder, isReadOnly } })
@@ -104,35 +104,35 @@ describe("a shared result that lies", () => {
     expect(notes(second)).toEqual([expect.stringMatching(message)])
   }
 
-  it("in its bytes is made here, and mended there", async () => {
+  it("with wrong bytes is made locally, and repaired in the folder", async () => {
     invert(dataOf(first, "shout"))
     await expectMadeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is computed here/)
     rmSync(join(other.folder, "home"), { recursive: true })
     expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
   })
-  it("in its bytes stays where nothing may be written", async () => {
+  it("with wrong bytes stays if the folder is read-only", async () => {
     invert(dataOf(first, "shout"))
     await expectMadeHere("shout", /is not what its name says/, true)
     expect(existsSync(dataOf(first, "shout"))).toBe(true)
   })
-  it("in its length is made here", async () => {
+  it("with a wrong length is made locally", async () => {
     writeFileSync(dataOf(first, "shout"), readFileSync(dataOf(first, "shout")).subarray(0, 100))
     await expectMadeHere("shout", /has 100 bytes, expected/)
   })
-  it("in its entry, or by another key's entry, is made here", async () => {
+  it("with a damaged entry, or another key's entry, is made locally", async () => {
     invert(entryPath(keyOf(first, "shout")))
     await expectMadeHere("shout", /its entry of the key .* is damaged/)
     rmSync(join(other.folder, "home"), { recursive: true })
     writeFileSync(entryPath(keyOf(first, "shout")), readFileSync(entryPath(keyOf(first, "wait"))))
     await expectMadeHere("shout", /is of another key/)
   })
-  it("in its content's digest is made here: what depends on it goes by that", async () => {
+  it("with a wrong content digest is made locally: its dependents use that digest", async () => {
     const path = entryPath(keyOf(first, "shout"))
     const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
     writeFileSync(path, encodeEntry({ ...entry, contentDigest: "0".repeat(64) }))
     await expectMadeHere("shout", /its content digest is .*, expected 0000/)
   })
-  it("in its type is made here", async () => {
+  it("with a wrong type is made locally", async () => {
     const path = entryPath(keyOf(first, "shout"))
     const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
     writeFileSync(path, encodeEntry({ ...entry, digest: digests(first).counts! }))
@@ -160,7 +160,7 @@ describe("a shared result that lies", () => {
       rmSync(join(other.folder, "home"), { recursive: true })
     }
   })
-  it("by files that were deleted is made here, without a word: old ones may go", async () => {
+  it("with deleted files is made locally without a message: old files may be deleted", async () => {
     rmSync(dataOf(first, "shout"))
     const second = await other.run({}, { shared: { folder } })
     expect([statuses(second), notes(second)]).toEqual([{ ...all("fetched"), shout: "ran" }, []])
@@ -172,7 +172,7 @@ describe("a folder of shared results that fails", () => {
     expect(Object.values(statuses(ran)).every((status) => status === "ran" || status === "fetched")).toBe(true)
     expect(notes(ran)).toEqual([expect.stringMatching(message)])
   }
-  it("because it is not there is told of once, and not made", async () => {
+  it("because it does not exist is reported once, and not created", async () => {
     rmSync(folder, { recursive: true })
     expectSurvived(
       await other.run({}, { shared: { folder } }),
@@ -180,19 +180,19 @@ describe("a folder of shared results that fails", () => {
     )
     expect(existsSync(folder)).toBe(false)
   })
-  it("because a file is in its place is told of once", async () => {
+  it("because a file is in its place is reported once", async () => {
     rmSync(folder, { recursive: true })
     writeFileSync(folder, "")
     expectSurvived(await other.run({}, { shared: { folder } }), /gone: it is not a folder/)
   })
-  it("because it goes while the run goes on is told of once", async () => {
+  it("because it disappears during the run is reported once", async () => {
     const ran = await other.run({ steps: "4" }, { shared: { folder } }, (event) => {
       if (event.type === "node-finished" && event.node.id === "lines") renameSync(folder, `${folder}-gone`)
     })
     expectSurvived(ran, /can't be (read|written to) \(gone: /)
     expect(existsSync(folder)).toBe(false)
   })
-  it("because it hangs is waited for as long as the deadline says, once", async () => {
+  it("because it hangs is waited for until the deadline, once", async () => {
     filled()
     const path = entryPath(keyOf(first, "lines"))
     rmSync(path)
@@ -206,7 +206,7 @@ describe("a folder of shared results that fails", () => {
   })
 
   const mount = () => spawnSync("mount", ["-t", "tmpfs", "-o", "size=32k", "none", folder]).status === 0
-  it("because it is full is told of once; what is there is still used", { timeout: 60_000 }, async ({ skip }) => {
+  it("because it is full is reported once; existing results are still used", { timeout: 60_000 }, async ({ skip }) => {
     if (!mount()) return skip("mounting is not allowed here")
     try {
       const ran = await other.run({}, { shared: { folder } })

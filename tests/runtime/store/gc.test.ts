@@ -1,4 +1,4 @@
-/** Garbage collection: what goes, what never does, and beside what it may run. */
+/** Garbage collection: what it deletes, what it never deletes, and what it may run next to. */
 import { spawn } from "node:child_process"
 import { mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
@@ -38,7 +38,7 @@ const commit = async (text: string, into: StoreOperations = store) => {
   writeFileSync(join(directory, "a.txt"), text)
   return (await Effect.runPromise(into.commit(directory, anything))).digest
 }
-/** An object that a key names: a result. */
+/** An object named by a key: a result. */
 const result = async (text: string) => {
   const digest = await commit(text)
   journal.recordTrace({ key: text, digest, contentDigest: digest, type: anything.name, metrics: {} }, {})
@@ -48,8 +48,8 @@ const planned = (policy: GcPolicy, now?: number) => opened.later(planGc(policy, 
 const collect = async (policy: GcPolicy, now?: number) => opened.later(gc(await planned(policy, now)))
 const left = async () => new Set((await Effect.runPromise(store.objects)).map(({ digest }) => digest))
 
-describe("what goes", () => {
-  it("is, unless said otherwise, what no trace names; nothing before it is told to", async () => {
+describe("gc deletes", () => {
+  it("by default what no trace names; nothing without --yes", async () => {
     const [kept, orphan] = [await result("kept"), await commit("orphan")]
     const collection = await planned({ keep: 0 })
     expect(collection.objects.map(({ digest, why }) => [digest, why])).toEqual([[orphan, "unreachable"]])
@@ -60,7 +60,7 @@ describe("what goes", () => {
     expect(readdirSync(join(home, "trash"))).toEqual([])
   })
 
-  it("by age is what no run made or found for so long", async () => {
+  it("by age what no run has made or found for that long", async () => {
     const [old, young] = [await result("old"), await result("young")]
     const later = Date.now() + 31 * day
     expect((await planned({ olderThan: 30 * day, keep: 0 })).objects).toEqual([])
@@ -69,14 +69,14 @@ describe("what goes", () => {
     expect(await left()).toEqual(new Set([old, young]))
   })
 
-  it("by size is the least recently used first, and no more than is needed", async () => {
+  it("by size the least recently used first, and no more than necessary", async () => {
     const made: Array<string> = []
     for (const text of ["first", "second", "third"]) {
       made.push(await result(text.padEnd(100, ".")))
       await sleep(5)
     }
     const [first, second, third] = made as [string, string, string]
-    // Each is of the same size; the first is found again by a run.
+    // All have the same size; a run finds the first again.
     const { size } = (await Effect.runPromise(store.objects))[0]!
     await sleep(5)
     journal.recordExecution({
@@ -96,11 +96,11 @@ describe("what goes", () => {
     expect((await planned({ maxSize: 3 * size - 1, keep: 0 })).objects.map(({ digest }) => digest)).toEqual([second])
     expect((await planned({ maxSize: 2 * size - 1, keep: 0 })).objects.map(({ digest }) => digest).sort()).toEqual([second, third].sort())
     expect((await planned({ maxSize: size / 2, keep: 0 })).over).toBe(0)
-    // What is within the window stays whatever the size, and is said.
+    // Objects within the window stay whatever the size, and are reported.
     expect(await planned({ maxSize: size, keep: day })).toMatchObject({ objects: [], over: 2 * size })
   })
 
-  it("is also what was set aside, what killed runs left, an interrupted gc's trash, and logs as old", async () => {
+  it("also quarantined results, leftovers of killed runs, an interrupted gc's trash, and logs of the same age", async () => {
     const digest = await result("damaged")
     await Effect.runPromise(store.quarantine(digest))
     mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`), { recursive: true })
@@ -120,7 +120,7 @@ describe("logs", () => {
   const logs = async (now?: number) =>
     (await planned(month, now)).leftovers.flatMap(({ what, path }) => (what === "log" ? [basename(path)] : []))
 
-  it("of a run that goes on stay, however long ago it started; of one that was killed go by when it last wrote", async () => {
+  it("of an active run stay, however long ago it started; those of a killed run are deleted by their last write", async () => {
     const leases = new Leases(home)
     const holder = leases.hold("a run")
     journal.startRun("long", "p", { settings: {}, holder: holder.id })
@@ -137,16 +137,16 @@ describe("logs", () => {
     expect(await logs(later)).toEqual(["long"])
   })
 
-  it("that another collection takes meanwhile stop nothing", async () => {
+  it("that another collection deletes meanwhile cause no error", async () => {
     mkdirSync(join(home, "logs"), { recursive: true })
-    // Listed, and gone when it is looked at.
+    // Listed, but deleted before it is read.
     symlinkSync("nowhere", join(home, "logs/gone"))
     await collect(month, later)
     expect(readdirSync(join(home, "logs"))).toEqual([])
   })
 })
 
-describe("checkpoints and what was made of shards", () => {
+describe("checkpoints and shards", () => {
   const whats = async (policy: GcPolicy, now?: number) =>
     (await planned(policy, now)).leftovers.map(({ what, path }) => [what, basename(path)])
   const month: GcPolicy = { olderThan: 30 * day, keep: 0 }
@@ -161,7 +161,7 @@ describe("checkpoints and what was made of shards", () => {
     made.close()
   }
 
-  it("go when nothing was done with them for as long as is said, and not otherwise", async () => {
+  it("are deleted if unused for the given time, and not otherwise", async () => {
     checkpoint("unfinished")
     shards()
     expect(await whats({ keep: 0 })).toEqual([])
@@ -183,7 +183,7 @@ describe("checkpoints and what was made of shards", () => {
     ])
   })
 
-  it("of a node that has its result go at once, unless its result is gone", async () => {
+  it("of a node with a result are deleted immediately, unless its result is missing", async () => {
     const digest = await result("finished")
     checkpoint("finished")
     expect(await whats({ keep: 0 })).toEqual([["checkpoint", "finished"]])
@@ -192,7 +192,7 @@ describe("checkpoints and what was made of shards", () => {
     expect(await whats({ keep: 0 })).toEqual([["quarantine", expect.any(String)]])
   })
 
-  it("of a node that is being made stay, also when somebody began since the plan was made", async () => {
+  it("of a node that is being made stay, also if it started after the plan was made", async () => {
     checkpoint("making")
     const leases = new Leases(home)
     const holder = leases.hold("a run")
@@ -202,7 +202,7 @@ describe("checkpoints and what was made of shards", () => {
     expect(await whats(month, later)).toEqual([])
     expect(await opened.later(gc(plan))).toMatchObject({ size: 0 })
     expect(readdirSync(join(home, "checkpoints"))).toEqual(["making"])
-    // Whoever made it is gone, without a word.
+    // Its maker died silently.
     holder.release()
     leases.exclusive((database) => database.prepare("insert into flights values ('making', ?, 'dead')").run(holder.id))
     leases.close()
@@ -210,15 +210,15 @@ describe("checkpoints and what was made of shards", () => {
   })
 })
 
-describe("what never goes", () => {
-  it("is what is pinned, until it is unpinned, whatever becomes of the journal", async () => {
+describe("gc never deletes", () => {
+  it("what is pinned, until it is unpinned, whatever happens to the journal", async () => {
     const digest = await result("pinned")
     await Effect.runPromise(store.pin(digest, "the one we released"))
     expect(Effect.runSync(store.pins)).toMatchObject([{ digest, note: "the one we released" }])
     journal.forgetTrace("pinned")
     await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set([digest]))
-    // A pin that can't be read holds too.
+    // A pin that can't be read counts too.
     writeFileSync(join(home, "pins", digest), "")
     await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set([digest]))
@@ -228,7 +228,7 @@ describe("what never goes", () => {
     await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store; only its record is/)
   })
 
-  it("is what came into use after the plan was made: pinned, found by a run that goes on, or used by one that ended", async () => {
+  it("what came into use after the plan was made: pinned, found by an active run, or used by one that ended", async () => {
     const [pinned, found, used, free] = [await result("pinned"), await result("found"), await result("used"), await result("free")]
     const collection = await planned(everything)
     expect(collection.objects.length).toBe(4)
@@ -236,7 +236,7 @@ describe("what never goes", () => {
     const running = opened.hold("a run")
     expect(Effect.runSync(running.present(found))).toBe(true)
     await sleep(5)
-    // A run ended that had made this object again.
+    // A run that had made this object again has ended.
     journal.forgetTrace("used")
     await result("used")
     const { stayed } = await opened.later(gc(collection))
@@ -253,7 +253,7 @@ describe("what never goes", () => {
     expect((await planned(everything)).objects.map(({ digest }) => digest).sort()).toEqual([found, used].sort())
   })
 
-  it("is what a run committed and has not recorded yet", async () => {
+  it("what a run has committed but not recorded yet", async () => {
     const running = opened.hold("a run")
     const digest = await commit("fresh", running)
     await collect({ unreachable: true, keep: 0 })
@@ -263,7 +263,7 @@ describe("what never goes", () => {
     expect(await left()).toEqual(new Set())
   })
 
-  it("is held by a living process only: a stopped one holds, a killed one does not", async () => {
+  it("what a living process holds: a stopped process holds it, a killed one does not", async () => {
     const digest = await result("held")
     const script = `import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts", import.meta.url).href)}
 import * as Effect from "effect/Effect"
@@ -288,8 +288,8 @@ await Effect.runPromise(holding.pipe(Effect.scoped, Effect.provide(Store.layer($
   })
 })
 
-describe("beside a run", () => {
-  it("takes nothing that the run found or made; the run ends as if alone, and the next finds it all", async () => {
+describe("gc during a run", () => {
+  it("deletes nothing that the run found or made; the run ends undisturbed, and the next finds everything", async () => {
     const fixture = await loadFixture(folder)
     const first = await fixture.run()
     let collecting: Promise<unknown> | undefined
@@ -297,7 +297,7 @@ describe("beside a run", () => {
       if (event.type === "progress" && event.node === "wait") collecting ??= collect(everything)
     })
     await collecting
-    // The run had not come to the counts, and makes them again.
+    // The run had not reached the counts, and makes them again.
     expect(statuses(second)).toEqual({ lines: "hit", shout: "hit", wait: "ran", counts: "ran" })
     // The same rows after more steps: the same digest.
     expect(digests(second)).toEqual(digests(first))
@@ -305,7 +305,7 @@ describe("beside a run", () => {
     expect(statuses(await fixture.run({ steps: "8" }))).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
   })
 
-  it("takes the rest once it has ended; the journal still says what made it, and a run makes the same again", async () => {
+  it("deletes the rest once it has ended; the journal still has its origin, and a run makes the same again", async () => {
     const fixture = await loadFixture(folder)
     const first = await fixture.run()
     await collect(everything)
@@ -315,8 +315,8 @@ describe("beside a run", () => {
     expect(digests(await fixture.run())).toEqual(digests(first))
   })
 
-  it("never comes between a look and a read, in a hundred tries", async () => {
-    // One process looks for objects and reads them, or makes them again; this one collects all the while.
+  it("never comes between a check and a read, in a hundred tries", async () => {
+    // One process checks for objects and reads them, or makes them again; this one collects all the while.
     const script = `import * as Effect from "effect/Effect"
 import { mkdirSync, writeFileSync } from "node:fs"
 import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts", import.meta.url).href)}
@@ -338,7 +338,7 @@ const round = (number) => Effect.gen(function* () {
     if ((yield* store.damage(digests.get(text))) !== undefined) lost++
   }
 }).pipe(Effect.scoped, Effect.provide(Store.layer(${JSON.stringify(home)})))
-// As many tries as it takes until both sides did their worst, however busy the machine is.
+// As many tries as it takes until both sides have conflicted, however busy the machine is.
 for (let i = 0; i < 30 || ((found < 6 || made < 16) && i < 3000); i++) await Effect.runPromise(round(i))
 console.log(JSON.stringify({ found, made, lost }))`
     const path = join(folder, "race.ts")
@@ -360,8 +360,8 @@ console.log(JSON.stringify({ found, made, lost }))`
   })
 })
 
-describe("two collections at once", () => {
-  it("take each object once, and neither fails", async () => {
+describe("two concurrent collections", () => {
+  it("delete each object once, and neither fails", async () => {
     for (let i = 0; i < 40; i++) await commit(`orphan ${i}`)
     const other = openHome(home)
     try {
@@ -376,7 +376,7 @@ describe("two collections at once", () => {
 })
 
 describe("leases", () => {
-  it("are told by holder while it lives, and go with it", () => {
+  it("are listed by holder while it lives, and end with it", () => {
     const leases = new Leases(home)
     const [a, b] = [leases.hold("a run"), leases.hold("caravan verify")]
     a.lease(["1"])

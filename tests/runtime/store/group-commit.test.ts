@@ -9,7 +9,7 @@ import { groupCommit } from "../../../runtime/store/group-commit.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 import { anything, opening } from "../fixture.ts"
 
-/** A writer whose writes end when they are told to; it refuses "bad". */
+/** A writer whose writes end on demand; it rejects "bad". */
 const slow = Effect.gen(function* () {
   const groups: Array<ReadonlyArray<string>> = []
   const ends: Array<() => void> = []
@@ -24,12 +24,12 @@ const slow = Effect.gen(function* () {
   )
   const add = yield* groupCommit(write)
   return {
-    /** What is added waits from now on. */
+    /** Everything added waits from now on. */
     added: (item: string) => Effect.forkChild(add(item), { startImmediately: true }),
     groups,
     /** Waits for a write to begin. */
     begun,
-    /** Ends the write that goes on, once it has begun. */
+    /** Ends the current write, once it has begun. */
     end: Effect.andThen(
       begun,
       Effect.sync(() => ends.shift()!())
@@ -38,7 +38,7 @@ const slow = Effect.gen(function* () {
 })
 
 describe("group commit", () => {
-  it.live("writes what becomes ready during a write together, after it; nobody goes on before their own group is written", () =>
+  it.live("writes what becomes ready during a write together, after it; nobody continues before their own group is written", () =>
     Effect.gen(function* () {
       const { added, begun, end, groups } = yield* slow
       const a = yield* added("a")
@@ -65,13 +65,13 @@ describe("group commit", () => {
     })
   )
 
-  it.live("is waited for also when interrupted: what is finished is not lost", () =>
+  it.live("is also waited for on interruption: finished results are not lost", () =>
     Effect.gen(function* () {
       const { added, begun, end, groups } = yield* slow
       const fiber = yield* added("a")
       yield* begun
       const interrupted = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
-      // Time for it to end, if it would.
+      // Enough time for it to end, if it would.
       yield* Effect.sleep("20 millis")
       expect(interrupted.pollUnsafe()).toBeUndefined()
       yield* end
@@ -82,8 +82,8 @@ describe("group commit", () => {
   )
 })
 
-describe("objects that are kept together", () => {
-  it.live("fail one by one: the others are in the store", () =>
+describe("objects that are committed together", () => {
+  it.live("fail individually: the others are in the store", () =>
     Effect.gen(function* () {
       const home = yield* Effect.acquireRelease(Effect.sync(workFolder), (folder) => Effect.sync(() => removeFolder(folder)))
       const { store } = yield* opening(home)

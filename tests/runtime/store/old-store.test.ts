@@ -1,4 +1,4 @@
-/** What an earlier version left on the disk: fixtures/store-of-2026-11-30/, whose README says how it was made. */
+/** A store written by an earlier version: fixtures/store-of-2026-11-30/, whose README says how it was made. */
 import { cpSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -26,7 +26,7 @@ const prints = (...args: ReadonlyArray<string>): string => {
 const json = (...args: ReadonlyArray<string>): any => JSON.parse(prints(...args, "--json"))
 
 describe("a store and a journal written by the version of 2026-11-30 open", { timeout: 60_000 }, () => {
-  it("runs and show: what ran, what was found, what failed", () => {
+  it("runs and show: what ran, what was cached, what failed", () => {
     expect(json("runs").runs.map(({ status, nodes }: { status: string; nodes: object }) => [status, nodes])).toEqual([
       ["succeeded", { ran: 1, hit: 2 }],
       ["failed", { failed: 1, hit: 1, skipped: 1 }],
@@ -44,18 +44,18 @@ describe("a store and a journal written by the version of 2026-11-30 open", { ti
     expect(prints("diff", "latest~2", "latest")).toMatch(/^upper\n {2}config mark: "\?" -> "!"\n {2}output: 71ef675440c5 -> c84949a96bce$/m)
   })
 
-  it("lineage: back to the file it began with", () => {
+  it("lineage: back to the original file", () => {
     const { artifact, made, from } = json("lineage", "counts")
     expect(artifact).toMatchObject({ digest: counts, type: "report:counts/1", path: join(folder, "home/objects/31", counts) })
     expect(made).toMatchObject([{ node: "counts" }, { node: "counts" }])
     expect(from).toMatchObject([{ name: "upper", digest: upper, next: [{ name: "lines", digest: lines, next: [{ kind: "file" }] }] }])
   })
 
-  it("log: what a node said", () => {
+  it("log: a node's output", () => {
     expect(prints("log", "upper")).toMatch(/stage upper starts: config mark: "\?" -> "!"\n.* step 1 {2}total 1\n.* done: c84949a96bce/)
   })
 
-  it("gc: takes its results but not what is pinned, and the journal still knows them", () => {
+  it("gc: deletes its results except pinned ones, and the journal still knows them", () => {
     expect(json("pin").pins).toMatchObject([{ digest: lines, note: "the words" }])
     expect(prints("gc", "--max-size", "0", "--older-than", "0s", "--keep", "0", "--yes")).toMatch(/^Deleted 3 objects and 4 leftovers: /)
     expect(json("du").items.map(({ digest }: { digest: string }) => digest)).toEqual([lines])

@@ -1,4 +1,4 @@
-/** When checkpoints are written, how they are made to last, and those of another version. How stages resume is in single-flight.test.ts. */
+/** When checkpoints are written, how they are made durable, and checkpoints of another version. How stages resume is in single-flight.test.ts. */
 import { execFileSync, spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -29,7 +29,7 @@ vi.mock("node:fs", async (original) => {
   return { ...fs, fsync }
 })
 
-/** With what folders can't be listed; "": they can. */
+/** The error of listing folders; "": none. */
 const refusal = vi.hoisted(() => ({ code: "" }))
 vi.mock("node:fs/promises", async (original) => {
   const fs = await original<typeof import("node:fs/promises")>()
@@ -52,7 +52,7 @@ const opened = (options: Partial<CheckpointOptions> = {}) =>
   })
 const nothing = () => Effect.void
 
-it("are due after so many steps, counted from the last; or after so many seconds, if that is sooner", async () => {
+it("are due after a number of steps, counted from the last; or after a number of seconds, if that is sooner", async () => {
   const due: Array<number> = []
   const checkpoints = opened({ steps: 3 })
   for (let step = 1; step <= 10; step++)
@@ -65,7 +65,7 @@ it("are due after so many steps, counted from the last; or after so many seconds
   expect(opened().due()).toBe(false)
 })
 
-it.skipIf(process.platform !== "linux")("have every folder made to last, also one that holds folders alone", async () => {
+it.skipIf(process.platform !== "linux")("have every folder fsynced, also one that contains only folders", async () => {
   synced.length = 0
   await Effect.runPromise(
     opened().save(1, (into) =>
@@ -78,7 +78,7 @@ it.skipIf(process.platform !== "linux")("have every folder made to last, also on
   expect(synced.map((path) => basename(path))).toEqual(expect.arrayContaining(["state", "inner", "outer", "seal.json"]))
 })
 
-it("that can't be looked at for want of open files may pass; what has to be mended does not", async () => {
+it("that can't be read because of too many open files may be retried; other errors need a fix", async () => {
   await Effect.runPromise(opened().save(7, nothing))
   for (const [code, isRetryable] of [
     ["EMFILE", true],
@@ -95,7 +95,7 @@ it("that can't be looked at for want of open files may pass; what has to be mend
   expect(await Effect.runPromise(opened().latest)).toMatchObject({ step: 7 })
 })
 
-it("of a newer version are refused, and stay", async () => {
+it("of a newer version are rejected, and stay", async () => {
   await Effect.runPromise(opened().save(7, nothing))
   const path = join(folder, readdirSync(folder)[0]!, "seal.json")
   const seal = readFileSync(path, "utf8").split("\n")[1]!.replace('"format":1', '"format":2')
@@ -106,7 +106,7 @@ it("of a newer version are refused, and stay", async () => {
   expect(readdirSync(folder)).toHaveLength(1)
 })
 
-it("that are damaged are removed when they are passed over: those that follow would be taken for older ones", async () => {
+it("that are damaged are deleted when skipped: otherwise later ones would be taken for older ones", async () => {
   const notes: Array<string> = []
   const checkpoints = openCheckpoints({ folder, seconds: Infinity }, (note) => notes.push(note))
   const save = (step: number) => checkpoints.save(step, (into) => Effect.sync(() => writeFileSync(join(into, "state"), String(step))))
@@ -119,14 +119,14 @@ it("that are damaged are removed when they are passed over: those that follow wo
   expect(readdirSync(folder).map(Number)).toEqual([2, 3])
 })
 
-it("take a twentieth of the time at most: one that took long puts off the next", async () => {
+it("take at most a twentieth of the time: a slow one postpones the next", async () => {
   let now = 1000
   const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
   try {
     const checkpoints = opened({ seconds: 1 })
     now += 1000
     expect(checkpoints.due()).toBe(true)
-    // It takes a second: 20 seconds from its end to the next.
+    // It takes a second: the next is due 20 seconds after its end.
     await Effect.runPromise(checkpoints.save(1, () => Effect.sync(() => void (now += 1000))))
     now += 19_999
     expect(checkpoints.due()).toBe(false)
@@ -150,13 +150,13 @@ const holding =
       writeFileSync(join(into, "now"), text)
       hold(held(join(into, "later"), text))
     })
-/** A file that can't be written before somebody reads it. Gives its path. */
+/** A file that can't be written before somebody reads it. Returns its path. */
 const pipeIn = (into: string): string => {
   const path = join(into, "pipe")
   execFileSync("mkfifo", [path])
   return path
 }
-/** What is in the newest checkpoint. */
+/** The content of the newest checkpoint. */
 const newest = async () => {
   const found = await Effect.runPromise(opened().latest)
   return found === undefined
@@ -165,7 +165,7 @@ const newest = async () => {
 }
 
 describe.skipIf(process.platform === "win32")("files that a stage holds in memory", () => {
-  it("are written while the stage goes on; the next checkpoint waits for that", async () => {
+  it("are written while the stage continues; the next checkpoint waits for that", async () => {
     const checkpoints = opened()
     let pipe = ""
     await Effect.runPromise(
@@ -178,7 +178,7 @@ describe.skipIf(process.platform === "win32")("files that a stage holds in memor
         })
       )
     )
-    // It is not there yet, and no other begins.
+    // It does not exist yet, and no other begins.
     const began: Array<number> = []
     const second = Effect.runPromise(checkpoints.save(2, (into, hold) => Effect.suspend(() => (began.push(2), holding("two")(into, hold)))))
     await new Promise((resolve) => setTimeout(resolve, 50))
@@ -192,7 +192,7 @@ describe.skipIf(process.platform === "win32")("files that a stage holds in memor
     expect(await newest()).toEqual([2, "two", "two"])
   })
 
-  it("that can't be written are a note, at the next checkpoint at the latest, and those before stay", async () => {
+  it("that can't be written give a note, at the next checkpoint at the latest, and earlier ones stay", async () => {
     const notes: Array<string> = []
     const checkpoints = openCheckpoints({ folder, seconds: Infinity }, (note) => notes.push(note))
     await Effect.runPromise(checkpoints.save(1, holding("one")))
@@ -206,13 +206,13 @@ describe.skipIf(process.platform === "win32")("files that a stage holds in memor
     expect(readdirSync(folder).map(Number)).toEqual([1, 3])
   })
 
-  it("are written for a quarter of the time at most: what took long puts off the next", async () => {
+  it("are written for at most a quarter of the time: a slow one postpones the next", async () => {
     let now = 1000
     const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
     try {
       const checkpoints = opened({ seconds: 0.001 })
       let pipe = ""
-      // More than a pipe holds: it is written while it is read.
+      // More than fits in a pipe: it is written while it is read.
       const long = "x".repeat(1 << 20)
       await Effect.runPromise(checkpoints.save(1, (into, hold) => Effect.sync(() => hold(held((pipe = pipeIn(into)), long)))))
       // It opens when the thread has begun.
@@ -230,7 +230,7 @@ describe.skipIf(process.platform === "win32")("files that a stage holds in memor
     }
   })
 
-  it("leave the checkpoint before when the process is killed while they are written", async () => {
+  it("leave the previous checkpoint when the process is killed while they are written", async () => {
     await Effect.runPromise(opened().save(1, holding("one")).pipe(Effect.andThen(opened().settled)))
     const module = (path: string) => JSON.stringify(new URL(`../../../${path}`, import.meta.url).href)
     const program = `

@@ -1,4 +1,4 @@
-/** Several runs that want the same: one makes it, the others wait for it, and take over when it dies. Checkpoints, limits and retries of nodes. */
+/** Several runs that need the same result: one makes it, the others wait for it, and take over when it dies. Checkpoints, limits and retries of nodes. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -22,7 +22,7 @@ beforeEach(() => {
   folder = fixtureFolder()
 })
 afterEach(async () => {
-  // After each fault, the records name what is there and was made (docs/faults.md).
+  // After each fault, the records name existing, reported results (docs/faults.md).
   await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
 })
 
@@ -38,8 +38,8 @@ const journalCount = (status: string): number => {
   }
 }
 
-describe("of all that want a key", () => {
-  it("one has it, until it gives it up or dies", () => {
+describe("of all that need a key", () => {
+  it("one has the claim, until it releases it or dies", () => {
     const leases = new Leases(join(folder, "home"))
     const [one, two] = [leases.hold("one"), leases.hold("two")]
     const claimsOf = ({ id }: { readonly id: string }) => ({
@@ -54,14 +54,14 @@ describe("of all that want a key", () => {
     expect(first.claim("k")).toEqual({ mine: false, by: "another node of this run" })
     expect(second.claim("other")).toMatchObject({ mine: true })
     if (!claimed.mine) throw new Error("checked above")
-    // Giving up another's claim does nothing.
+    // Releasing another's claim does nothing.
     second.release([{ key: "k", token: "some token" }])
     expect(first.stillHeld([claimed.claim]).has("k")).toBe(true)
     first.release([claimed.claim])
     expect(first.stillHeld([claimed.claim]).has("k")).toBe(false)
     const next = second.claim("k")
     expect(next).toMatchObject({ mine: true, tookOver: false })
-    // It goes without a word, as a killed process does: its lock is gone, its row is there.
+    // It dies silently, as a killed process does: its lock is released, its row remains.
     const file = join(folder, "home/leases", two.id)
     two.release()
     leases.exclusive((database) => database.prepare("insert into flights values ('k', ?, 'dead')").run(two.id))
@@ -71,7 +71,7 @@ describe("of all that want a key", () => {
     leases.close()
   })
 
-  it("four runs in this process make each node once, and all end with the same", async () => {
+  it("four runs in this process make each node once, and all have the same results", async () => {
     const fixture = await loadFixture(folder)
     const results = await Promise.all(Array.from({ length: 4 }, () => fixture.run({ steps: "6" })))
     expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 4 }, () => "succeeded"))
@@ -87,7 +87,7 @@ describe("of all that want a key", () => {
     return { child, closed: new Promise<number | null>((resolve) => child.on("close", resolve)), stderr: () => stderr }
   }
 
-  it("a run whose process is killed leaves its place to the one that waits", async () => {
+  it("a run whose process is killed is replaced by the one that waits", async () => {
     const first = running("--set", "steps=100")
     await waitFor(() => first.stderr().includes("wait: running"))
     const second = running("--set", "steps=100")
@@ -99,7 +99,7 @@ describe("of all that want a key", () => {
     expect(second.stderr()).toMatch(/^wait: done in/m)
   })
 
-  it("one that is stopped is waited for, and named", async () => {
+  it("a stopped one is waited for, and named", async () => {
     const first = running("--set", "steps=40")
     await waitFor(() => first.stderr().includes("wait: running"))
     first.child.kill("SIGSTOP")
@@ -114,7 +114,7 @@ describe("of all that want a key", () => {
 })
 
 const steps = () => (existsSync(join(folder, "steps")) ? readFileSync(join(folder, "steps"), "utf8").trim().split("\n").map(Number) : [])
-/** What the stage should come to: its chain, written again. */
+/** The expected result of the stage: its chain, computed separately. */
 const expected = (steps: number, seed = 0) => {
   let value = "alpha\nbeta\ngamma\n".length + seed
   for (let step = 0; step < steps; step++) value = (value * 31 + step) % 1_000_003
@@ -139,7 +139,7 @@ const kept = () => {
 }
 
 describe("a stage with checkpoints", () => {
-  it("that crashed goes on after its last one, and ends as if it never had", async () => {
+  it("that crashed resumes after its last one, with the same result as if it had not crashed", async () => {
     const first = await runTally({ fails: 13 })
     expect(first.nodes[0]).toMatchObject({ status: "failed", error: expect.stringContaining("exited with code 9") })
     // The last two, and nothing half written.
@@ -157,7 +157,7 @@ describe("a stage with checkpoints", () => {
     ["a file missing", (path: string) => rmSync(join(path, "value"))],
     ["no seal", (path: string) => rmSync(join(path, "seal.json"))],
     ["a truncated seal", (path: string) => truncateSync(join(path, "seal.json"), 70)]
-  ])("falls back to the one before when the last has %s", async (_, damage) => {
+  ])("falls back to the previous one if the last has %s", async (_, damage) => {
     await runTally({ fails: 13 })
     damage(kept().at(-1)!)
     rmSync(join(folder, "steps"))
@@ -168,7 +168,7 @@ describe("a stage with checkpoints", () => {
     expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\): skipped$/))
   })
 
-  it("starts anew when no checkpoint is whole, and leaves out what a killed one was writing", async () => {
+  it("starts over if no checkpoint is complete, and ignores one that a killed process was writing", async () => {
     await runTally({ fails: 3 })
     for (const path of kept()) truncateSync(join(path, "value"), 0)
     mkdirSync(join(kept()[0]!, "..", "new-half"))
@@ -187,7 +187,7 @@ describe("a stage with checkpoints", () => {
     expect(steps()[0]).toBe(0)
   })
 
-  it("saves one when Ctrl-C stops it, however long ago the last was", async () => {
+  it("saves one when Ctrl-C stops it, however recent the last was", async () => {
     const child = start(folder, "run", "tally.ts", "--set", `log=${join(folder, "steps")}`, "--set", "tally.milliseconds=100")
     const closed = new Promise<number | null>((resolve) => child.on("close", resolve))
     await waitFor(() => steps().length > 4)
@@ -198,7 +198,7 @@ describe("a stage with checkpoints", () => {
     expect(done - Number(kept()[0]!.split("/").at(-1))).toBeLessThanOrEqual(1)
   })
 
-  it("goes on without one where none can be written, and says so", async () => {
+  it("continues without one if none can be written, and reports it", async () => {
     writeFileSync(join(folder, "not a folder"), "")
     mkdirSync(join(folder, "home"))
     writeFileSync(join(folder, "home", "checkpoints"), "a file in the way")
@@ -211,36 +211,36 @@ describe("a stage with checkpoints", () => {
 })
 
 describe("a node's limits", () => {
-  it("stop it when its time is up", async () => {
-    // Time enough for its process to start on a busy machine, and never enough for its steps.
+  it("stop it at its time limit", async () => {
+    // Enough time for its process to start on a busy machine, and never enough for its steps.
     const result = await runTally({ steps: 100, milliseconds: 200 }, {}, { seconds: 4 })
     expect(result.nodes[0]).toMatchObject({
       status: "failed",
       error: expect.stringMatching(/exceeded its time limit of 4 seconds .*\(caravan log\)/)
     })
-    // What it had done is kept.
+    // Its work so far is kept.
     expect(kept().length).toBeGreaterThan(0)
   })
-  it("stop it when its process grows too large", async () => {
+  it("stop it when its process uses too much memory", async () => {
     const result = await runTally({ eats: 600, milliseconds: 200 }, {}, { memory: 400 })
     expect(result.nodes[0]).toMatchObject({
       status: "failed",
       error: expect.stringMatching(/used \d+ MiB of memory, more than its limit of 400 MiB/)
     })
   })
-  it("have it tried again, from its checkpoint, as often as they say", async () => {
+  it("retry it from its checkpoint the given number of times", async () => {
     const result = await runTally({ fails: 13 }, { limits: { retries: 1 } })
     expect(result.status).toBe("succeeded")
     expect(result.notes).toContainEqual(expect.stringMatching(/^failed; retrying \(1 of 1\): .*exited with code 9/))
     expect(steps().filter((step) => step < 13)).toHaveLength(13)
   })
-  it("are no part of its key", async () => {
+  it("are not part of its key", async () => {
     await runTally()
     expect((await runTally({}, { limits: { seconds: 100, retries: 2 }, checkpointSeconds: 5 }, { memory: 9000 })).nodes[0]).toMatchObject({
       status: "hit"
     })
   })
-  it("do not have it tried again when it would fail the same way", async () => {
+  it("do not retry it if it would fail the same way", async () => {
     const fixture = await loadFixture(folder)
     const result = await fixture.run({ "wait.die": "throw" }, { limits: { retries: 3 } })
     expect(result.nodes.find(({ id }) => id === "wait")).toMatchObject({ status: "failed", error: expect.stringContaining("a mistake") })

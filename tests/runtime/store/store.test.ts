@@ -46,7 +46,7 @@ const commit = async (files: Record<string, string>) => {
 const age = () => new Promise((resolve) => setTimeout(resolve, 150))
 
 describe("an object", () => {
-  it("is named by its manifest's sha256, which names every file; it can't be written to", async () => {
+  it("is named by its manifest's sha256, which covers every file; it is read-only", async () => {
     const { digest } = await commit({ "a.txt": "alpha", "deep/b.txt": "beta" })
     const folder = store.path(digest)
     const manifest = JSON.parse(readFileSync(join(folder, "artifact.json"), "utf8")) as { files: ReadonlyArray<unknown> }
@@ -60,7 +60,7 @@ describe("an object", () => {
     expect(readdirSync(join(home, "tmp"))).toEqual([])
   })
 
-  it("is the same whoever makes it; one that is damaged makes way", async () => {
+  it("is the same whoever makes it; a damaged one is replaced", async () => {
     const first = await commit({ "a.txt": "alpha" })
     expect(await commit({ "a.txt": "alpha" })).toEqual(first)
     const file = join(store.path(first.digest), "a.txt")
@@ -82,11 +82,11 @@ describe("an object", () => {
     }
   })
 
-  it("of which a file was written to after the manifest is modified, until its bytes were read and are sound", async () => {
+  it("with a file written after the manifest counts as modified, until its bytes were read and found intact", async () => {
     const { digest } = await commit({ "a.txt": "alpha", "deep/b.txt": "beta" })
     const file = join(store.path(digest), "deep/b.txt")
     chmodSync(file, 0o644)
-    // The clock of a file system may tick every few milliseconds only.
+    // A file system's clock may tick only every few milliseconds.
     await sleep(20)
     writeFileSync(file, "beta")
     expect(opened.now(store.presence(digest))).toBe("modified")
@@ -99,12 +99,12 @@ describe("an object", () => {
     expect(opened.now(store.presence(digest))).toBe("modified")
   })
 
-  it("has a content of its own under other names of its files", async () => {
+  it("has its own content digest, independent of its files' names", async () => {
     const contents = await Promise.all([{ "a.txt": "alpha" }, { "b.txt": "alpha" }, { "deep/a.txt": "alpha" }].map(commit))
     expect(new Set(contents.map(({ contentDigest }) => contentDigest)).size).toBe(3)
   })
 
-  it("of a newer version is refused, and not taken for damage", async () => {
+  it("of a newer version is rejected, and not mistaken for damage", async () => {
     const { digest } = await commit({ "a.txt": "alpha" })
     const bytes = readFileSync(join(store.path(digest), "artifact.json"), "utf8").replace('"format": 1', '"format": 2')
     const newer = createHash("sha256").update(bytes).digest("hex")
@@ -115,7 +115,7 @@ describe("an object", () => {
     await expect(opened.later(store.damage(newer))).rejects.toThrow(refused)
   })
 
-  it("made by many at once is one", async () => {
+  it("made concurrently by many is one", async () => {
     const made = await Promise.all(Array.from({ length: 8 }, () => commit({ "a.txt": "alpha" })))
     expect(new Set(made.map(({ digest }) => digest)).size).toBe(1)
     expect(existsSync(join(home, "quarantine"))).toBe(false)
@@ -129,12 +129,12 @@ describe("an object", () => {
   })
 })
 
-describe("what killed runs left", () => {
-  it("is swept away, and what living ones write is not", async () => {
+describe("leftovers of killed runs", () => {
+  it("are deleted, but not the files that living runs write", async () => {
     const mine = await Effect.runPromise(store.temporary)
     // No process has this number: it is above the kernel's limit.
     mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`))
-    // Nor does it here, but somebody else's processes have numbers of their own.
+    // Not on this machine either, but other machines' processes have their own numbers.
     const other = join(home, "tmp/4194305-elsewhere-left")
     mkdirSync(other)
     await opened.later(store.sweep)
@@ -146,9 +146,9 @@ describe("what killed runs left", () => {
   })
 })
 
-describe("a file of the user's", () => {
+describe("a user's file", () => {
   const digest = async (path: string) => (await opened.later(Journal.use((journal) => digestFile(path, journal)))).digest
-  /** What is kept of its content. */
+  /** The cached digest of its content. */
   const kept = () => {
     const database = new DatabaseSync(join(home, "journal.db"))
     const rows = database.prepare("select digest from files").all()
@@ -156,7 +156,7 @@ describe("a file of the user's", () => {
     return rows.map((row) => row.digest)
   }
 
-  it("is known by its sha256; hashed again only when its size or times changed, or are too young to tell", async () => {
+  it("is identified by its sha256; hashed again only if its size or times changed, or are too recent to tell", async () => {
     const path = join(home, "words.txt")
     writeFileSync(path, "alpha")
     expect(await digest(path)).toBe("8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8")
@@ -169,7 +169,7 @@ describe("a file of the user's", () => {
     expect(await digest(path)).toBe("c0d93ea09e20eb4c5ca5b8f26dead01bd67c5599fadc8ceb44ba7e24d48722fc")
   })
 
-  it("may be a folder, by its files' names and contents; links are followed, as in Hugging Face's cache", async () => {
+  it("may be a folder, identified by its files' names and contents; links are followed, as in Hugging Face's cache", async () => {
     const [snapshot, plain] = [join(home, "snapshot"), join(home, "plain")]
     for (const folder of [snapshot, plain]) mkdirSync(join(folder, "sub"), { recursive: true })
     writeFileSync(join(home, "blob"), "alpha")
@@ -193,7 +193,7 @@ describe("a file of the user's", () => {
 })
 
 describe("the journal", () => {
-  it("that is damaged, in the way or from the future is refused with what to do", () => {
+  it("that is damaged, blocked or from a newer version is rejected with a hint", () => {
     writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
     expect(() => openHome(home).journal.runs()).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
     expect(() => openHome(join(home, "journal.db")).journal.runs()).toThrow(
@@ -215,7 +215,7 @@ describe("the journal", () => {
     )
   })
 
-  it("is opened by several at once, and each sees what the others wrote", () => {
+  it("is opened by several processes concurrently, and each sees what the others wrote", () => {
     const [first, second] = [openHome(home), openHome(home)]
     const [a, b] = [first.journal, second.journal]
     const trace = { key: "k", digest: "d", contentDigest: "c", type: "report:anything/1", metrics: { loss: 0.5 } }

@@ -1,4 +1,4 @@
-/** Databases that several processes open at once, before they are in WAL mode. */
+/** Databases that several processes open concurrently, before they are in WAL mode. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -9,7 +9,7 @@ import { openWal } from "../../../runtime/store/wal.ts"
 const folder = mkdtempSync(join(tmpdir(), "caravan-wal-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-/** Another thread that begins to write to the file, as one does that switches it to WAL mode, and ends after so many milliseconds. */
+/** Another thread that starts writing to the file, like one that switches it to WAL mode, and ends after the given milliseconds. */
 const writing = (file: string, milliseconds: number) =>
   new Promise<Worker>((resolve, reject) => {
     const worker = new Worker(
@@ -27,7 +27,7 @@ const writing = (file: string, milliseconds: number) =>
     worker.once("error", reject)
   })
 
-it("is waited for while another process switches the database to WAL mode: SQLite itself refuses at once", async () => {
+it("is waited for while another process switches the database to WAL mode: SQLite itself fails immediately", async () => {
   const worker = await writing(join(folder, "a.db"), 300)
   const database = openWal(join(folder, "a.db"), 20_000, "pragma synchronous = off")
   expect(database.prepare("pragma journal_mode").get()).toEqual({ journal_mode: "wal" })
@@ -35,7 +35,7 @@ it("is waited for while another process switches the database to WAL mode: SQLit
   await worker.terminate()
 })
 
-it("is waited for no longer than was asked", async () => {
+it("is waited for no longer than requested", async () => {
   const worker = await writing(join(folder, "b.db"), 20_000)
   expect(() => openWal(join(folder, "b.db"), 50, "pragma synchronous = off")).toThrow("database is locked")
   await worker.terminate()
