@@ -1,4 +1,4 @@
-/** What --adapter takes: a result that was trained by LoRA, its folder adapter by any of its names, and folders outside a store. */
+/** Arguments of --adapter: a result trained with LoRA, its folder `adapter` under any of its names, and folders outside a store. */
 import { cpSync, mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -11,7 +11,7 @@ const [base, adapter] = [golden("llama-gqa/model"), golden("lora-all-linear/adap
 const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
-// A stage whose result looks as one of a stage that trains by LoRA.
+// A stage whose result looks like that of a stage that trains with LoRA.
 const pipeline = `
 import { cpSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -45,7 +45,7 @@ beforeAll(() => {
 const logprobs = (...args: ReadonlyArray<string>) => inProcess(folder, "logprobs", ...args, "--ids", join(folder, "ids.json"), "--json")
 
 describe("--adapter", () => {
-  it("takes the result, its folder adapter by node, run and path, and a plain folder: the same each time", async () => {
+  it("accepts the result, its folder `adapter` by node, run and path, and a plain folder: always the same adapter", async () => {
     const wanted = await logprobs(base, "--adapter", adapter)
     expect([wanted.status, wanted.stderr]).toEqual([0, ""])
     expect(wanted.stdout).not.toBe((await logprobs(base)).stdout)
@@ -67,14 +67,14 @@ describe("--adapter", () => {
       expect([text, await logprobs(base, "--adapter", text)]).toEqual([text, wanted])
   })
 
-  it("is told what a result does not have, and what is no result", async () => {
+  it("reports a result without an adapter, and a path that is not a result", async () => {
     const says = async (text: string) => (await logprobs(base, "--adapter", text)).stderr
     expect(await says("latest:tuned/adaptor")).toContain('Looking for "latest:tuned/adaptor": the result has no folder adaptor.')
     expect(await says("tuned/../adapter")).toContain("no such file or folder")
     expect(await says("luned/adapter")).toContain("no such file or folder")
   })
 
-  it("gives a checkpoint as the checkpoint, and its folder adapter as an adapter", async () => {
+  it("gives a checkpoint as the checkpoint, and its folder `adapter` as an adapter", async () => {
     expect((await logprobs("tuned")).status).toBe(0)
     expect((await logprobs("tuned/adapter")).stderr).toContain("found an adapter (adapter_config.json)")
   })

@@ -1,4 +1,4 @@
-/** What a user may get wrong: each gives one clear message (what, where, what to do), an exit code that is not 0, no stack trace, and a store as before. */
+/** User mistakes: each gives one clear message (what, where, what to do), a nonzero exit code, no stack trace, and leaves the store unchanged. */
 import { execFileSync } from "node:child_process"
 import { once } from "node:events"
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs"
@@ -17,7 +17,7 @@ let model: string
 
 beforeAll(() => {
   folder = workFolder()
-  // A sound model folder: the golden Llama with a tokenizer trained here would be larger than its vocabulary; each test breaks a copy.
+  // A valid model folder: the golden Llama with a tokenizer trained here would be larger than its vocabulary; each test damages a copy.
   model = join(folder, "model")
   cpSync(join(golden, "llama-gqa/model"), model, { recursive: true })
   writeFileSync(
@@ -47,7 +47,7 @@ describe("commands and flags", () => {
     refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
     refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
   })
-  it("a node that is not there: the nearest one", () =>
+  it("a missing node: the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--only", "stf"],
       /--only stf: no such node or output\. Did you mean "sft"\?/
@@ -60,11 +60,11 @@ describe("pipeline files", () => {
     return name
   }
   it("missing", () => refuses(["run", "nowhere.ts"], /Loading the pipeline nowhere\.ts: no such file/))
-  it("that throws a text, which is no Error", () =>
+  it("that throws a text instead of an Error", () =>
     refuses(["run", file("text.ts", 'throw "out of ideas"\n')], /Loading the pipeline text\.ts: out of ideas\.\nFix the file/))
-  it("with a syntax error: where", () =>
+  it("with a syntax error: its location", () =>
     refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Fix the file/))
-  it("that imports a file that is not there: which, and from where", () =>
+  it("that imports a missing file: which one, and from where", () =>
     refuses(
       ["run", file("imports.ts", 'import x from "./nowhere.ts"\nexport default x\n')],
       /^Loading the pipeline imports\.ts: Cannot find module '\S*nowhere\.ts' imported from \S*imports\.ts\.\nFix the file/
@@ -73,7 +73,7 @@ describe("pipeline files", () => {
     refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
   it("whose default export is something else", () =>
     refuses(["graph", file("other.ts", "export default 7\n")], /its default export is not a pipeline/))
-  it("whose pipeline has no params: the author's mistake, with its place", () =>
+  it("whose pipeline has no params: the author's mistake, with its location", () =>
     refuses(
       [
         "plan",
@@ -84,7 +84,7 @@ describe("pipeline files", () => {
       ],
       /^Loading the pipeline bare\.ts: Pipeline\.make\("bare"\): expected params, .*, found none \(at .*bare\.ts:2\)\.\nFix the file/
     ))
-  it("wired wrongly by untyped code", () => {
+  it("connected wrongly by untyped code", () => {
     const text = `import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
@@ -123,7 +123,7 @@ describe("parameters", () => {
 })
 
 describe("a device", () => {
-  it.skipIf(hasCuda())("that is not there: the reason, not the command that found it", () =>
+  it.skipIf(hasCuda())("that is missing: the reason, not the command that found it", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--device", "cuda"],
       /^Checking the tensor engine: there is no CUDA device here .*use --device cpu\s*$/
@@ -139,7 +139,7 @@ describe("files", () => {
       ["run", rlhf, "--set", "preferences="],
       /Building the pipeline "rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/
     ))
-  it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, by itself, by a link or in a folder: at once", async () => {
+  it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, directly, by a link or in a folder: immediately", async () => {
     execFileSync("mkfifo", [join(folder, "pipe")])
     const server = createServer().listen(join(folder, "socket"))
     await once(server, "listening")
@@ -171,7 +171,7 @@ describe("files", () => {
       1
     )
   })
-  it("gzip that ends early", () => {
+  it("truncated gzip", () => {
     writeFileSync(join(folder, "cut.jsonl.gz"), Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]))
     refuses(
       ["run", rlhf, "--set", "preferences=cut.jsonl.gz", "--only", "pairs"],
@@ -179,7 +179,7 @@ describe("files", () => {
       1
     )
   })
-  /** What a first look tells is refused before anything runs (2); what takes reading, when the stage reads it (1). */
+  /** Faults found by a first check are rejected before anything runs (2); faults found by reading, when the stage reads (1). */
   const importing = (name: string, message: RegExp, code: 1 | 2) =>
     refuses(["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", `model=${name}`, "--only", "base"], message, code)
   const broken = (name: string, change: (folder: string) => void) => {
@@ -200,7 +200,7 @@ describe("files", () => {
       /model\.safetensors: expected .*the file/,
       2
     ))
-  it("a header that claims more than the file holds", () =>
+  it("a header that claims more than the file contains", () =>
     importing(
       broken("liar", (copy) => {
         const bytes = readFileSync(join(copy, "model.safetensors"))
@@ -219,7 +219,7 @@ describe("files", () => {
       /mistral/,
       2
     ))
-  it("no tokenizer", () =>
+  it("a missing tokenizer", () =>
     importing(
       broken("no-tokenizer", () => undefined),
       /tokenizer\.model/,
@@ -233,17 +233,17 @@ describe("files", () => {
       1
     )
   })
-  it("a checkpoint folder that is empty", () => {
+  it("an empty checkpoint folder", () => {
     mkdirSync(join(folder, "empty"), { recursive: true })
     refuses(["logprobs", "empty", "--ids", "x.json"], /expected a folder with config\.json/)
   })
-  it("ids that the model does not have", () => {
+  it("ids outside the model's vocabulary", () => {
     writeFileSync(join(folder, "ids.json"), "[[1, 99999]]")
     refuses(["logprobs", "model", "--ids", "ids.json"], /sequence 0 has 99999, the model's ids are 0 to 159/)
     writeFileSync(join(folder, "ids.json"), "{")
     refuses(["logprobs", "model", "--ids", "ids.json"], /not JSON/)
   })
-  it("a tokenizer file that is none", () => {
+  it("an invalid tokenizer file", () => {
     writeFileSync(join(folder, "text.model"), "hello")
     refuses(["tokenize", "text.model"], /Reading the tokenizer .*text\.model: expected a SentencePiece model/)
     refuses(["tokenize", "nowhere"], /Looking for "nowhere": no such file or folder|Looking for "nowhere": expected the name/)

@@ -1,4 +1,4 @@
-/** Pinned stages and `caravan bless` as a user meets them: an edit, what plan, run, why and lineage say of it, and what is found afterwards. */
+/** Pinned stages and `caravan bless` as a user sees them: an edit, the output of plan, run, why and lineage, and what is cached afterwards. */
 import { rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -49,7 +49,7 @@ const on = (command: string, ...args: ReadonlyArray<string>) => caravan(folder, 
 const digest = (document: RunDocument, id: string) => document.nodes.find((node) => node.id === id)!.digest
 
 describe("a pinned stage whose code is edited", () => {
-  it("is found, and plan and run say that it drifted, and by which file; others are made again", () => {
+  it("is cached, and plan and run report that it drifted, and the changed file; others run again", () => {
     expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
     expect(on("freeze").stdout).not.toContain("Pinned")
     edit(folder, "helper.ts", (text) => text.replace("n + 1", "1 + n"))
@@ -90,7 +90,7 @@ describe("a pinned stage whose code is edited", () => {
     expect(on("bless", "train").stdout).toMatch(/nothing to bless\.$/m)
   })
 
-  it("does not drift from the code that made it either: two checkouts may share a store", () => {
+  it("also does not drift from the code that made it: two checkouts may share a store", () => {
     edit(folder, "helper.ts", (text) => text.replace("1 + n", "n + 1"))
     expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
     edit(folder, "helper.ts", (text) => text.replace("n + 1", "1 + n"))
@@ -98,10 +98,10 @@ describe("a pinned stage whose code is edited", () => {
   })
 })
 
-describe("a result whose successor is gone from the store", () => {
+describe("a result whose successor is missing from the store", () => {
   let own: string
   afterAll(() => removeFolder(own))
-  it("can be blessed in its place", () => {
+  it("can be blessed instead", () => {
     own = workFolder()
     for (const [name, text] of Object.entries(sources)) writeFileSync(join(own, name), text)
     const before = runJson(own, "pipeline.ts")
@@ -115,8 +115,8 @@ describe("a result whose successor is gone from the store", () => {
   })
 })
 
-describe("a node that is not pinned and whose code alone changed", () => {
-  it("is found under its new key once it is blessed, as the object that it was, made by the code that it was", () => {
+describe("an unpinned node of which only the code changed", () => {
+  it("is cached under its new key once it is blessed, as the same object, made by the same code", () => {
     const shown = JSON.parse(on("bless", "score", "--json").stdout) as { key: string; from: string }
     expect(shown).toMatchObject({ verdict: "blessed", recorded: false, changes: [expect.stringMatching(/helper\.ts$/)], why: [] })
     expect(shown.from).toBe(first.nodes[1]!.key)
@@ -132,7 +132,7 @@ describe("a node that is not pinned and whose code alone changed", () => {
     expect(lineage.made.map(({ key }) => key)).toEqual([shown.from])
   })
 
-  it("is refused when something else differs, which is named; when nothing was made; when its inputs are not settled", () => {
+  it("is rejected if something else differs, which is named; if nothing was made; if its inputs are not settled", () => {
     edit(folder, "helper.ts", (text) => text.replace("1 + n", "1 + 1 * n"))
     const other = on("bless", "score", "--set", "score.n=5", "--yes", "--json")
     expect(other.status).toBe(1)
@@ -144,7 +144,7 @@ describe("a node that is not pinned and whose code alone changed", () => {
     expect(on("plan").stdout).toMatch(/^run {3}score/m)
   })
 
-  it("may be pinned then, and get another version: blessed, it is found under that", () => {
+  it("may then be pinned, and get another version: once blessed, it is cached under that", () => {
     edit(folder, "pipeline.ts", (text) => text.replace('"v3"', '"v4"'))
     expect(on("why", "train").stdout).toMatch(/^train would run: pinned: v3 -> v4; code: .*helper\.ts, .*pipeline\.ts$/m)
     expect(on("bless", "train", "--yes").stdout).toMatch(/\n {2}pinned: v3 -> v4\n {2}\S*helper\.ts\n {2}\S*pipeline\.ts\nBlessed/)

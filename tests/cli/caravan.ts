@@ -1,4 +1,4 @@
-/** The command line as a user runs it, in a folder of its own below .caravan/tests/ (so that relative imports of the sources work). */
+/** The command line as a user runs it, in a separate folder below .caravan/tests/ (so that relative imports of the sources work). */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { join } from "node:path"

@@ -1,4 +1,4 @@
-/** caravan.json: what it says holds for runs of its project; mistakes in it are told of before anything runs. */
+/** caravan.json: its settings apply to the project's runs; mistakes in it are reported before anything runs. */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -24,21 +24,21 @@ const mistake = (text: string): string => {
 }
 
 describe("caravan.json", () => {
-  it("names the shared results from its own folder, for every folder of its project", () => {
+  it("names the folder of shared results relative to itself, for every folder of its project", () => {
     write(`{ "shared": "results" }`)
     mkdirSync(join(folder, "deep/deeper"), { recursive: true })
     expect(readConfig(join(folder, "deep/deeper"))).toMatchObject({ shared: { folder: join(folder, "results"), isReadOnly: false } })
     write(`{ "shared": { "folder": "/mnt/results", "readOnly": true, "seconds": 5 } }`)
     expect(readConfig(folder).shared).toEqual({ folder: "/mnt/results", isReadOnly: true, seconds: 5 })
   })
-  it("with a mistake in it is refused, with its path and the mistake", () => {
+  it("with a mistake is rejected, with its path and the mistake", () => {
     expect(mistake("{")).toMatch(/^Reading the config file .*caravan\.json: .*JSON/)
     expect(mistake(`{ "share": "x" }`)).toMatch(/share/)
     expect(mistake(`{ "shared": "" }`)).toMatch(/"shared" is empty/)
     expect(mistake(`{ "shared": { "folder": "x", "seconds": 0 } }`)).toMatch(/"shared\.seconds" is 0, expected a number above 0/)
     expect(mistake(`{ "shared": 3 }`)).toMatch(/shared/)
   })
-  it("holds for a run, unless a flag says otherwise", () => {
+  it("applies to a run, unless a flag overrides it", () => {
     write(`{ "shared": "results" }`)
     const results = join(folder, "results")
     mkdirSync(results)

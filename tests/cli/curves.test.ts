@@ -29,16 +29,16 @@ afterAll(() => removeFolder(folder))
 const curves = (...args: ReadonlyArray<string>) => caravan(folder, "curves", ...args)
 
 describe("caravan curves", () => {
-  it("lists the nodes that have one", () => {
+  it("lists the nodes that have a curve", () => {
     expect(curves("latest").stdout).toMatch(
       /^descend +descend +ran +\/.*curves\.parquet\ndescend-in-child +descend-in-child +ran .*\n2 nodes of 3 in run [0-9a-f]{8} with a curve\.\n$/
     )
   })
 
-  it("shows each series of a node in a line, by the node's name or its output's", () => {
+  it("shows each series of a node on a line, by the node's or its output's name", () => {
     const { stdout, status } = curves("latest", "descend-in-child")
     expect(status).toBe(0)
-    // Halved from 1/2 a hundred times; the mean of 2.5 steps a column.
+    // Halved from 1/2 a hundred times; the mean of 2.5 steps per column.
     expect(stdout).toMatch(/^100 rows in .*\n +values +first +last +least +greatest\n/)
     expect(stdout).toMatch(/^ {2}loss +100 +0\.5000 +7\.889e-31 +7\.889e-31 +0\.5000 +█▂▁+$/m)
     expect(stdout).toMatch(/^ {2}kl +50 +-2 +-100 +-100 +-2 +█+.*▁$/m)
@@ -60,7 +60,7 @@ describe("caravan curves", () => {
     expect("kl" in rows[0]).toBe(false)
   })
 
-  it("shows the curve of a result that was found, and of a node that failed with the loss that is no number", () => {
+  it("shows the curve of a cached result, and of a node that failed with NaN as loss", () => {
     const before = curves("latest", "result").stdout
     const { status } = runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3")
     expect(status).toBe("failed")
@@ -69,18 +69,18 @@ describe("caravan curves", () => {
     expect(curves("latest", "descend").stdout).toMatch(/^ {2}loss +3 +0\.5000 +NaN +0\.2500 +0\.5000 +█▁ *$/m)
   })
 
-  it("draws a panel for each series", () => {
+  it("draws one panel per series", () => {
     const file = join(folder, "curve.svg")
     expect(curves("latest", "result", "--figure", file)).toMatchObject({ status: 0, stdout: "", stderr: "" })
     const svg = readFileSync(file, "utf8")
     expect(svg).toMatch(/^<svg/)
     for (const series of ["loss", "tokens", "kl", "tokensPerSecond", "seconds", "memory"]) expect(svg).toContain(`>${series}</text>`)
-    // A line a panel; that of a hundred steps has a hundred points.
+    // One line per panel; that of a hundred steps has a hundred points.
     const lines = [...svg.matchAll(/aria-roledescription="line mark"[^>]* d="([^"]+)"/g)].map(([, path]) => path!.split("L").length)
     expect(lines.toSorted((a, b) => a - b)).toEqual([50, 99, 100, 100, 100, 100])
   })
 
-  it("says so where the file is damaged", () => {
+  it("reports a damaged file", () => {
     const { path } = JSON.parse(curves("latest~1", "other", "--json").stdout) as { readonly path: string }
     const bytes = readFileSync(path)
     writeFileSync(path, bytes.subarray(0, bytes.length / 2))

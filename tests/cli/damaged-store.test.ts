@@ -1,4 +1,4 @@
-/** What the commands say of damaged results, and that what they say is true: the next run makes them again. */
+/** The commands' messages about damaged results are true: the next run makes them again. */
 import { existsSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest"
@@ -13,13 +13,13 @@ beforeAll(() => {
 })
 afterAll(() => removeFolder(folder))
 beforeEach(() => {
-  // Finds what the test before left sound, and makes the rest again.
+  // Finds what the previous test left intact, and makes the rest again.
   first = runJson(folder, "pipeline.ts")
 })
 
 const digest = (node: string): string => first.nodes.find(({ id }) => id === node)!.digest!
 const fileOf = (node: string, name?: string) => objectFile(folder, digest(node), name)
-/** The word of a refusal: exit code 1, no stack trace, and where the result went, which is true. */
+/** A refusal: exit code 1, no stack trace, and where the result went, which is true. */
 const refused = ({ status, stdout, stderr }: Finished): string => {
   const text = `${stdout}${stderr}`
   expect([status, /^\s+at .*:\d+:\d+/m.exec(text)]).toEqual([1, null])
@@ -34,7 +34,7 @@ const madeAgain = (node: string) => {
 }
 
 describe("a damaged result", () => {
-  it("that verify finds is set aside, and the next run makes it again", () => {
+  it("found by verify is moved aside, and the next run makes it again", () => {
     invert(fileOf("shout"), { count: 20, times: "keep" })
     expect(statuses(runJson(folder, "pipeline.ts")).shout).toBe("hit")
     expect(refused(caravan(folder, "verify", "pipeline.ts", "--only", "shout"))).toMatch(
@@ -47,7 +47,7 @@ describe("a damaged result", () => {
     ["sample", []],
     ["tokenize", []],
     ["logprobs", ["--ids", "none.json"]]
-  ])("that %s is to read is not used, by its name or its path", async (command, flags) => {
+  ])("read by %s is not used, by its name or its path", async (command, flags) => {
     for (const name of [digest("lines").slice(0, 12), first.outputs.loud!.path]) {
       const node = name.includes("/") ? "shout" : "lines"
       invert(fileOf(node), { count: 20, times: "keep" })
@@ -56,7 +56,7 @@ describe("a damaged result", () => {
     }
   })
 
-  it("that lineage is asked for is said to be damaged, where a file was written to since it was made", async () => {
+  it("shown by lineage is reported as damaged, if a file was written to since it was made", async () => {
     invert(fileOf("shout"), { count: 20 })
     const { status, stdout } = await inProcess(folder, "lineage", "shout")
     expect([status, stdout]).toEqual([
@@ -66,7 +66,7 @@ describe("a damaged result", () => {
     madeAgain("shout")
   })
 
-  it("of a report is found as a run is to print it, and as diff is to compare it", async () => {
+  it("of a report is found when a run prints it, and when diff compares it", async () => {
     invert(fileOf("counts", "report.json"), { times: "keep" })
     expect(refused(caravan(folder, "run", "pipeline.ts"))).toMatch(/^The output counts is damaged \(report\.json has changed\)/m)
     madeAgain("counts")
@@ -77,7 +77,7 @@ describe("a damaged result", () => {
     madeAgain("counts")
   })
 
-  it("is told by plan to be read first, where a file was written to since it was made", async () => {
+  it("is reported by plan as to be read first, if a file was written to since it was made", async () => {
     invert(fileOf("shout"), { count: 20 })
     expect(caravan(folder, "plan", "pipeline.ts").stdout).toMatch(
       /^hit +shout +in the store; its files were written to since it was made: a run reads them first$/m
@@ -87,7 +87,7 @@ describe("a damaged result", () => {
 })
 
 describe("verify --store", () => {
-  it("ends with 0 when nothing is damaged, and takes nothing beside it", async () => {
+  it("exits with 0 if nothing is damaged, and has no further arguments", async () => {
     const { status, stdout, stderr } = await inProcess(folder, "verify", "--store")
     expect([status, stderr]).toEqual([0, ""])
     expect(stdout).toMatch(/^\d objects of [\d.]+ kB in .*\/home: 0 damaged, 0 unknown, 0 stray\.\n$/)
@@ -95,7 +95,7 @@ describe("verify --store", () => {
       expect((await inProcess(folder, "verify", ...args)).status).toBe(2)
   })
 
-  it("ends with 1 when something is, says of which node and where it went, and the next run makes it again", async () => {
+  it("exits with 1 if something is damaged, names the node and where it went, and the next run makes it again", async () => {
     invert(fileOf("shout"), { count: 20, times: "keep" })
     writeFileSync(join(folder, "home/objects/mine.txt"), "")
     const { status, stdout } = await inProcess(folder, "verify", "--store")

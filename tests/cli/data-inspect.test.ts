@@ -1,4 +1,4 @@
-/** `caravan data inspect`: what a user learns of files before anything is run. */
+/** `caravan data inspect`: information about files before anything runs. */
 import { readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { gzipSync } from "node:zlib"
@@ -27,7 +27,7 @@ const jsonOf = (...args: ReadonlyArray<string>): Inspection & { readonly status:
 const pair = (prompt: string, chosen: string, rejected: string, more: object = {}) =>
   `${JSON.stringify({ prompt, chosen, rejected, ...more })}\n`
 
-it("tells every shape without a hint, and what its rows can be imported as", async () => {
+it("detects every shape without a hint, and what its rows can be imported as", async () => {
   const ids = new Set<string>()
   const check = {
     preferences: (row: Preference) => row,
@@ -52,7 +52,7 @@ it("tells every shape without a hint, and what its rows can be imported as", asy
 })
 
 describe("one JSON document", () => {
-  it("has format, shape, rows, columns, and what the rows give", () => {
+  it("has format, shape, rows, columns, and statistics of the imported rows", () => {
     const lines = [
       pair("What is 1 + 1?", "2", "3", { rating: 0, chosenSafe: true, rejectedSafe: false }),
       pair("What is 1 + 1?", "2", "3", { rating: 0, chosenSafe: true, rejectedSafe: false }),
@@ -105,7 +105,7 @@ describe("one JSON document", () => {
     expect(found.given).toMatchObject({ rows: 1 })
   })
 
-  it("fails where a file is at fault or a label outside its set, and tells of the others all the same", () => {
+  it("fails if a file is damaged or a label is outside its set, and still reports the others", () => {
     put("whole.jsonl", pair("q", "a", "b"))
     put("cut.jsonl.gz", gzipSync(pair("q", "a", "b").repeat(9000)).subarray(0, 60))
     const found = jsonOf("whole.jsonl", "cut.jsonl.gz")
@@ -120,7 +120,7 @@ describe("one JSON document", () => {
     })
   })
 
-  it("tells of files of several shapes, and of columns that differ", () => {
+  it("reports files of several shapes, and columns that differ", () => {
     put("a.csv", "prompt,completion\nq,a\n")
     put("b.csv", "prompt,completion,extra\nq,b,c\n")
     put("c.csv", "instruction,output\nq,b\n")
@@ -128,7 +128,7 @@ describe("one JSON document", () => {
     expect(jsonOf("b.csv", "a.csv").problems).toMatchObject([{ file: "a.csv", field: "extra", reason: "missing, in b.csv text" }])
   })
 
-  it("of columns that are mapped is of the shape that they make", () => {
+  it("with mapped columns has the resulting shape", () => {
     const path = join(samples, "question-answer.jsonl")
     expect(jsonOf(path).status).toBe(1)
     const map = ["prompt=question.full", "chosen=better", "rejected=worse"].flatMap((each) => ["--map", each])
@@ -139,7 +139,7 @@ describe("one JSON document", () => {
   })
 })
 
-it("the page says what to import it with, and shows the first rows", () => {
+it("the page says how to import it, and shows the first rows", () => {
   const { status, stdout } = caravan(folder, "data", "inspect", join(samples, "pku-safe-rlhf.jsonl"), "--examples", "1")
   expect(status).toBe(0)
   expect(stdout).toContain("1 file, jsonl; 3 rows\nshape: pku-safe-rlhf (prompt, response_0,")
@@ -155,7 +155,7 @@ it("says what it takes", () => {
   expect([status, stderr]).toEqual([2, expect.stringMatching(/expected files that match, found none/)])
 })
 
-it("a pattern in a pipeline is planned, run and found again like any input", { timeout: 120_000 }, () => {
+it("a pattern in a pipeline is planned, run and cached like any input", { timeout: 120_000 }, () => {
   put("part-1.jsonl", pair("q", "a", "b"))
   put("part-2.jsonl", pair("r", "a", "b"))
   put(

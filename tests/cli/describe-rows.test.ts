@@ -1,4 +1,4 @@
-/** `caravan describe` and `caravan rows`: what a pipeline or stage takes, and what is in a dataset. */
+/** `caravan describe` and `caravan rows`: the inputs of a pipeline or stage, and the contents of a dataset. */
 import { copyFileSync, truncateSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -55,7 +55,7 @@ describe("caravan describe", () => {
     )
     expect(await says(2, "describe", join(folder, "nowhere.ts"))).toMatch(/nowhere\.ts does not exist/)
   })
-  it("a pipeline: parameters, outputs, stages; what its outputs wait for", async () => {
+  it("a pipeline: parameters, outputs, stages; awaited inputs of its outputs", async () => {
     const text = await says(0, "describe", join(folder, "pipeline.ts"))
     expect(text).toMatch(
       /^Pipeline fixture\nParameters, set with --set name=value:\n {2}file +text, default "words\.txt"\n {6}lines of text\n/
@@ -69,7 +69,7 @@ describe("caravan describe", () => {
 })
 
 describe("caravan rows", () => {
-  it("of a dataset by every name it has, as text or JSON", async () => {
+  it("of a dataset by each of its names, as text or JSON", async () => {
     const all = "row 1\n  text: ALPHA!\n\nrow 2\n  text: BETA!\n\nrow 3\n  text: GAMMA!\n\n"
     const path = ran.outputs.loud!.path
     for (const name of ["loud", "latest:shout", ran.outputs.loud!.digest.slice(0, 10), path, join(path, "data.arrow")])

@@ -1,4 +1,4 @@
-/** How commands end when nobody reads what they say, when the whole group is told to stop, and when the mistake is not the user's. */
+/** How commands end if nobody reads their output, if the complete process group is told to stop, and if the fault is not the user's. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -21,8 +21,8 @@ const waitFor = async (what: () => boolean) => {
   for (const end = Date.now() + 50_000; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
 }
 
-describe("a command whose reader goes away", { timeout: 60_000 }, () => {
-  it("goes on if it makes things, and its exit code tells how that went", async () => {
+describe("a command whose reader exits", { timeout: 60_000 }, () => {
+  it("continues if it makes things, and its exit code is the outcome", async () => {
     for (const [settings, status] of [
       [["--set", "steps=20"], 0],
       [["--set", "steps=20", "--set", "wait.die=exit"], 1]
@@ -42,7 +42,7 @@ describe("a command whose reader goes away", { timeout: 60_000 }, () => {
     })
   })
 
-  it("ends quietly if it only prints", async () => {
+  it("exits quietly if it only prints", async () => {
     const child = start(folder, "--help")
     child.stdout!.destroy()
     let said = ""
@@ -51,8 +51,8 @@ describe("a command whose reader goes away", { timeout: 60_000 }, () => {
   })
 })
 
-describe.skipIf(process.platform === "win32")("a run whose whole group is told to stop", { timeout: 60_000 }, () => {
-  it.each(["SIGTERM", "SIGHUP"] as const)("by %s has its stage save, ends with 130 and says that it was interrupted", async (signal) => {
+describe.skipIf(process.platform === "win32")("a run whose complete process group is told to stop", { timeout: 60_000 }, () => {
+  it.each(["SIGTERM", "SIGHUP"] as const)("by %s lets its stage save, exits with 130 and reports the interruption", async (signal) => {
     const steps = join(folder, "steps")
     const child = spawn(process.execPath, [command, "run", "tally.ts", "--set", `log=${steps}`, "--set", "tally.milliseconds=100"], {
       cwd: folder,
@@ -63,7 +63,7 @@ describe.skipIf(process.platform === "win32")("a run whose whole group is told t
     const end = ended(child)
     await waitFor(() => existsSync(steps) && readFileSync(steps, "utf8").split("\n").length > 4)
     process.kill(-child.pid!, signal)
-    // As what stops a service does when the group's first process hands it on.
+    // Like a service manager that signals the group after its first process.
     child.kill(signal)
     expect(await end).toBe(130)
     const [key] = readdirSync(join(folder, "home/checkpoints"))
@@ -74,18 +74,18 @@ describe.skipIf(process.platform === "win32")("a run whose whole group is told t
 })
 
 describe("verify", { timeout: 60_000 }, () => {
-  it("holds to limits", () => {
+  it("supports limits", () => {
     const log = ["--set", `log=${join(folder, "steps")}`]
     expect(caravan(folder, "run", "tally.ts", ...log).status).toBe(0)
-    // The same result, in a time that nobody has.
+    // The same result, within an impossible time limit.
     const { status, stdout } = caravan(folder, "verify", "tally.ts", ...log, "--set", "tally.milliseconds=600000", "--timeout", "3")
     expect(status).toBe(1)
     expect(stdout).toMatch(/^failed +tally [\s\S]*exceeded its time limit of 3 seconds/)
   })
 })
 
-describe("a mistake that is not the user's", () => {
-  it("has an exit code of its own and one message that says whose it is, and where; the trace only when asked for", async () => {
+describe("a fault that is not the user's", () => {
+  it("has a separate exit code and one message that says whose it is, and where; the stack trace only on request", async () => {
     const run = () => Promise.reject(new TypeError("undefined is not a function"))
     vi.doMock("../../cli/commands/runs.ts", () => ({
       command: { name: "runs", summary: "", positionals: [], flags: {}, examples: [], run }

@@ -1,4 +1,4 @@
-/** `caravan export`: what it writes is what was in the store, loads again, has a card from the journal, and is there whole or not at all. */
+/** `caravan export`: it writes what was in the store, which loads again and has a card from the journal, and writes it completely or not at all. */
 import { spawn, spawnSync } from "node:child_process"
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -21,7 +21,7 @@ const folder = workFolder()
 afterAll(() => removeFolder(folder))
 const at = (...names: ReadonlyArray<string>) => join(folder, ...names)
 
-// A stage whose result is one of a stage that trains by LoRA, and a report on it.
+// A stage with a result like that of a stage that trains with LoRA, and a report on it.
 const pipeline = `
 import { cpSync, readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -95,11 +95,11 @@ const logprobs = async (...args: ReadonlyArray<string>): Promise<Array<number>> 
   return (JSON.parse(stdout) as Array<Array<number>>).flat()
 }
 const read = (...names: ReadonlyArray<string>): string => readFileSync(at(...names), "utf8")
-/** Names beside the exports that an export of this name leaves: none. */
+/** Temporary names that an export of this name leaves next to it: none. */
 const remains = (to: string) => readdirSync(folder).filter((name) => name.startsWith(`.${to}.`))
 
 describe("a checkpoint", () => {
-  it("is the store's files, byte for byte, that their owner may change; without the store's own", async () => {
+  it("is the store's files, byte for byte, writable by their owner; without the store's own files", async () => {
     const { files, kind, leftOut } = await exporting("tuned", "whole")
     expect([kind, leftOut]).toEqual(["model", ["adapter"]])
     const names = readdirSync(stored).filter((name) => !["adapter", "artifact.json"].includes(name))
@@ -115,7 +115,7 @@ describe("a checkpoint", () => {
     expect(await logprobs(at("whole"))).toEqual(await logprobs("tuned"))
   })
 
-  it("of a user's own gets the template and the stop tokens that it is used with here, and loses what is no part of it", async () => {
+  it("of a user's own gets the template and the stop tokens with which it is used here, and loses files that are not part of it", async () => {
     cpSync(at("base"), at("own"), { recursive: true })
     for (const name of ["chat_template.jinja", "generation_config.json"]) rmSync(at("own", name))
     writeFileSync(at("own", "optimizer.pt"), "x")
@@ -129,7 +129,7 @@ describe("a checkpoint", () => {
     expect(card).not.toContain("## Recipe")
   })
 
-  it("that scores is told apart in its card, and has no generation config", async () => {
+  it("that is a reward model is described as such in its card, and has no generation config", async () => {
     const { files } = await exporting(at("reward"), "reward-out")
     expect(files.map(({ name }) => name)).not.toContain("generation_config.json")
     expect(read("reward-out", "README.md")).toMatch(/pipeline_tag: "text-classification"[^]*AutoModelForSequenceClassification/)
@@ -137,7 +137,7 @@ describe("a checkpoint", () => {
 })
 
 describe("an adapter", () => {
-  it("is PEFT's, with the base that is named; on it the same values come out", async () => {
+  it("is PEFT's, with its base's name; on the base it gives the same values", async () => {
     const { files, kind } = await exporting("tuned/adapter", "peft", "--base", "owner/name")
     expect([kind, files.map(({ name }) => name)]).toEqual([
       "adapter",
@@ -154,7 +154,7 @@ describe("an adapter", () => {
     expect(largestDifference(base, await logprobs("tuned"))).toBeGreaterThan(0.01)
   })
 
-  it("merged: the result that it is in, or into the base that is given", async () => {
+  it("merged: the result that contains it, or merged into the given base", async () => {
     const inResult = await exporting("tuned/adapter", "merged", "--merge")
     expect([inResult.kind, readFileSync(at("merged/model.safetensors")).equals(readFileSync(join(stored, "model.safetensors")))]).toEqual([
       "model",
@@ -199,7 +199,7 @@ describe("a dataset", () => {
     expect(read("parquet", "README.md")).toMatch(/data_files":"data\.parquet"[^]*A dataset of 5 rows/)
   })
 
-  it("of several batches, or of no rows, comes back whole", async () => {
+  it("with several batches, or without rows, is read back completely", async () => {
     const { writeParquet } = await import("../../data/write-parquet.ts")
     const { writeRows } = await import("../../schemas/dataset-file.ts")
     const { Prompts } = await import("../../schemas/rows.ts")
@@ -226,7 +226,7 @@ describe("a dataset", () => {
 })
 
 describe("the card", () => {
-  it("has every stage up the lineage with its settings, the inputs with digests and rows, metrics, seed and versions", async () => {
+  it("has every stage of the lineage with its settings, the inputs with digests and rows, metrics, seed and versions", async () => {
     const card = read("whole", "README.md")
     const lineage = JSON.parse((await caravan("lineage", "tuned", "--json")).stdout) as {
       readonly made: ReadonlyArray<{
@@ -253,11 +253,11 @@ describe("the card", () => {
     expect(card).toContain(`| weigh (a report on this result) | bytes | ${statSync(join(stored, "model.safetensors")).size} |`)
     expect(card).toMatch(/\| Node \| v?\d+\./)
     expect(card).toMatch(/## Limits\n\n- /)
-    // Where the user's files are is nobody's business.
+    // The location of the user's files must not appear.
     expect(card).not.toContain(folder)
   })
 
-  it("reckons carbon as the paper's table 2, of stages on a GPU alone", async () => {
+  it("computes carbon like the paper's table 2, only for stages on a GPU", async () => {
     const { computeOf } = await import("../../cli/export/history.ts")
     const step = (hours: number, numerics: Record<string, string> | null) => ({ milliseconds: hours * 3_600_000, numerics })
     const gpu = { device: "cuda", gpu: "NVIDIA H200", gpuMemory: "139 GiB" }
@@ -272,7 +272,7 @@ describe("the card", () => {
     expect(found.carbonKg).toBeCloseTo(1.8 * 0.4235, 10)
   })
 
-  it("keeps a user's texts from being Markdown", async () => {
+  it("escapes a user's texts in Markdown", async () => {
     const { cardOf } = await import("../../cli/export/card.ts")
     const card = cardOf({ kind: "report", leftOut: [], facts: {}, write: () => Promise.resolve() }, undefined, {
       title: "a|b\n# <img>\u202e",
@@ -285,7 +285,7 @@ describe("the card", () => {
 })
 
 describe("a report", () => {
-  it("is as it is", async () => {
+  it("is unchanged", async () => {
     await exporting("weight", "report")
     const wanted = runJson(folder, "pipeline.ts").outputs.weight!.path
     expect(read("report/report.json")).toBe(readFileSync(join(wanted, "report.json"), "utf8"))
@@ -301,7 +301,7 @@ describe("the folder", () => {
     return stderr
   }
 
-  it("may be there when it is empty; with something in it only --force replaces it, whole; links are followed", async () => {
+  it("may exist if it is empty; otherwise only --force replaces it, completely; links are followed", async () => {
     mkdirSync(at("there/deep"), { recursive: true })
     writeFileSync(at("there/deep/old"), "old")
     symlinkSync(at("there"), at("link"))
@@ -315,7 +315,7 @@ describe("the folder", () => {
     expect(["there", "link", "empty"].flatMap(remains)).toEqual([])
   })
 
-  it("is no file, and neither the store, nor the source, nor what holds them or this command", async () => {
+  it("must not be a file, the store, the source, or anything that contains them or this command", async () => {
     expect(await refused(at("pairs.jsonl"), "--force")).toContain("it is a file")
     const below = await caravan("export", "weight", "--to", at("pairs.jsonl/x"))
     expect([below.status, below.stderr]).toEqual([
@@ -344,7 +344,7 @@ unmount()
 
 describe("a disk", () => {
   it.skipIf(!isAllowed)(
-    `that is full, or read-only, is told; nothing is left there${isAllowed ? "" : " (skipped: mounting is not allowed here)"}`,
+    `that is full, or read-only, is reported; nothing is left there${isAllowed ? "" : " (skipped: mounting is not allowed here)"}`,
     async () => {
       for (const [options, message] of [
         ["size=16k", /no space left[^]*Free some space, or choose a folder on another disk/],
@@ -365,7 +365,7 @@ describe("a disk", () => {
 })
 
 describe("an interrupted export", () => {
-  it("leaves no folder, and nothing beside it", async () => {
+  it("leaves no folder, and nothing next to it", async () => {
     cpSync(at("base"), at("large"), { recursive: true })
     const hook = at("slow.mjs")
     writeFileSync(

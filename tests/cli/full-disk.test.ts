@@ -1,4 +1,4 @@
-/** A disk without a free byte: what only reads does its work, `caravan gc` frees space, and the next run goes on. */
+/** A completely full disk: commands that only read work, `caravan gc` frees space, and the next run continues. */
 import { spawnSync } from "node:child_process"
 import { closeSync, cpSync, mkdirSync, mkdtempSync, openSync, rmSync, statfsSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -24,7 +24,7 @@ afterAll(() => {
   removeFolder(folder)
 })
 
-/** File systems of 4 MiB, by how they are mounted; false where that is not allowed. */
+/** File systems of 4 MiB, by how they are mounted; false if that is not allowed. */
 const fileSystems: Readonly<Record<string, () => boolean>> = {
   tmpfs: () => spawnSync("mount", ["-t", "tmpfs", "-o", "size=4m", "none", place]).status === 0,
   ext4: () =>
@@ -69,14 +69,14 @@ const fill = () => {
 describe.each(Object.keys(fileSystems))("a full %s", (name) => {
   const skipped = !allowed[name]
   it.skipIf(skipped)(
-    `is read, and freed by gc; the next run makes what went${skipped ? " (skipped: mounting is not allowed here)" : ""}`,
+    `is readable, and freed by gc; the next run makes what was deleted${skipped ? " (skipped: mounting is not allowed here)" : ""}`,
     { timeout: 600_000 },
     () => {
       expect(fileSystems[name]!()).toBe(true)
       try {
         mkdirSync(home)
         cpSync(join(folder, "home"), home, { recursive: true })
-        // Of a run that was killed: gc would forget it, which takes room.
+        // Of a run that was killed: gc would remove its records, which needs space.
         const leases = new DatabaseSync(join(home, "leases.db"))
         leases.exec("insert into holders (id, what, pid) values ('00000000-0000-4000-8000-000000000000', 'caravan run', 1)")
         leases.close()
@@ -91,7 +91,7 @@ describe.each(Object.keys(fileSystems))("a full %s", (name) => {
         const { status, text } = caravan("gc", "--max-size", "0", "--keep", "0", "--yes")
         expect([status, text]).toEqual([0, expect.stringMatching(/^Deleted 5 objects.*: .* freed\.$/m)])
         expect(free()).toBeGreaterThan(0)
-        // What is left of the disk is too little for a run: the user's own file goes.
+        // The remaining space is too little for a run: delete the user's own file.
         rmSync(join(place, "filler"))
         const run = caravan("run", "pipeline.ts", "--json")
         expect([run.status, run.text]).toEqual([0, expect.stringContaining('"status": "ran"')])

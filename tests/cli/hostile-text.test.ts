@@ -1,4 +1,4 @@
-/** Names and text from outside: what every object inherits is no name that is known, and no control character reaches a terminal raw. */
+/** Names and text from outside: properties that every object inherits are not known names, and no control character reaches a terminal unescaped. */
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -13,7 +13,7 @@ beforeAll(() => {
 afterAll(() => removeFolder(folder))
 
 describe.each(["constructor", "toString", "__proto__", "hasOwnProperty"])("%s", (name) => {
-  it("is an unknown parameter, field, node and way of grouping", async () => {
+  it("is an unknown parameter, field, node and grouping", async () => {
     const file = join(folder, "pipeline.ts")
     const attempts: ReadonlyArray<readonly [RegExp, ...ReadonlyArray<string>]> = [
       [/has no field "\w+"/, "plan", file, "--set", `${name}=1`],
@@ -28,13 +28,13 @@ describe.each(["constructor", "toString", "__proto__", "hasOwnProperty"])("%s", 
     ]
     for (const [message, ...args] of attempts) {
       const { status, stdout, stderr } = await inProcess(folder, ...args)
-      // A bug ends with 70, an accepted name with 0.
+      // A bug exits with 70, an accepted name with 0.
       expect([args, status, stdout, stderr]).toEqual([args, 2, "", expect.stringMatching(message)])
     }
   })
 })
 
-/** Colour, a window's title, an erased screen in C1, and a turned direction. */
+/** Colour, a window's title, an erased screen in C1, and a reversed writing direction. */
 const hostile = "\u001b[31m\u001b]0;title\u0007\u009b2J\u202eevil\u2028\r"
 const text = `import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -74,7 +74,7 @@ export default Pipeline.make(hostile, { params: Schema.Struct({ word: hyper("", 
 const unsafe = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/
 
 describe("control characters in names, rows, errors, progress and output", () => {
-  it("reach no terminal raw, whatever the command", { timeout: 120_000 }, async () => {
+  it("reach no terminal unescaped, whatever the command", { timeout: 120_000 }, async () => {
     writeFileSync(join(folder, "hostile.ts"), text)
     writeFileSync(join(folder, "words.txt"), `alpha ${hostile}\nbeta\n`)
     const node = `node ${hostile}`
@@ -121,8 +121,8 @@ describe("control characters in names, rows, errors, progress and output", () =>
   })
 })
 
-describe("who may read", () => {
-  it("the journal, leases and logs: their owner", () => {
+describe("read permission", () => {
+  it("for the journal, leases and logs: their owner only", () => {
     caravan(folder, "run", "pipeline.ts", "--set", "times=7")
     const run = JSON.parse(caravan(folder, "show", "latest", "--json").stdout) as {
       readonly nodes: ReadonlyArray<{ readonly log: string | null }>
@@ -135,7 +135,7 @@ describe("who may read", () => {
   })
 })
 
-it("every command writes through cli/output.ts, or draws what is redrawn", () => {
+it("every command writes through cli/output.ts, or redraws through the live view", () => {
   const cli = new URL("../../cli/", import.meta.url).pathname
   const writers = readdirSync(cli, { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".ts"))

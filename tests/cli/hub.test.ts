@@ -1,4 +1,4 @@
-/** Names on the Hugging Face Hub where commands and pipelines take files and folders, and `caravan export --push`; with a server on loopback in the Hub's place. */
+/** Names on the Hugging Face Hub where commands and pipelines accept files and folders, and `caravan export --push`; with a server on loopback as the Hub. */
 import { spawn } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -10,7 +10,7 @@ import { FakeHub, goodToken } from "../runtime/hub/server.ts"
 import { command, removeFolder, type RunDocument, statuses, workFolder } from "./caravan.ts"
 import { inProcess } from "./in-process.ts"
 
-// Many commands, each of which a busy machine takes seconds to start a stage of.
+// Many commands, and each needs seconds to start a stage on a busy machine.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 })
 const folder = workFolder()
 const at = (...names: ReadonlyArray<string>) => join(folder, ...names)
@@ -48,7 +48,7 @@ afterAll(async () => {
   await server.close()
   removeFolder(folder)
 })
-/** The store is that of all tests: what differs is in their data. */
+/** All tests share the store: they differ in their data. */
 let seed = 0
 beforeEach(() => {
   server.reset()
@@ -69,7 +69,7 @@ const downloads = () =>
   server.seen.filter(({ path }) => /\/resolve\/|\/resolve-cache\//.test(path)).map(({ path }) => path.split("/").at(-1)!.split("?")[0]!)
 
 describe("a pipeline", () => {
-  it("takes a model and a data set from the Hub; a plan fetches the model's config.json alone, a run what it needs, the next one nothing", async () => {
+  it("uses a model and a data set from the Hub; a plan downloads only the model's config.json, a run what it needs, the next run nothing", async () => {
     const model = ["--set", "model=hf:me/small"]
     const planned = await json<{
       readonly downloads: ReadonlyArray<unknown>
@@ -79,7 +79,7 @@ describe("a pipeline", () => {
       ["model", "run"],
       ["pairs", "run"]
     ])
-    // What the checkpoint will take is known from the list: its files, but for what is not wanted of them.
+    // The checkpoint's size is known from the list: its files, except the unneeded ones.
     const bytes = Object.values(modelFiles).reduce((sum, content) => sum + content.length, 0)
     expect(planned.nodes[0]!.artifactBytes).toBe(bytes)
     expect(planned.downloads).toEqual([
@@ -101,13 +101,13 @@ describe("a pipeline", () => {
     expect(statuses(second)).toEqual({ model: "hit", pairs: "hit" })
     expect(downloads()).toEqual([])
     expect(second.nodes.map(({ key }) => key)).toEqual(first.nodes.map(({ key }) => key))
-    // It is verified on what it came from, which is fetched again.
+    // It is verified with its inputs, which are downloaded again.
     const { status, stdout } = await caravan("verify", at("pipeline.ts"), ...model, "--only", "pairs", "--json")
     expect([status, JSON.parse(stdout)]).toEqual([0, expect.objectContaining({ nodes: [expect.objectContaining({ status: "same" })] })])
     expect(downloads()).toEqual(["train.jsonl", "train.jsonl"])
   })
 
-  it("runs again what a moved branch changes, and not what a commit names; the lineage has the commits, a lock file holds to them", async () => {
+  it("reruns what a moved branch changes, but not what a commit names; the lineage has the commits, a lock file fixes them", async () => {
     const first = await running()
     expect((await caravan("freeze", at("pipeline.ts"))).status).toBe(0)
     expect(readFileSync(at("pipeline.lock.json"), "utf8")).toContain(`hf:datasets/me/pairs@${dataCommit}:train.jsonl`)
@@ -126,13 +126,13 @@ describe("a pipeline", () => {
     const pinned = await running("--set", `data=hf:datasets/me/pairs@${dataCommit}:train.jsonl`)
     expect([statuses(pinned), pinned.outputs.pairs!.digest]).toEqual([{ pairs: "hit" }, first.outputs.pairs!.digest])
     expect((await caravan("lineage", first.outputs.pairs!.digest)).stdout).toContain(`hf:datasets/me/pairs@${dataCommit}:train.jsonl`)
-    // Another commit with the same file: the import runs again, and comes out the same.
+    // Another commit with the same file: the import runs again, with the same result.
     server.commit("datasets/me/pairs", { ...files, "README.md": "# New" })
     const again = await running()
     expect([statuses(again), again.outputs.pairs!.digest]).toEqual([{ pairs: "ran" }, moved.outputs.pairs!.digest])
   })
 
-  it("names what is wrong before anything runs: no such repository, revision or file, a wrong name", async () => {
+  it("reports faults before anything runs: a missing repository, revision or file, an invalid name", async () => {
     const refused = async (setting: string) => {
       const { status, stderr } = await caravan("plan", at("pipeline.ts"), "--set", setting)
       expect(status).toBe(2)
@@ -147,7 +147,7 @@ describe("a pipeline", () => {
     expect(server.seen).toEqual([])
   })
 
-  it("whose download fails fails the nodes that read it, by the reason, and makes the others", async () => {
+  it("with a failed download fails the nodes that read it, with the reason, and makes the others", async () => {
     server.faults.set("train.jsonl", (_, response, bytes, headers) => {
       response.writeHead(200, headers).end(Buffer.alloc(bytes.length))
       return true
@@ -164,7 +164,7 @@ describe("a pipeline", () => {
 })
 
 describe("commands", () => {
-  it("take names too: data inspect, logprobs, and tokenize, without weights", async () => {
+  it("accept names too: data inspect, logprobs, and tokenize, without weights", async () => {
     const found = await json<{ readonly shape: string; readonly rows: number }>(
       "data",
       "inspect",
@@ -191,7 +191,7 @@ describe("caravan export --push", () => {
   const pushing = (...args: ReadonlyArray<string>) =>
     json<{ readonly folder: string | null; readonly pushed: { readonly url: string; readonly commit: string } }>("export", ...args)
 
-  it("makes a private repository and one commit in it, of what would be in the folder; it is the model again when it is fetched", async () => {
+  it("makes a private repository with one commit, containing what would be in the folder; downloaded again it is the same model", async () => {
     server.partSize = 5000
     const { folder: none, pushed } = await pushing(at("made"), "--push", "hf:me/mine")
     expect(none).toBeNull()
@@ -211,7 +211,7 @@ describe("caravan export --push", () => {
     expect(found.rows).toBe(5)
   })
 
-  it("takes a model from the Hub as well as one here, keeps the folder that is asked for, and takes away the shards of the last version", async () => {
+  it("can push a model from the Hub like a local one, keeps the requested folder, and deletes the shards of the last version", async () => {
     server.commit(
       "models/me/mine",
       { "model-00001-of-00002.safetensors": "old", "model.safetensors.index.json": "{}", "notes.md": "mine" },
@@ -225,7 +225,7 @@ describe("caravan export --push", () => {
     expect(names).toContain("notes.md")
   })
 
-  it("of a dataset goes to a data set, publicly where that is asked for", async () => {
+  it("of a dataset goes to a data set, publicly on request", async () => {
     const run = await running()
     const { status, stdout } = await caravan("export", run.outputs.pairs!.digest, "--push", "hf:datasets/me/rows", "--public")
     expect([status, stdout]).toEqual([
@@ -236,7 +236,7 @@ describe("caravan export --push", () => {
     expect([...server.files("datasets/me/rows").keys()].sort()).toEqual([".gitattributes", "README.md", "data.parquet"])
   })
 
-  it("is refused before anything is written where it can't be or would show too much", async () => {
+  it("is rejected before anything is written if it is impossible or would reveal too much", async () => {
     const refused = async (...args: ReadonlyArray<string>) => {
       const { status, stderr } = await caravan("export", at("made"), ...args)
       expect(status).toBe(2)
@@ -261,7 +261,7 @@ describe("caravan export --push", () => {
     expect(server.repos.has("models/me/mine")).toBe(false)
   })
 
-  it("that is cut off leaves nothing to be seen, and the folder that was asked for", async () => {
+  it("that is interrupted leaves nothing visible, except the requested folder", async () => {
     server.instead = (request, response) => {
       if (request.url?.startsWith("/upload/") !== true) return false
       response.writeHead(500).end("no room")

@@ -1,4 +1,4 @@
-/** A command in this process: starting another takes as long as all the rest. */
+/** A command in this process: starting another takes as long as everything else. */
 import { join } from "node:path"
 import { vi } from "vitest"
 import { main } from "../../cli/main.ts"

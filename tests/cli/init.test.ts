@@ -1,4 +1,4 @@
-/** What `caravan init` refuses. What it makes is installed and run by tests/package.test.ts. */
+/** What `caravan init` rejects. tests/package.test.ts installs and runs what it makes. */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, expect, it } from "vitest"
@@ -7,7 +7,7 @@ import { caravan, removeFolder, workFolder } from "./caravan.ts"
 const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
-it("caravan init refuses a folder that is not empty, says what is there, and leaves it alone", () => {
+it("caravan init rejects a folder that is not empty, lists its contents, and leaves it alone", () => {
   mkdirSync(join(folder, "mine"))
   writeFileSync(join(folder, "mine/notes.txt"), "")
   const { status, stderr, stdout } = caravan(folder, "init", "mine")

@@ -17,10 +17,10 @@ afterAll(() => rmSync(root, { recursive: true, force: true }))
 
 const checkpoint = path("../golden/llama-gqa/model")
 const adapter = path("../golden/lora-all-linear/adapter")
-// main() adds one listener a call.
+// main() adds one listener per call.
 process.stdout.setMaxListeners(0)
 
-/** In this process, where libtorch is loaded already. */
+/** In this process, which has already loaded libtorch. */
 const caravan = async (...args: ReadonlyArray<string>) => {
   const streams = [process.stdout, process.stderr].map((stream) => vi.spyOn(stream, "write").mockReturnValue(true))
   const status = await main(["logprobs", ...args])
@@ -35,7 +35,7 @@ const written = (content: unknown): string => {
 }
 
 describe("caravan logprobs", () => {
-  it("prints what transformers gives, for sequences of any length", async () => {
+  it("prints the same as transformers, for sequences of any length", async () => {
     const file = await Effect.runPromise(openSafetensors(path("../golden/llama-gqa/expected.safetensors")))
     const [ids, wanted] = await Promise.all(["greedy_ids", "greedy_logprobs"].map((name) => Effect.runPromise(file.read(name))))
     await file.close()
@@ -54,7 +54,7 @@ describe("caravan logprobs", () => {
     expect(printed[batch + 1]).toEqual([])
   })
 
-  it("prints what PEFT gives with an adapter", async () => {
+  it("prints the same as PEFT with an adapter", async () => {
     const file = await Effect.runPromise(openSafetensors(path("../golden/lora-all-linear/expected.safetensors")))
     const [ids, wanted] = await Promise.all(["greedy_ids", "greedy_logprobs"].map((name) => Effect.runPromise(file.read(name))))
     await file.close()
@@ -87,7 +87,7 @@ describe("caravan logprobs", () => {
     ["a sequence beyond the context", [Array.from({ length: 257 }, () => 1)], "sequence 0 has 257 tokens, the model's context is 256"],
     ["an object", { ids: [[1]] }, "not an array"],
     ["damaged JSON", "[[1, 2", "not JSON"]
-  ])("refuses %s in one message", async (_, content, message) => {
+  ])("rejects %s with one message", async (_, content, message) => {
     const ran = await caravan(checkpoint, "--ids", written(content), "--json")
     expect(ran.status).toBe(2)
     expect(ran.stdout).toBe("")

@@ -1,4 +1,4 @@
-/** One way to name things: every command takes the name of a node or an output, of a run or a pipeline, a digest or a path. */
+/** Every command accepts the same names: of a node or an output, of a run or a pipeline, a digest or a path. */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -45,13 +45,13 @@ describe("a result", () => {
     expect(await json("pin", "loud")).toMatchObject({ pinned: [now] })
     expect(await json("unpin", "latest:loud")).toMatchObject({ unpinned: [now] })
   })
-  it("that is not there: the nearest name", async () => {
+  it("that is missing: the nearest name", async () => {
     expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": expected .*\. Did you mean "loud"\?/)
     expect(await says(2, "lineage", "latest:luod")).toMatch(/run [0-9a-f]{8} \(fixture\) has no node or output "luod"/)
     expect(await says(2, "pin", "./luod")).toMatch(/Looking for "\.\/luod": no such file or folder/)
     expect(await says(2, "lineage", "latest~9:loud")).toMatch(/Looking for the run "latest~9": there are only 2 runs/)
   })
-  it("of a name that is also a file's here: both ways to say which", async () => {
+  it("with a name that is also a local file's: how to specify each", async () => {
     const before = process.cwd()
     process.chdir(folder)
     try {
@@ -65,7 +65,7 @@ describe("a result", () => {
       process.chdir(before)
     }
   })
-  it("of a name that several pipelines have: the list of them; of the same result, that", async () => {
+  it("with a name in several pipelines: their list; if all have the same result, that result", async () => {
     const file = join(folder, "other.ts")
     writeFileSync(file, readFileSync(join(folder, "pipeline.ts"), "utf8").replace('"fixture"', '"other"'))
     runJson(folder, "other.ts", "--set", "times=3")
@@ -95,7 +95,7 @@ describe("a node", () => {
     expect(await says(0, "log", "fixture:loud")).toMatch(/stage shout starts: config times: 1 -> 2/)
     expect(await says(2, "log", "latest")).toMatch(/"latest" is a run\. Name one of its nodes: [0-9a-f]{8}:<node>/)
   })
-  it("of a pipeline is chosen by the name of an output", async () => {
+  it("of a pipeline is selected by the name of an output", async () => {
     const file = join(folder, "pipeline.ts")
     expect(await says(0, "why", file, "loud", "--set", `file=${join(folder, "words.txt")}`)).toMatch(/^shout is in the store/)
     expect(await says(0, "plan", file, "--set", `file=${join(folder, "words.txt")}`, "--set", "loud.times=4", "--only", "loud")).toMatch(
@@ -106,13 +106,13 @@ describe("a node", () => {
 })
 
 describe("a checkpoint and a tokenizer", () => {
-  it("are named as any result is", async () => {
+  it("are named like any result", async () => {
     for (const command of ["sample", "tokenize", "logprobs"]) {
       expect(await says(2, command, "luod", ...(command === "logprobs" ? ["--ids", "x.json"] : []))).toMatch(
         /Looking for "luod": .*Did you mean "loud"\?/
       )
     }
-    // What is found is read: a dataset is neither.
+    // The result is read: a dataset is neither.
     expect(await says(2, "tokenize", "latest~1:loud")).toMatch(/Reading the tokenizer .*objects/)
     mkdirSync(join(folder, "elsewhere"))
     cpSync(second!.outputs.loud!.path, join(folder, "elsewhere/objects/ab", "0".repeat(64)), { recursive: true })
@@ -121,7 +121,7 @@ describe("a checkpoint and a tokenizer", () => {
 })
 
 describe("a name without a result", () => {
-  it("is told of as what became of it, not as unknown", async () => {
+  it("is reported with what happened to it, not as unknown", async () => {
     const other = fixtureFolder()
     try {
       const refused = async (...args: ReadonlyArray<string>) => {

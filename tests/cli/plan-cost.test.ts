@@ -1,4 +1,4 @@
-/** `caravan plan` with costs: of the recipe as a whole, with no GPU and no data; and of a small pipeline whose sizes are known bit by bit. */
+/** `caravan plan` with costs: of the complete recipe, with no GPU and no data; and of a small pipeline with exactly known sizes. */
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -46,7 +46,7 @@ const planOf = (file: string, ...words: ReadonlyArray<string>): PlanDocument => 
 }
 const costOf = (plan: PlanDocument, id: string) => plan.nodes.find((node) => node.id === id)!.cost!
 
-// SFT on a file, from a model that is awaited.
+// SFT on a file, from an awaited model.
 const source = (only: boolean) => `
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
@@ -77,29 +77,29 @@ const gib = 2 ** 30
 const trainedToken = 6 * 6_738_415_616 + 12 * 32 * 4096 * 4096
 
 describe("the cost of a plan", () => {
-  it("follows what the pipeline expects as long as files are awaited", () => {
+  it("follows the pipeline's expectations while files are awaited", () => {
     const plan = planOf("small.ts")
     expect(plan.awaited.map(({ id }) => id)).toEqual(["file:model", "file:dialogues.jsonl"])
     const cost = costOf(plan, "sft")
     // 8192 dialogues of 250 tokens fill 500 sequences; two epochs.
     expect(cost.tokens).toBe(2 * 500 * 4096)
     expect(cost.flops).toBe(cost.tokens * trainedToken)
-    // It does not fit one A100: all blocks are reckoned to be computed again, a forward pass more.
+    // It does not fit one A100: all blocks are assumed to be recomputed, one more forward pass.
     expect(cost.step).toEqual({ microBatch: { tokens: 4096 }, recompute: 32, blocks: 32 })
     expect(cost.gpuHours).toBeCloseTo((cost.flops * 4) / 3 / (312e12 * 0.4) / 3600, 9)
     expect(cost.energyKwh).toBeCloseTo(cost.gpuHours * 0.4, 9)
     expect(cost.carbonKg).toBeCloseTo(cost.gpuHours * 0.4 * 0.4235, 9)
     const { activations, gradients, masters, moments, total, weights } = cost.memory
-    // In bfloat16; gradients add up over micro-batches in float32; the optimiser has two moments and a master in float32.
+    // In bfloat16; gradients are summed over micro-batches in float32; the optimiser has two moments and a master in float32.
     expect([weights, gradients, masters, moments]).toEqual([2, 4, 4, 8].map((bytes) => bytes * 6_738_415_616))
     expect(total).toBe(weights + gradients + masters + moments + activations)
-    // Of 79 GiB 4% and one are left free.
+    // Of 79 GiB, 4% and 1 GiB are left free.
     expect(cost.gpus).toBe(Math.ceil(total / (0.96 * 79 * gib - gib)))
     expect(plan.nodes.find(({ id }) => id === "dialogues")!.cost).toBeNull()
     expect(plan.cost.total.gpuHours).toBe(cost.gpuHours)
   })
 
-  it("says whether each stage fits, and what would", () => {
+  it("says whether each stage fits, and which settings would", () => {
     const tight = costOf(planOf("small.ts"), "sft")
     expect(tight).toMatchObject({ fits: false, advice: expect.stringMatching(/^These would fit: LoRA \(loraRank 16\)/) as string })
     const roomy = costOf(planOf("small.ts", "--gpu", "h200"), "sft")
@@ -112,19 +112,19 @@ describe("the cost of a plan", () => {
     expect(stdout).toMatch(/^Stages that do not fit:\n {2}sft needs \d+ GiB; 74\.8 GiB of A100-80GB is usable\. These would fit: LoRA/m)
   })
 
-  it("is of one rank, of which each has half of what is trained, where a stage is spread over two", () => {
+  it("is for one rank, which has half of the trained weights, if a stage is sharded over two", () => {
     const spread = costOf(planOf("small.ts", "--ranks", "2"), "sft")
     expect(spread).toMatchObject({ fits: true, advice: null, memory: { masters: 2 * 6_738_415_616, moments: 4 * 6_738_415_616 } })
   })
 
-  it("says what the run takes of the disk: its checkpoints, and three of the largest to resume from", () => {
+  it("states the disk space of the run: its checkpoints, and three of the largest resume checkpoints", () => {
     const plan = planOf("small.ts")
     const n = 6_738_415_616
     expect(plan.nodes.find(({ id }) => id === "sft")!.artifactBytes).toBe(2 * n)
     // 75 GiB of masters and moments, and the weights.
     expect(costOf(plan, "sft").resume).toBe((12 + 2) * n)
     expect(Math.round((12 * n) / gib)).toBe(75)
-    // The imported model is 16 bits a weight too.
+    // The imported model has 16 bits per weight too.
     expect(plan.cost.total.disk).toEqual({ artifacts: 4 * n, resume: 3 * 14 * n, total: 46 * n })
     expect(plan.cost.freeDisk).toBeGreaterThan(0)
     const { stdout } = caravan(folder, "plan", "small.ts")
@@ -134,7 +134,7 @@ describe("the cost of a plan", () => {
     expect(planOf("data.ts").cost.total.disk.total).toBe(0)
   })
 
-  it("is reckoned on the GPU, utilisation, power and carbon that are asked for", () => {
+  it("is computed for the requested GPU, utilisation, power and carbon", () => {
     const none = ["--set", "sft.recompute=none"]
     const usual = costOf(planOf("small.ts", ...none), "sft")
     const asked = costOf(planOf("small.ts", ...none, "--gpu", "h200", "--mfu", "0.2", "--tdp", "350", "--carbon", "0.1"), "sft")
@@ -154,7 +154,7 @@ describe("the cost of a plan", () => {
     }
   })
 
-  it("counts the rows of a file that is there, and reads the shape of a model that is there", () => {
+  it("counts the rows of an existing file, and reads the shape of an existing model", () => {
     dialogues(100)
     mkdirSync(join(folder, "model"), { recursive: true })
     const shape = { hidden_size: 64, intermediate_size: 172, num_hidden_layers: 5, num_attention_heads: 8, num_key_value_heads: 4 }
@@ -170,7 +170,7 @@ describe("the cost of a plan", () => {
     expect(cost.flops).toBe(cost.tokens * (6 * n + 12 * 5 * 64 * 512))
   })
 
-  it("takes the rows of a dataset in the store, and leaves out what is found there", () => {
+  it("uses the rows of a dataset in the store, and leaves out cached nodes", () => {
     dialogues(2048)
     expect(runJson(folder, "data.ts").status).toBe("succeeded")
     const plan = planOf("small.ts")
@@ -178,7 +178,7 @@ describe("the cost of a plan", () => {
     expect(costOf(plan, "sft").tokens).toBe(2 * 1000 * 512)
   })
 
-  it("is not known where the pipeline says nothing, and names what is missing", () => {
+  it("is unknown if the pipeline says nothing, and names the missing size", () => {
     const text = source(false).replace(".expecting({ rows: 8192, promptTokens: 100, responseTokens: 150 })", "")
     writeFileSync(join(folder, "silent.ts"), text)
     const plan = planOf("silent.ts")
@@ -189,14 +189,14 @@ describe("the cost of a plan", () => {
     expect(stdout).not.toContain("Reckoned with")
   })
 
-  it("is refused for a model that has no preset", () => {
+  it("is rejected for a model without a preset", () => {
     writeFileSync(join(folder, "nine.ts"), source(false).replace('{ model: "7b" }', '{ model: "9b" }'))
     const { status, stderr } = caravan(folder, "plan", "nine.ts")
     expect(status).toBe(2)
     expect(stderr).toMatch(/"file:model": Unknown model size "9b": expected one of .*7b/)
   })
 
-  it("does not move what expectations say into keys", () => {
+  it("does not put expectations into keys", () => {
     writeFileSync(join(folder, "other.ts"), source(true).replace("rows: 8192", "rows: 77"))
     expect(planOf("other.ts").nodes).toMatchObject([{ id: "dialogues", status: "hit" }])
   })
@@ -205,7 +205,7 @@ describe("the cost of a plan", () => {
 describe("a plan of the recipe, with no data and no GPU", () => {
   const recipe = join(folder, "../../../pipelines/llama2-chat.ts")
   const cost = (model: string) => planOf(recipe, "--set", `model=${model}`)
-  it("has a cost for every stage but the one whose data the paper does not count", () => {
+  it("has a cost for every stage except the one whose data the paper does not count", () => {
     const plan = cost("70b")
     expect(plan.nodes.filter((node) => node.cost?.unknown !== undefined).map(({ id }) => id)).toEqual(["sft-bootstrap"])
     expect(plan.awaited.length).toBeGreaterThan(15)

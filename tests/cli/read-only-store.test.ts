@@ -1,4 +1,4 @@
-/** Stores that can't be written to, or are none: the commands that only read do their work, all others say what to do, and nothing is lost without a word. */
+/** Stores that can't be written to, or are invalid: commands that only read work, all others say what to do, and nothing is lost silently. */
 import { spawnSync } from "node:child_process"
 import { hash } from "node:crypto"
 import { chmodSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -16,7 +16,7 @@ let folder: string
 let first: RunDocument
 beforeAll(() => {
   folder = fixtureFolder()
-  // Another user has an addon of theirs.
+  // Another user has a separate addon.
   const addon = addonPath(findLibtorch())
   const cache = join(folder, "cache/caravan/native", basename(dirname(addon)))
   cpSync(dirname(addon), cache, { recursive: true })
@@ -25,7 +25,7 @@ beforeAll(() => {
 })
 afterAll(() => removeFolder(folder))
 
-/** What only reads, and what each prints some of. */
+/** The commands that only read, and a part of their output. */
 const reading = (): ReadonlyArray<readonly [args: ReadonlyArray<string>, shown: RegExp]> => [
   [["runs"], /succeeded .* fixture/],
   [["show", "latest"], /^Run [0-9a-f-]{36} of fixture: succeeded$/m],
@@ -48,7 +48,7 @@ const run = (home: string, args: ReadonlyArray<string>, uid?: number) => {
   })
   return { status, stdout, stderr, text: `${stdout}${stderr}` }
 }
-/** When the last run ended, as the journal says. */
+/** When the last run ended, according to the journal. */
 const finishedOf = (home: string): number => {
   const database = new DatabaseSync(join(home, "journal.db"))
   try {
@@ -67,7 +67,7 @@ const contents = (home: string): Record<string, string> =>
       .map((path) => [path, hash("sha256", readFileSync(path))])
   )
 
-/** What is wrong with what the commands do there: nothing, one hopes. */
+/** Faults of the commands there: none, if all is well. */
 const wrongIn = (home: string, uid?: number): Array<string> => {
   const before = contents(home)
   const wrong = reading().flatMap(([args, shown]) => {
@@ -81,10 +81,10 @@ const wrongIn = (home: string, uid?: number): Array<string> => {
 }
 
 describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (skipped: needs root)"}`, () => {
-  it("of another user's serves all that only reads; a run is refused, and says what to do", { timeout: 600_000 }, () => {
+  it("of another user works for all that only reads; a run is rejected, and says what to do", { timeout: 600_000 }, () => {
     const home = join(folder, "home")
     for (const wal of [false, true]) {
-      // With a log beside it that is not in the database yet, as while a run of its owner goes on.
+      // With a log next to it that is not in the database yet, as during a run of its owner.
       const database = wal ? new DatabaseSync(join(home, "journal.db")) : undefined
       database?.exec("pragma journal_mode = wal; update runs set finished = 1234")
       const finished = wal ? 1234 : finishedOf(home)
@@ -97,7 +97,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     }
   })
 
-  it("may have a damaged result: that is said, and that it stays where it is", { timeout: 600_000 }, () => {
+  it("may have a damaged result: that is reported, and that it stays in place", { timeout: 600_000 }, () => {
     const home = join(folder, "damaged")
     cpSync(join(folder, "home"), home, { recursive: true })
     spawnSync("chmod", ["-R", "a+rX,go-w", folder])
@@ -111,7 +111,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     rmSync(home, { recursive: true })
   })
 
-  it("may have a file that can't be read: that is no damage, and nothing is set aside for it", { timeout: 600_000 }, () => {
+  it("may have an unreadable file: that is not damage, and nothing is moved aside for it", { timeout: 600_000 }, () => {
     const home = join(folder, "theirs")
     cpSync(join(folder, "home"), home, { recursive: true })
     spawnSync("chown", ["-R", "65534:65534", home])
@@ -130,7 +130,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     rmSync(home, { recursive: true })
   })
 
-  it("that can't be read either is said to be that", { timeout: 600_000 }, () => {
+  it("that can't be read either is reported as such", { timeout: 600_000 }, () => {
     const home = join(folder, "private")
     cpSync(join(folder, "home"), home, { recursive: true })
     chmodSync(join(home, "journal.db"), 0o600)
@@ -158,7 +158,7 @@ afterAll(() => {
   rmSync(place, { recursive: true, force: true })
 })
 describe.skipIf(!mounts)(`a read-only mount${mounts ? "" : " (skipped: mounting is not allowed here)"}`, () => {
-  it("serves all that only reads; a run is refused, and says what to do", { timeout: 600_000 }, () => {
+  it("works for all that only reads; a run is rejected, and says what to do", { timeout: 600_000 }, () => {
     cpSync(join(folder, "home"), join(place, "home"), { recursive: true })
     spawnSync("mount", ["-o", "remount,ro", place])
     expect(wrongIn(join(place, "home"))).toEqual([])
@@ -183,7 +183,7 @@ describe("a journal", () => {
     }
   }
 
-  it("that is damaged is told by doctor and by every command that reads it, with what to do", { timeout: 600_000 }, async () => {
+  it("that is damaged is reported by doctor and by every command that reads it, with what to do", { timeout: 600_000 }, async () => {
     const home = broken("garbage", "no journal, but long enough to be taken for one".repeat(100))
     expect(await essential(home)).toEqual([
       {
@@ -208,16 +208,16 @@ describe("a journal", () => {
     expect(contents(join(home, "objects"))).toEqual(before)
   })
 
-  it("whose pages are damaged is told by doctor", async () => {
+  it("with damaged pages is reported by doctor", async () => {
     const bytes = readFileSync(join(folder, "home/journal.db"))
-    // The second half is pages of tables and their indexes: zeros are none.
+    // The second half consists of pages of tables and their indexes: zeros are invalid.
     bytes.fill(0, bytes.length >> 1)
     expect(await essential(broken("zeros", bytes))).toMatchObject([
       { what: expect.stringMatching(/can't be used: .*(damaged|malformed)/), essential: true }
     ])
   })
 
-  it("that is empty or gone beside results is told by doctor; a store that has nothing yet is in order", async () => {
+  it("that is empty or missing next to results is reported by doctor; an empty store is in order", async () => {
     const home = broken("empty", "")
     const known = { mend: expect.stringMatching(/^restore a copy of journal\.db/), essential: false }
     expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is empty \(0 bytes\), but the store has results/), ...known }])
@@ -229,7 +229,7 @@ describe("a journal", () => {
     expect(await essential(join(folder, "home"))).toEqual([])
   })
 
-  it("may have leases beside it that are damaged: doctor tells that too", async () => {
+  it("may have damaged leases next to it: doctor reports that too", async () => {
     const home = join(folder, "leases")
     cpSync(join(folder, "home"), home, { recursive: true })
     writeFileSync(join(home, "leases.db"), "garbage".repeat(1000))
@@ -244,7 +244,7 @@ describe("a journal", () => {
 })
 
 describe("a home that is a file", () => {
-  it("is said to be one, by every command and by doctor", { timeout: 600_000 }, async () => {
+  it("is reported as such, by every command and by doctor", { timeout: 600_000 }, async () => {
     const file = join(folder, "a-file")
     writeFileSync(file, "")
     for (const home of [file, join(file, "deeper")])

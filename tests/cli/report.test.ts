@@ -1,4 +1,4 @@
-/** `caravan report` as a user calls it: on a pipeline of stages that are not the recipe's, on a run that failed, and on what is wrong. */
+/** `caravan report` as a user calls it: on a pipeline with other stages than the recipe's, on a failed run, and on mistakes. */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -54,7 +54,7 @@ describe("caravan report", () => {
     expect(lines[1]).toBe("descend-in-child,loss,1,0.5")
   })
 
-  it("has no script, asks nothing of a network, and shows hostile text as text", () => {
+  it("has no scripts, makes no network requests, and shows hostile text as text", () => {
     report("latest", "--to", "hostile", "--json")
     const page = pageIn("hostile")
     expect(page).not.toMatch(/<script|\u202e/i)
@@ -63,7 +63,7 @@ describe("caravan report", () => {
     expect(page.replaceAll("http://www.w3.org", "")).not.toMatch(/(?:src|href|url)\s*[=(]\s*["']?https?:/i)
   })
 
-  it("tells of a run that failed: why, and where its curve has values that are no numbers", () => {
+  it("reports a failed run: why, and where its curve has NaN values", () => {
     expect(runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3").status).toBe("failed")
     const { status, stdout } = report("latest", "--to", "failed", "--json")
     expect(status).toBe(0)

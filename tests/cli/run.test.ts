@@ -1,4 +1,4 @@
-/** `caravan run`, `plan`, `why` and `graph` as a user calls them: what goes to stdout, what to stderr, exit codes. */
+/** `caravan run`, `plan`, `why` and `graph` as a user calls them: stdout, stderr, exit codes. */
 import { readFileSync } from "node:fs"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { fixtureFolder } from "../runtime/fixture.ts"
@@ -27,7 +27,7 @@ describe("caravan run", () => {
     expect(readFileSync(`${path}/report.json`, "utf8")).toContain('"rows": 6')
   })
 
-  it("again says that all was found", () => {
+  it("the second time reports that everything was cached", () => {
     const { status, stdout, stderr } = on("run")
     expect([status, stderr.replace(/in [\d.]+ m?s/, "in no time")]).toEqual([0, "Done in no time; 4 found in the store.\n"])
     expect(stdout).toMatch(/^Nodes: 4 found in the store$/m)
@@ -56,7 +56,7 @@ describe("caravan run", () => {
     })
   })
 
-  it("that fails ends with 1 and one message, without a stack; the document says failed", () => {
+  it("that fails exits with 1 and one message, without a stack trace; the document says failed", () => {
     const failed = on("run", "--set", "lines.touch=true", "--json")
     expect(failed.status).toBe(1)
     expect(failed.stderr).toMatch(/^lines: FAILED after .* changed while it was being read\. .*run again\.$/m)
@@ -66,7 +66,7 @@ describe("caravan run", () => {
       nodes: [{ id: "lines", status: "failed" }, { status: "skipped", digest: null }, { status: "skipped" }, { status: "skipped" }],
       outputs: {}
     })
-    // For people: what failed and why, and how many wait for it, in few lines.
+    // For people: what failed and why, and how many nodes depend on it, in few lines.
     const [head, ...rows] = on("run", "--set", "lines.touch=true").stdout.trimEnd().split("\n")
     expect(head).toBe("Nodes: 1 failed, 3 skipped")
     expect(rows).toEqual([
@@ -88,7 +88,7 @@ describe("caravan plan, why and graph", () => {
     expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
   })
 
-  it("tell how often a node was made that was forced, and what came of it before", () => {
+  it("say how often a forced node was made, and the earlier results", () => {
     expect(on("why", "lines").stdout).not.toContain("it was made")
     for (let i = 0; i < 2; i++) on("run", "--until", "lines", "--force", "lines")
     const { stdout } = on("why", "lines")

@@ -1,4 +1,4 @@
-/** What a dialogue begins with. */
+/** The introduction of a dialogue. */
 import { join } from "node:path"
 import { afterAll, beforeAll, expect, it, vi } from "vitest"
 import { introduction } from "../../cli/sample-intro.ts"
@@ -30,18 +30,18 @@ afterAll(() => {
   removeFolder(folder)
 })
 
-it("says who answers, how, what may be typed, and of a model of the small world what it can be asked", async () => {
+it("says who answers, how, what may be typed, and for a model of the small world what to ask", async () => {
   const text = await introduction("sft", presets["260k"], settings)
   expect(text).toMatch(/^Chat with sft of demo: a Llama model with 0\.2\d+ million parameters and a context of 512 tokens\.\n/)
   expect(text).toContain("Answers: temperature 0.6, top-p 0.9, at most 40 tokens.\n")
   expect(text).toMatch(/\/reset starts over, \/system <text> .*, \/quit ends\. Ctrl-C stops an answer/)
   const questions = text.split("\n").filter((line) => line.startsWith("  "))
   expect(questions.length).toBeGreaterThan(2)
-  // Each is one that the world's oracle understands.
+  // The world's oracle can parse each of them.
   expect(questions.map((line) => read(line.trim())?.text)).toEqual(questions.map((line) => line.trim()))
 })
 
-it("proposes no question to other models", async () => {
+it("suggests no questions to other models", async () => {
   expect(await introduction("tune", presets["7b"], settings)).toMatch(
     /^A dialogue with tune of mine: a Llama of 6\.7\d+ billion parameters/
   )

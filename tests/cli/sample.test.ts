@@ -1,4 +1,4 @@
-/** `caravan sample`: prompts from a file, a dialogue from a pipe, scores, and what it refuses. */
+/** `caravan sample`: prompts from a file, a dialogue from a pipe, scores, and rejected inputs. */
 import { spawn, spawnSync } from "node:child_process"
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -40,7 +40,7 @@ const settings = { rank: 2, alpha: 2, rankStabilised: false, targets: ["v_proj",
 const short = ["--max-new-tokens", "6"]
 
 describe("a file of prompts", () => {
-  it("is answered row by row, the same again, with scores in (0, 1) where a reward model is given", () => {
+  it("is answered row by row, reproducibly, with scores in (0, 1) if a reward model is given", () => {
     const file = prompts(
       'ab\n\n{"prompt": "ba"}\n{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "ab"}]}\n'
     )
@@ -63,7 +63,7 @@ describe("a file of prompts", () => {
     ).toBe(true)
     expect(run().stdout).toBe(stdout)
   })
-  it("is answered by a checkpoint with an adapter as by the two merged", async () => {
+  it("is answered by a checkpoint with an adapter like by the two merged", async () => {
     const file = prompts("ab\nba\n")
     const lora = initLora(smallConfig({ vocabSize: tokenizer.vocabSize }), settings, { seed: 1 })
     noGrad(() => Object.values(lora.parameters).forEach((weight) => weight.normal_(0, 0.5)))
@@ -76,7 +76,7 @@ describe("a file of prompts", () => {
     const [plain, adapted, whole] = [answers(policy), answers(policy, "--adapter", adapter), answers(merged)]
     expect([adapted.status, adapted.stderr]).toEqual([0, ""])
     expect(adapted.stdout).toBe(whole.stdout)
-    // A checkpoint that was trained by LoRA stands for its adapter.
+    // A checkpoint trained with LoRA is accepted as its adapter.
     expect(answers(policy, "--adapter", merged)).toEqual(adapted)
     expect(adapted.stdout).not.toBe(plain.stdout)
   })
@@ -97,12 +97,12 @@ describe("a file of prompts", () => {
   })
 })
 
-it("a file without a prompt is refused", () => {
+it("a file without a prompt is rejected", () => {
   const { status, stdout, stderr } = sample([policy, "--prompts", prompts("\n \n"), ...short])
   expect([status, stdout, stderr]).toEqual([2, "", expect.stringMatching(/^Reading the prompts .*prompts\.txt: the file has no prompts\./)])
 })
 
-it("a model that does not say what it is for, as one of Hugging Face's, is taken as it is given", async () => {
+it("a model without a recorded role, such as Hugging Face's, is used as given", async () => {
   const path = join(folder, "foreign")
   mkdirSync(path)
   await writeCheckpoint(path, { model: model(1), tokenizer, role: "policy" })
@@ -112,7 +112,7 @@ it("a model that does not say what it is for, as one of Hugging Face's, is taken
 })
 
 describe("a dialogue", () => {
-  it("answers line by line and goes on after what it can't take", () => {
+  it("answers line by line and continues after invalid input", () => {
     const { status, stderr, stdout } = sample(
       [policy, ...short, "--helpfulness", reward],
       "ab\n/nonsense\n[INST]\n/system be\n/reset\nba\n/quit\nnever\n"
@@ -124,8 +124,8 @@ describe("a dialogue", () => {
     expect(stdout.match(/\(helpfulness /g)!.length).toBeGreaterThan(0)
   })
 
-  // Greedy and untrained, it says the same letters until the context is full: a second or two.
-  it("goes on after Ctrl-C, which cuts the answer short; at the prompt Ctrl-C leaves", { timeout: 30_000 }, async () => {
+  // Greedy and untrained, it repeats the same letters until the context is full: a second or two.
+  it("continues after Ctrl-C, which stops the answer; at the prompt Ctrl-C exits", { timeout: 30_000 }, async () => {
     const path = join(folder, "endless")
     mkdirSync(path)
     const config = smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 20_000 })
@@ -151,7 +151,7 @@ describe("a dialogue", () => {
     child.kill("SIGINT")
     await until(() => heard.includes(" …\n"))
     const cut = heard.length
-    // What was said stays in the dialogue, and the next question is answered.
+    // The partial answer stays in the dialogue, and the next question is answered.
     child.stdin.write("ba\n")
     await until(() => heard.length > cut + 20)
     child.kill("SIGINT")

@@ -1,4 +1,4 @@
-/** What a user sees of rows that can't be used: 101 pairs of which 90 hold "[INST]". */
+/** Messages about rows that can't be used: 101 pairs of which 90 contain "[INST]". */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, expect, it } from "vitest"
@@ -22,7 +22,7 @@ const listed = (path: string) =>
     .split("\n")
     .map((line) => JSON.parse(line) as { readonly line: number; readonly row: { readonly chosen: string } })
 
-it("stop the run, which says how many, why and where they are; show and log say it again", { timeout: 120_000 }, () => {
+it("stop the run, which says how many, why and where they are; show and log report it again", { timeout: 120_000 }, () => {
   const { status, stdout, stderr } = run()
   expect(status).toBe(1)
   for (const text of [stdout, stderr, caravan(folder, "show", "latest").stdout, caravan(folder, "log", "pairs").stdout]) {
@@ -33,7 +33,7 @@ it("stop the run, which says how many, why and where they are; show and log say 
   }
 })
 
-it("are warned of where they are allowed, and again when the result is found", { timeout: 120_000 }, () => {
+it("give a warning if they are allowed, and again when the result is cached", { timeout: 120_000 }, () => {
   const files = [["--max-skipped", "1"], [], ["--quiet"]].map((more) => {
     const { status, stdout, stderr } = run(...more)
     expect(status).toBe(0)
@@ -48,13 +48,13 @@ it("are warned of where they are allowed, and again when the result is found", {
   expect(nodes.find(({ id }) => id === "pairs")).toMatchObject(told)
 })
 
-it("are kept where tags are to be escaped", { timeout: 120_000 }, () => {
+it("are kept if tags are escaped", { timeout: 120_000 }, () => {
   const { status, stdout } = run("--set", "pairs.chatTags=escape")
   expect(status).toBe(0)
   expect(stdout).not.toContain("Skipped rows")
 })
 
-it("of many nodes are told at the end of those that left out most, and of how many more there are", { timeout: 120_000 }, () => {
+it("of many nodes are reported at the end, for those that left out most, with the number of others", { timeout: 120_000 }, () => {
   const rows = (bad: number) =>
     Array.from({ length: 20 }, (_, i) => (i < bad ? "x\n" : '{"prompt":"q","chosen":"a","rejected":"b"}\n')).join("")
   writeFileSync(join(folder, "one.jsonl"), rows(1))

@@ -1,4 +1,4 @@
-/** The commands on the store and its history as a user calls them: what they print, their documents, their exit codes. */
+/** The commands on the store and its history as a user calls them: output, documents, exit codes. */
 import { existsSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -20,7 +20,7 @@ beforeAll(() => {
 })
 afterAll(() => removeFolder(folder))
 
-/** What a command prints; it must end with this code, without a stack trace, and when the code is 0, say nothing on stderr. */
+/** A command's output; it must exit with this code, without a stack trace, and if the code is 0, print nothing on stderr. */
 const prints = async (code: number, ...args: ReadonlyArray<string>): Promise<string> => {
   const runs = ["run", "verify", "freeze"].includes(args[0]!)
   const { status, stdout, stderr } = runs ? caravan(folder, ...args) : await inProcess(folder, ...args)
@@ -32,7 +32,7 @@ const json = async (...args: ReadonlyArray<string>): Promise<any> => JSON.parse(
 const digest = (document: typeof first, id: string): string => document!.nodes.find((node) => node.id === id)!.digest!
 
 describe("history", () => {
-  it("runs and show: what ran, when, what became of it", async () => {
+  it("runs and show: what ran, when, and its status", async () => {
     expect(await prints(0, "runs")).toMatch(
       /^[0-9a-f]{8} {2}succeeded {2}\d{4}-\d\d-\d\d \d\d:\d\d {2}[\d.]+ m?s +fixture {2}2 ran, 2 hit\n[0-9a-f]{8} .* 4 ran\n$/
     )
@@ -73,7 +73,7 @@ describe("history", () => {
     expect(await prints(2, "lineage", "shuot")).toMatch(/Did you mean "shout"\?/)
   })
 
-  it("log: what a node said", async () => {
+  it("log: a node's output", async () => {
     expect(await prints(0, "log", "shout")).toMatch(
       /^\S+Z stage shout starts: config times: 1 -> 2\n\S+Z step 1 {2}total 1\n\S+Z done: [0-9a-f]{64}\n/
     )
@@ -85,7 +85,7 @@ describe("history", () => {
 })
 
 describe("freeze and run --locked", () => {
-  it("run as frozen, with its settings; refuse anything else before anything runs", async () => {
+  it("run as frozen, with its settings; reject anything else before anything runs", async () => {
     expect(await prints(0, "freeze", "pipeline.ts", "--set", "times=2")).toMatch(
       /^Wrote pipeline\.lock\.json: 4 nodes, 1 input, \d+ packages, the numerics of cpu\.\nTo run with it: caravan run pipeline\.ts --locked\n$/
     )
@@ -99,7 +99,7 @@ describe("freeze and run --locked", () => {
     expect(await prints(2, "run", "pipeline.ts", "--locked", "--lock", "x.json")).toMatch(
       /Reading the lock file x\.json: there is no such file/
     )
-    // A result that does not come out as frozen is a failure.
+    // A result that differs from the frozen one is a failure.
     const file = join(folder, "pipeline.lock.json")
     writeFileSync(file, readFileSync(file, "utf8").replace(digest(second, "shout"), "0".repeat(64)))
     expect(JSON.parse(await prints(1, "run", "pipeline.ts", "--locked", "--json"))).toMatchObject({ status: "failed" })
@@ -107,7 +107,7 @@ describe("freeze and run --locked", () => {
 })
 
 describe("verify", () => {
-  it("ends with 0 when all came out the same, with 1 when there is nothing to compare", async () => {
+  it("exits with 0 if all results are equal, with 1 if there is nothing to compare", async () => {
     expect(await prints(0, "verify", "pipeline.ts", "--set", "times=2", "--only", "lines")).toMatch(/^same {10}lines {2}.*\n1 same\.\n$/)
     expect(await prints(1, "verify", "pipeline.ts", "--set", "times=9", "--only", "shout")).toMatch(
       /^missing {7}shout\n1 not in the store \(run the pipeline first\)\.\n$/
@@ -117,7 +117,7 @@ describe("verify", () => {
 })
 
 describe("du, pin and gc", () => {
-  it("say what there is and what would go; delete when told to, but never what is pinned", async () => {
+  it("list the contents and what would be deleted; delete on request, but never what is pinned", async () => {
     expect(await prints(0, "du")).toMatch(
       /^[\d.]+ k?B +fixture:shout +2 objects\n[\s\S]*5 objects of [\d.]+ kB; 0 pinned \(0 B\), 0 unreachable \(0 B\), 0 in use/m
     )
@@ -154,7 +154,7 @@ describe("du, pin and gc", () => {
     expect(runJson(folder, "pipeline.ts").outputs).toEqual(first!.outputs)
   })
 
-  it("count checkpoints of unfinished nodes and what was made of shards", async () => {
+  it("count checkpoints of unfinished nodes and shards", async () => {
     mkdirSync(join(folder, "home/checkpoints/a-key/000000000001"), { recursive: true })
     writeFileSync(join(folder, "home/checkpoints/a-key/000000000001/state"), "x".repeat(3000))
     new Shards(join(folder, "home/shards/base.db")).close()
@@ -169,7 +169,7 @@ describe("du, pin and gc", () => {
     expect(existsSync(join(folder, "home/checkpoints/a-key"))).toBe(false)
   })
 
-  it("of a store that is not there say so, and make none", async () => {
+  it("of a missing store report it, and create none", async () => {
     const other = fixtureFolder()
     try {
       for (const args of [["runs"], ["gc"]]) {
@@ -184,7 +184,7 @@ describe("du, pin and gc", () => {
 })
 
 describe("sizes and ages", () => {
-  it("are told in the unit that fits", async () => {
+  it("are shown in a suitable unit", async () => {
     expect([0, 999, 1000, 9_949, 9_960, 99_900, 999_400, 999_600, 1.5e9, 2e15].map(size)).toEqual([
       "0 B",
       "999 B",
@@ -205,7 +205,7 @@ describe("sizes and ages", () => {
       "2 days ago"
     ])
   })
-  it("are taken as people write them, and nothing else is", async () => {
+  it("accept the usual spellings, and nothing else", async () => {
     const given = (...args: ReadonlyArray<string>) => parse(gc, args)
     const sizes = ["0", "500", "500MB", "500 mb", "1.5GiB", "2k", "1TB"].map((text) => sizeFlag(given("--max-size", text), "max-size"))
     expect(sizes).toEqual([0, 500, 5e8, 5e8, 1.5 * 2 ** 30, 2000, 1e12])

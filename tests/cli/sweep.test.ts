@@ -1,4 +1,4 @@
-/** `caravan sweep` and the flags that it shares with `caravan run`. */
+/** `caravan sweep` and the flags it shares with `caravan run`. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Schema from "effect/Schema"
@@ -25,12 +25,12 @@ describe("--over", () => {
   const Params = Schema.Struct({ rate: hyper(1, "a rate"), name: hyper("x", "a name"), sizes: Schema.Array(Schema.Int) })
   const pipeline = Pipeline.make("p", { params: Params }, () => ({}))
 
-  it("is split at commas, but not those in brackets or quotes", () => {
+  it("is split at commas, except those in brackets or quotes", () => {
     expect(splitValues("1e-5,2e-5")).toEqual(["1e-5", "2e-5"])
     expect(splitValues('[1,2], [3] ,{"a":[1,2]},"x,y",z')).toEqual(["[1,2]", "[3]", '{"a":[1,2]}', '"x,y"', "z"])
   })
 
-  it("is read as its parameter wants it; a node's field is left to the node, seed is the run's", () => {
+  it("is parsed as its parameter's type; a node's field is left to the node, seed is the run's", () => {
     expect(gridOf(pipeline, ["rate=1e-5,2", "name=7,seven", "sizes=[1,2],[3]", "sft.epochs=1,2", "seed=0,1"])).toEqual({
       rate: [0.00001, 2],
       name: ["7", "seven"],
@@ -73,7 +73,7 @@ describe("the table", () => {
     point({ rate: 2e-5, seed: 0 }, { "sft.loss": 1.25, "eval-node.overall": 0.75, "accuracy.overall": 0.75, "eval-node.rows": 40 }),
     point({ rate: 3e-5, seed: 0 }, {}, "the loss is NaN")
   ]
-  it("has a row a combination and, unless told otherwise, what differs of the outputs, once; what failed follows", () => {
+  it("has one row per combination and by default the outputs' differing values, without repetition; then the failures", () => {
     expect(report(points, [])).toEqual([
       "rate     seed  status     eval-node.overall",
       "0.00001  0     succeeded  0.5000",
@@ -82,7 +82,7 @@ describe("the table", () => {
       "rate=0.00003 seed=0: the loss is NaN"
     ])
   })
-  it("has the columns that are asked for; an unknown one is named, with the nearest", () => {
+  it("has the requested columns; an unknown one is named, with the nearest", () => {
     expect(report(points.slice(0, 2), ["sft.loss", "sft.los"])).toEqual([
       "rate     seed  status     sft.loss  sft.los",
       "0.00001  0     succeeded  1.500     -",
@@ -90,7 +90,7 @@ describe("the table", () => {
       'No run has a metric or report field "sft.los". Did you mean "sft.loss"?'
     ])
   })
-  it("says how many columns there would be besides", () => {
+  it("says how many more columns there would be", () => {
     const many = [1, 2].map((rate) =>
       point({ rate }, Object.fromEntries(Array.from({ length: 11 }, (_, i) => [`accuracy.m${i}`, rate + i])))
     )
@@ -99,7 +99,7 @@ describe("the table", () => {
 })
 
 describe("caravan sweep", () => {
-  it("refuses a wrong value, name or metric before anything runs, and speaks of --over where that was given", () => {
+  it("rejects an invalid value, name or metric before anything runs, and mentions --over if that was used", () => {
     const refused = (...args: ReadonlyArray<string>) => {
       const { status, stderr, stdout } = caravan(folder, "sweep", "pipeline.ts", ...args)
       expect([status, stdout]).toEqual([2, ""])
@@ -116,7 +116,7 @@ describe("caravan sweep", () => {
     expect(existsSync(join(folder, "home"))).toBe(false)
   })
 
-  it("runs all combinations, goes on after one that fails, prints the table and ends with 1", () => {
+  it("runs all combinations, continues after one that fails, prints the table and exits with 1", () => {
     const finished = caravan(
       folder,
       "sweep",
@@ -147,7 +147,7 @@ describe("caravan sweep", () => {
     })
   })
 
-  it("is refused without --over, and with a name that is not there, before anything runs", () => {
+  it("is rejected without --over, and with an unknown name, before anything runs", () => {
     expect(caravan(folder, "sweep", "pipeline.ts")).toMatchObject({
       status: 2,
       stderr: expect.stringMatching(/^Nothing to sweep over\. Add --over/)
@@ -161,7 +161,7 @@ describe("caravan sweep", () => {
 
 describe("the flags of a run", () => {
   const options = (...args: ReadonlyArray<string>) => runOptions(parse(runCommand, ["pipeline.ts", ...args]))
-  it("are limits of every node, and how often checkpoints are written", () => {
+  it("are limits of every node, and the interval of checkpoints", () => {
     expect(options()).toEqual({ jobs: 1, limits: {} })
     expect(options("--timeout", "1.5", "--memory", "2048", "--retries", "2", "--checkpoint-seconds", "0", "--jobs", "3")).toEqual({
       jobs: 3,
@@ -203,14 +203,14 @@ describe("--events", () => {
     expect(events.map(({ type }) => type)).toEqual(["run-started", ...Array.from({ length: 4 }, () => "node-finished"), "run-finished"])
     for (const { time } of events) expect(new Date(time).toISOString()).toBe(time)
   })
-  it("- has them on stdout, and nothing else", () => {
+  it("- writes them to stdout, and nothing else", () => {
     const { stdout } = caravan(folder, "run", "pipeline.ts", "--events", "-")
     const lines = stdout.trimEnd().split("\n")
     expect(lines.map((line) => (JSON.parse(line) as RunEvent).type).at(-1)).toBe("run-finished")
     const given = parse(runCommand, ["p.ts", "--events", "-", "--json"])
     expect(() => openEvents(given)).toThrow("--events - and --json both write to stdout. Use a file for --events.")
   })
-  it("in a folder that is not there are refused before anything runs", () => {
+  it("in a missing folder are rejected before anything runs", () => {
     expect(() => openEvents(parse(runCommand, ["p.ts", "--events", join(folder, "no", "such", "file")]))).toThrow(
       /ENOENT.*Choose a writable file/
     )
@@ -221,7 +221,7 @@ describe("--events", () => {
     close()
     expect(readFileSync(join(folder, "old.ndjson"), "utf8")).toMatch(/^\{"time":".*","type":"note","node":"a","message":"new"\}\n$/)
   })
-  it("tell of a loss that is no number", () => {
+  it("report a NaN loss", () => {
     const line = eventLine({ type: "progress", node: "a", progress: { step: 1, loss: Number.NaN } }, new Date(0))
     expect(line).toBe('{"time":"1970-01-01T00:00:00.000Z","type":"progress","node":"a","progress":{"step":1,"loss":"NaN"}}\n')
   })

@@ -1,4 +1,4 @@
-/** Event files for TensorBoard, read back by the formats' own definitions. */
+/** Event files for TensorBoard, read back according to the formats' own definitions. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -16,7 +16,7 @@ describe("crc32c", () => {
   })
 })
 
-/** Records of a file; their sums are checked by the definition, bit by bit: no table, no shared code. */
+/** Records of a file; their checksums are verified by the definition, bit by bit: no table, no shared code. */
 const recordsOf = (bytes: Buffer): Array<Buffer> => {
   const sum = (data: Buffer) => {
     let crc = 0xffffffff
@@ -76,7 +76,7 @@ const scalarsOf = (file: string) =>
   })
 
 describe("scalar", () => {
-  it("holds steps beyond 32 bits, names of any script, NaN and infinities", () => {
+  it("supports steps beyond 32 bits, names in any script, NaN and infinities", () => {
     for (const [step, tag, value] of [
       [0, "loss", 0.5],
       [2 ** 40 + 1, "größe/損失", -1e-30],
@@ -112,7 +112,7 @@ export default Pipeline.make("descending", { params: Schema.Struct({}) }, () => 
   })
   afterAll(() => removeFolder(folder))
 
-  it("writes a file for each node that has a curve, with every value, its step and its time", () => {
+  it("writes a file for each node with a curve, with every value, its step and its time", () => {
     const { stdout } = caravan(folder, "curves", "latest", "--tensorboard", "events", "--json")
     const { files } = JSON.parse(stdout) as { files: ReadonlyArray<{ node: string; path: string; scalars: number }> }
     expect(files.map(({ node }) => node).sort()).toEqual(["../up/and out", "other"])
@@ -132,7 +132,7 @@ export default Pipeline.make("descending", { params: Schema.Struct({}) }, () => 
     expect(other.find(({ step, tag }) => tag === "loss" && step === 2)!.value).toBe(NaN)
   })
 
-  it("writes those of one node, again to the same place; and says where it can't", () => {
+  it("writes those of one node, again to the same path; and reports where it can't", () => {
     const once = caravan(folder, "curves", "latest", "other", "--tensorboard", "one")
     expect(once.stdout).toMatch(/\n1 event file\. To view them: tensorboard --logdir one\n$/)
     expect(caravan(folder, "curves", "latest", "other", "--tensorboard", "one").stdout).toBe(once.stdout)

@@ -23,26 +23,26 @@ describe("caravan tokenize", () => {
   }>
   const idsOf = (text: string): ReadonlyArray<number> => encodings.find((line) => line.text === text)!.ids
 
-  it("gives spm_encode's ids for every line, a carriage return and an empty line among them", () => {
+  it("gives spm_encode's ids for every line, including a carriage return and an empty line", () => {
     expect(ids(encodings.map(({ text }) => `${text}\n`).join(""))).toEqual(encodings.map((line) => line.ids))
   })
-  it("ends a line at LF only; the last may lack it", () => {
+  it("ends a line only at LF, which the last line may lack", () => {
     expect(ids("a\r\n\n a\n")).toEqual([idsOf("a\r"), [], idsOf(" a")])
     expect(ids("a\r\n\n a")).toEqual([idsOf("a\r"), [], idsOf(" a")])
     expect(ids("\n")).toEqual([[]])
     expect(ids("")).toEqual([])
   })
-  it("takes each byte that isn't UTF-8 for U+FFFD, as spm_encode does", () => {
+  it("treats each byte that isn't UTF-8 as U+FFFD, like spm_encode", () => {
     expect(ids(Buffer.from([0xff, 0x0a, 0xe2, 0x82, 0x0a]))).toEqual([idsOf("\ufffd"), [...idsOf("\ufffd"), ...idsOf("\ufffd").slice(1)]])
   })
-  it("prints a line of ids for each line without --json", () => {
+  it("prints one line of ids per line without --json", () => {
     expect(tokenize("a\r\n\n", model).stdout).toBe(`${idsOf("a\r").join(" ")}\n\n`)
   })
-  it("takes a folder with tokenizer.model", () => {
+  it("accepts a folder with tokenizer.model", () => {
     cpSync(model, join(folder, "tokenizer.model"))
     expect(ids("a\r\n", folder)).toEqual([idsOf("a\r")])
   })
-  it("says what is wrong with a tokenizer, with an exit code other than 0 and no stack trace", () => {
+  it("reports faults of a tokenizer, with a nonzero exit code and no stack trace", () => {
     for (const [path, message] of [
       [join(folder, "nowhere"), "no such file or folder"],
       [join(golden, "encodings.json"), "a SentencePiece model"]

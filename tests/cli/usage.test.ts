@@ -1,4 +1,4 @@
-/** How the command line is asked for help, how it is called wrongly, and how quiet it can be. */
+/** Help, wrong usage and quiet modes of the command line. */
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -22,14 +22,14 @@ const refused = async (...args: ReadonlyArray<string>): Promise<string> => {
 }
 
 describe("help and version", () => {
-  it("help <command> is <command> --help, with a pipeline's parameters too", async () => {
+  it("help <command> is <command> --help, including a pipeline's parameters", async () => {
     expect(await inProcess(folder, "help", "sample")).toEqual(await inProcess(folder, "sample", "--help"))
     expect((await inProcess(folder, "help", "sample")).stdout).toMatch(/^caravan sample <checkpoint> \[flags\]/)
     expect((await inProcess(folder, "help", "run", join(folder, "pipeline.ts"))).stdout).toContain("Parameters of fixture")
     expect((await inProcess(folder, "help")).stdout).toContain("caravan help <command>")
     expect(await refused("help", "smaple")).toMatch(/Unknown command "smaple"\. Did you mean "sample"\?/)
   })
-  it("-v is --version; another flag without a command is no command's name misspelt", async () => {
+  it("-v is --version; another flag without a command is not treated as a misspelt command", async () => {
     expect(await inProcess(folder, "-v")).toEqual(await inProcess(folder, "--version"))
     expect(await refused("-x")).toBe("caravan itself has no flag -x: start with a command, --help or --version.\n")
     expect(await refused("zz")).not.toContain("Did you mean")
@@ -46,7 +46,7 @@ describe("a pipeline", () => {
 })
 
 describe("numbers", () => {
-  it("are taken the same way by every flag, and the message says what fits", () => {
+  it("are parsed the same way by every flag, and the message says what is valid", () => {
     const given = (text: string) => parse(plan, ["x.ts", "--mfu", text])
     expect(["0.5", "1", "5e-1", "0.25"].map((text) => numberFlag(given(text), "mfu", { above: 0, max: 1 }))).toEqual([0.5, 1, 0.5, 0.25])
     for (const text of ["", " 0.5", "0x1", "Infinity", "NaN", "1_0", "half", "0", "1.1", "1e-400"])
@@ -58,7 +58,7 @@ describe("numbers", () => {
 })
 
 describe("init", () => {
-  it("says why a folder can't be made, and ends", async () => {
+  it("says why a folder can't be made, and exits", async () => {
     writeFileSync(join(folder, "file"), "")
     for (const [path, reason] of [
       [join(folder, "file"), /it, or a part of its path, is a file/],
@@ -81,7 +81,7 @@ describe("init", () => {
 })
 
 describe("run --quiet", () => {
-  it("tells of nothing but what fails; the results are on stdout", () => {
+  it("prints only failures; the results are on stdout", () => {
     const { status, stdout, stderr } = caravan(folder, "run", "pipeline.ts", "--quiet")
     expect([status, stderr]).toEqual([0, ""])
     expect(stdout).toMatch(/^Outputs:$/m)
@@ -118,7 +118,7 @@ describe("an interrupted run", { timeout: 60_000 }, () => {
   })
 })
 
-it("a folder that is a link to a file is not taken for one to make a project in", async () => {
+it("a folder that is a link to a file is not accepted for a new project", async () => {
   symlinkSync(join(folder, "words.txt"), join(folder, "link"))
   expect(await refused("init", join(folder, "link"))).toMatch(/is a file/)
   expect(existsSync(join(folder, "link/package.json"))).toBe(false)

@@ -1,4 +1,4 @@
-/** What may go wrong on a cluster, each tried on a real Slurm: `npm run test:cluster`. */
+/** Faults on a cluster, each tried on a real Slurm: `npm run test:cluster`. */
 import { spawnSync } from "node:child_process"
 import {
   cpSync,
@@ -60,7 +60,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     )
     return driver
   }
-  /** It succeeds, with the digests of a run on this machine; no more than so many steps were done twice. */
+  /** The run succeeds, with the digests of a local run; at most this many steps were repeated. */
   const expectRight = async (driver: Driver, twice: number) => {
     const { code, document, said } = await driver.ended
     if (code !== 0) throw new Error(said)
@@ -69,7 +69,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     return said
   }
 
-  it("a node whose slurmd is killed loses its jobs to another node", async () => {
+  it("jobs of a node whose slurmd is killed move to another node", async () => {
     const driver = await begun()
     const node = nodeOf(driver, 1)
     slurm.kill(`slurmd-${node}`)
@@ -80,7 +80,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     slurm.script("node", node)
   })
 
-  it("a node that is thought dead and is not: what its job goes on to make is taken, or the other's; they are the same", async () => {
+  it("a node is considered dead but is not: the first result, of its job or the other, is used; they are equal", async () => {
     const driver = await begun()
     const node = nodeOf(driver, 1)
     process.kill(Number(readFileSync(join(slurm.folder, `slurmd-${node}.pid`), "utf8")), "SIGKILL")
@@ -89,7 +89,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     await until("the node is back", isIdle, 120)
   })
 
-  it("a controller that is killed keeps no result from being taken; the next job waits for it", async () => {
+  it("results are used although the controller is killed; the next job waits for it", async () => {
     const driver = await begun()
     slurm.kill("slurmctld")
     await driver.says(/Slurm's controller does not answer/)
@@ -111,7 +111,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     await expectRight(driver, 0)
   })
 
-  it("a node that is drained gets no new job, and ends those it has", async () => {
+  it("a drained node gets no new jobs, and finishes its current ones", async () => {
     slurm.command("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
     const driver = await begun()
     expect([nodeOf(driver, 1), nodeOf(driver, 2)]).not.toContain("n1")
@@ -121,7 +121,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     for (const node of ["n1", nodeOf(driver, 1)]) slurm.command("scontrol", "update", `nodename=${node}`, "state=resume")
   })
 
-  it("a job that is preempted saves, and goes on from its last step", async () => {
+  it("a preempted job saves, and resumes from its last step", async () => {
     place.remove()
     place = makePlace(slurm.environment, { steps: 100, pause: 400 })
     const driver = await begun()
@@ -132,16 +132,16 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     expect(said).not.toMatch(/submitted again/)
   })
 
-  it("a job whose time is up saves, and goes on in another", async () => {
+  it("a job at its time limit saves, and another one continues", async () => {
     place.remove()
-    // 130 seconds of steps in jobs of a minute.
+    // 130 seconds of steps in jobs of one minute.
     place = makePlace(slurm.environment, { steps: 100, pause: 650 })
     place.configure(configOf({}, { minutes: 1, saveSeconds: 15 }))
     const said = await expectRight(await begun(), 6)
     expect(said).toMatch(/walk-1: job \d+ on n\d came to the end of its time: submitted again, to go on from its checkpoint after step \d+/)
   })
 
-  it("a stage without a new checkpoint in its time fails, and says what it needs", async () => {
+  it("a stage without a new checkpoint within its time limit fails, and says what it needs", async () => {
     place.remove()
     place = makePlace(slurm.environment, { steps: 1, pause: 200_000 })
     place.configure(configOf({}, { minutes: 1, saveSeconds: 15 }))
@@ -160,7 +160,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     ])
   })
 
-  describe("with its data in a folder of its own", () => {
+  describe("with its data in a separate folder", () => {
     let folder: string
     beforeEach(() => {
       folder = mkdtempSync(join(tmpdir(), "caravan-shared-"))
@@ -171,7 +171,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       remove(folder)
     })
 
-    it("keeps its databases out of it", async () => {
+    it("keeps its databases out of that folder", async () => {
       await expectRight(place.start(onSlurm), 0)
       expect(lstatSync(join(place.home, "objects")).isSymbolicLink()).toBe(true)
       expect(readdirSync(folder, { recursive: true }).filter((name) => /\.db|leases/.test(String(name)))).toEqual([])
@@ -181,7 +181,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       expect(readdirSync(join(folder, "objects"), { recursive: true }).filter((name) => String(name).includes("artifact.json"))).toEqual([])
     })
 
-    it("refuses a second store, and a store that has results elsewhere", async () => {
+    it("rejects a second store, and a store that has results elsewhere", async () => {
       await expectRight(place.start(onSlurm), 0)
       const other = makePlace(slurm.environment)
       other.configure(configOf({ folder }))
@@ -199,7 +199,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       third.remove()
     })
 
-    it("says of a driver on another machine that it is there", async () => {
+    it("reports a driver on another machine", async () => {
       await expectRight(place.start(onSlurm), 0)
       const file = join(folder, "driver.json")
       const driver = JSON.parse(readFileSync(file, "utf8")) as object
@@ -208,7 +208,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       expect(said).toMatch(/another driver works in .*process \d+ on login7, which was there \d+ s ago/)
     })
 
-    it("that is full fails what can't be kept, says so, and goes on once there is room", async ({ skip }) => {
+    it("that is full fails what can't be stored, reports it, and continues once there is space", async ({ skip }) => {
       if (spawnSync("mount", ["-t", "tmpfs", "-o", "size=3m", "none", folder]).status !== 0) return skip("mounting is not allowed here")
       const driver = await begun()
       const { bavail, bsize } = statfsSync(folder)
@@ -216,7 +216,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       try {
         writeFileSync(filler, Buffer.alloc(bavail * bsize))
       } catch {
-        // What fits is there.
+        // Results that fit are there.
       }
       const { code, document, said } = await driver.ended
       expect(code).toBe(1)
@@ -226,8 +226,8 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       await expectRight(place.start(onSlurm), 12)
     })
 
-    it("that nodes do not see is told of, with the node and how to look", async ({ skip }) => {
-      // The job's first line hides the folder from the rest of it, as on a node where it is not mounted.
+    it("that nodes do not see is reported, with the node and how to check", async ({ skip }) => {
+      // The job's first line hides the folder from the rest, as on a node where it is not mounted.
       const hide = `[ -n "\${HIDDEN:-}" ] || HIDDEN=1 exec unshare -m bash -c 'mount -t tmpfs none ${folder} && exec bash "$0"' "$0"`
       if (spawnSync("unshare", ["-m", "true"]).status !== 0) return skip("name spaces are not allowed here")
       place.configure(configOf({ folder }, { setup: hide }))
@@ -256,19 +256,19 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     afterEach(() => remove(shared))
     const entries = () => readdirSync(join(shared, "ac"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
 
-    it("nothing is submitted for what is there", async () => {
+    it("nothing is submitted for existing results", async () => {
       const { document } = await place.start([...onSlurm, "--shared", shared]).ended
       expect([statusesOf(document), digestsOf(document)]).toEqual([{ "walk-1": "fetched", "walk-2": "fetched", meet: "fetched" }, expected])
       expect(readdirSync(join(place.home, "jobs"))).toEqual([])
     })
-    it("that are gone meanwhile are done without", async () => {
+    it("that disappear meanwhile are skipped", async () => {
       remove(join(shared, "ac"))
       const driver = await begun([...onSlurm, "--shared", shared])
       renameSync(shared, `${shared}-gone`)
       expect(await expectRight(driver, 0)).toMatch(/the shared results in .* can't be (read|written to) \(gone/)
       remove(`${shared}-gone`)
     })
-    it("that hang are done without", async () => {
+    it("that hang are skipped", async () => {
       for (const { name, parentPath } of entries()) {
         rmSync(join(parentPath, name))
         spawnSync("mkfifo", [join(parentPath, name)])
@@ -276,7 +276,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       place.configure({ ...configOf(), shared: { folder: shared, seconds: 1 } })
       expect(await expectRight(place.start(onSlurm), 0)).toMatch(/can't be read \(slow: no answer within 1 s\)/)
     })
-    it("that lie are made on Slurm instead", async () => {
+    it("that are wrong are made on Slurm instead", async () => {
       for (const { name, parentPath } of readdirSync(join(shared, "cas"), { recursive: true, withFileTypes: true }))
         if (existsSync(join(parentPath, name)) && lstatSync(join(parentPath, name)).isFile()) writeFileSync(join(parentPath, name), "lies")
       expect(await expectRight(place.start([...onSlurm, "--shared", shared]), 0)).toMatch(

@@ -1,4 +1,4 @@
-/** A real Slurm of three nodes on this machine (slurm.sh), and drivers that use it, in folders of their own. */
+/** A real Slurm of three nodes on this machine (slurm.sh), and drivers that use it, in separate folders. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -14,14 +14,14 @@ export interface Slurm {
   /** Runs one of Slurm's commands. */
   readonly command: (program: string, ...args: ReadonlyArray<string>) => string
   readonly script: (what: string, ...more: ReadonlyArray<string>) => void
-  /** Kills a daemon as kill -9 does: "slurmctld", or "slurmd-n2" with all that runs below it. */
+  /** Kills a daemon like kill -9: "slurmctld", or "slurmd-n2" with all its children. */
   readonly kill: (daemon: string) => void
-  /** Starts what was killed, and ends all jobs. */
+  /** Starts killed daemons, and ends all jobs. */
   readonly restore: () => void
   readonly down: () => void
 }
 
-/** Brings it up; a text that says why it can't be had here. */
+/** Starts Slurm; returns the reason if it is not available here. */
 export const bringUp = (): Slurm | string => {
   const folder = mkdtempSync(join(tmpdir(), "caravan-slurm-"))
   const { status, stderr } = spawnSync("bash", [script, "up", folder], { encoding: "utf8" })
@@ -67,7 +67,7 @@ export const bringUp = (): Slurm | string => {
   }
 }
 
-/** Processes whose environment is as told. */
+/** Processes with the given environment. */
 export const processes = (isSo: (environ: string) => boolean): ReadonlyArray<number> =>
   readdirSync("/proc").flatMap((name) => {
     if (!/^\d+$/.test(name)) return []
@@ -80,9 +80,9 @@ export const processes = (isSo: (environ: string) => boolean): ReadonlyArray<num
 
 export interface Driver {
   readonly process: ChildProcess
-  /** What it said on stderr so far. */
+  /** Its stderr so far. */
   readonly said: () => string
-  /** Waits until it has said something. */
+  /** Waits until it has printed something. */
   readonly says: (what: RegExp, seconds?: number) => Promise<void>
   readonly ended: Promise<{ readonly code: number | null; readonly document: RunDocument | undefined; readonly said: string }>
 }
@@ -104,7 +104,7 @@ export interface Place {
   readonly remove: () => void
 }
 
-/** A project of its own, with a home and caravan.json. `steps` of `pause` ms for each of its two walks. */
+/** A separate project with a home and caravan.json. Each of its two walks has `steps` steps of `pause` ms. */
 export const makePlace = (environment: NodeJS.ProcessEnv, { steps = 10, pause = 20 } = {}): Place => {
   const folder = workFolder()
   const home = join(folder, "home")

@@ -1,4 +1,4 @@
-/** Stages with tensors on nodes: the bits of this machine, and nodes that would compute others. Drivers beside each other, and at a terminal. */
+/** Stages with tensors on nodes: the bits of this machine, and nodes that would compute other bits. Concurrent drivers, and a driver at a terminal. */
 import { spawn, spawnSync } from "node:child_process"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest"
@@ -25,15 +25,15 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 400_000 }, () => {
     place.remove()
   })
 
-  it("a model is trained and sampled from to the bits of this machine", () => {
+  it("a model is trained and sampled from with the bits of this machine", () => {
     const here = makePlace(slurm.environment)
     const expected = digestsOf(here.run("../resume/pipeline.ts", [], []))
     here.remove()
     expect(digestsOf(place.run("../resume/pipeline.ts", [], ["--on", "slurm"]))).toEqual(expected)
   })
 
-  it("a node that would compute other bits computes none, and is named", () => {
-    // As of an older processor.
+  it("a node that would compute other bits computes nothing, and is named", () => {
+    // Like an older processor.
     configure(place, { setup: "export ATEN_CPU_CAPABILITY=default" })
     const { status, stderr } = place.caravan(
       "run",
@@ -51,7 +51,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 400_000 }, () => {
     ])
   })
 
-  it("a node whose clock is hours off is told of; the result is the same", async ({ skip }) => {
+  it("a node whose clock is hours off is reported; the result is the same", async ({ skip }) => {
     const library = join(place.folder, "ahead.so")
     const source = `#define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -81,7 +81,7 @@ int gettimeofday(struct timeval *t, void *zone) { int done = syscall(SYS_gettime
     expect(place.diary().length).toBe(80)
   })
 
-  it("Ctrl-C at a terminal asks what becomes of the jobs, and does that", async ({ skip }) => {
+  it("Ctrl-C at a terminal asks what to do with the jobs, and does that", async ({ skip }) => {
     if (spawnSync("script", ["--version"]).status !== 0) return skip("there is no `script` here, which gives a terminal")
     const args = [command, "run", new URL("pipeline.ts", import.meta.url).pathname, "--on", "slurm", "--checkpoint-seconds", "0"]
     const sets = [`file=${place.folder}/words.txt`, "steps=100", "pause=200", `diary=${place.folder}/diary`].flatMap((set) => [

@@ -1,4 +1,4 @@
-/** Two walks beside each other, and where they meet. */
+/** Two parallel walks, and a stage that joins them. */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"

@@ -1,4 +1,4 @@
-/** A mapped stage whose shards are dealt out to workers. */
+/** A mapped stage whose shards are distributed to workers. */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"

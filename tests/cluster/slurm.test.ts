@@ -1,4 +1,4 @@
-/** Stages as jobs of a real Slurm: the results of a run on this machine, whatever happens to drivers and jobs. What takes longer is in faults.slow.test.ts. */
+/** Stages as jobs of a real Slurm: the results equal those of a local run, whatever happens to drivers and jobs. Slower tests are in faults.slow.test.ts. */
 import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
@@ -12,7 +12,7 @@ afterAll(() => {
 })
 
 describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => {
-  /** What comes of it on this machine. */
+  /** The results on this machine. */
   let expected: Record<string, string | null>
   beforeAll(async () => {
     const here = makePlace(slurm.environment, { steps: 40 })
@@ -37,10 +37,10 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
   }
   const jobs = () => slurm.command("squeue", "--me", "--states=all", "-h", "-o", "%i %T")
 
-  it("gives the digests of a run on this machine, each stage in a job, and leaves no job behind", async () => {
+  it("gives the digests of a local run, each stage in a job, and leaves no job behind", async () => {
     place.remove()
     place = makePlace(slurm.environment, { steps: 40, pause: 0 })
-    // As often as usual: what Slurm said before a job was submitted is no news of it.
+    // Polled at the usual interval: answers from before a job was submitted must be ignored.
     place.configure({ slurm: { profiles: { default: { partition: "low", cpus: 1, memory: 500 } } } })
     const said = await succeeds()
     expect(said).not.toMatch(/submitted again/)
@@ -51,7 +51,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(log).toMatch(/from step 0/)
   })
 
-  it("whose driver is killed is taken up by the next: no job twice, no step twice", async () => {
+  it("with a killed driver is continued by the next: no job twice, no step twice", async () => {
     const first = place.start(onSlurm)
     await first.says(/walk-1: job \d+ runs on/)
     await first.says(/walk-2: job \d+ runs on/)
@@ -66,7 +66,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(place.diary().length).toBe(80)
   })
 
-  it("whose driver is gone while its jobs end takes what they made", async () => {
+  it("with a dead driver while its jobs end uses their results", async () => {
     const first = place.start(onSlurm)
     await first.says(/walk-1: job \d+ runs on/)
     await first.says(/walk-2: job \d+ runs on/)
@@ -92,12 +92,12 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     await until("no job runs", () => !/RUNNING|COMPLETING|PENDING/.test(jobs()))
     const done = place.diary().length
     await succeeds()
-    // Each of both was told to save, and goes on after its last step.
+    // Each of both was told to save, and continues after its last step.
     expect(place.diary().length).toBeLessThanOrEqual(82)
     expect(done).toBeGreaterThan(0)
   })
 
-  it("whose stage's process is killed fails as it does here, and with --retries goes on from its checkpoint", async () => {
+  it("with a killed stage process fails as it does locally, and with --retries resumes from its checkpoint", async () => {
     const run = place.start([...onSlurm, "--retries", "1"])
     await run.says(/walk-1: job \d+ runs on/)
     await until("five steps are done", () => place.diary().filter((line) => line.startsWith("1 ")).length >= 5)
@@ -116,7 +116,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(place.diary().length).toBeLessThanOrEqual(81)
   })
 
-  it("one of whose jobs is cancelled fails that node and says so; the next run goes on from its checkpoint", async () => {
+  it("with a cancelled job fails that node and reports it; the next run resumes from its checkpoint", async () => {
     const run = place.start(onSlurm)
     await run.says(/walk-1: job (\d+) runs on/)
     await until("five steps are done", () => place.diary().filter((line) => line.startsWith("1 ")).length >= 5)
@@ -131,7 +131,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(place.diary().length).toBeLessThanOrEqual(81)
   })
 
-  it("whose worker is killed goes on in another job", async () => {
+  it("with a killed worker continues in another job", async () => {
     const run = place.start(onSlurm)
     await run.says(/walk-1: job (\d+) runs on/)
     const id = /walk-1: job (\d+) runs on/.exec(run.said())![1]!
@@ -144,7 +144,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(place.diary().length).toBeLessThanOrEqual(82)
   })
 
-  it("deals the shards of a mapped stage out to workers: the result does not depend on how many", () => {
+  it("distributes the shards of a mapped stage to workers: the result does not depend on their number", () => {
     const file = join(place.folder, "rows.txt")
     writeFileSync(file, Array.from({ length: 32 }, (_, i) => `line ${i}\n`).join(""))
     const diary = join(place.folder, "shards")
@@ -162,7 +162,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect(readFileSync(diary, "utf8").trim().split("\n").length).toBe(12)
   })
 
-  it("is told what Slurm refused and what there is", async () => {
+  it("reports what Slurm refused and what is available", async () => {
     place.configure({ slurm: { pollSeconds: 1, profiles: { default: { partition: "nope" } } } })
     const { code, document } = await place.start(onSlurm).ended
     expect(code).toBe(1)

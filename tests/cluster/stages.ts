@@ -1,4 +1,4 @@
-/** A stage that walks a number of steps, slowly, with a checkpoint after each; and one that joins what was walked. */
+/** A stage that walks a number of steps, slowly, with a checkpoint after each; and one that joins the walks. */
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -50,7 +50,7 @@ export const meet = Stage.make("meet", {
   })
 })
 
-/** Says rows louder; telling who did. */
+/** Makes rows louder, and records who did. */
 const shout = Stage.make("shout-rows", {
   config: Schema.Struct({ diary: neutral(hyper("", "a file that each shard is written down in"), "for tests") }),
   inputs: { texts: Texts },

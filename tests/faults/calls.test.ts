@@ -1,4 +1,4 @@
-/** Every call on the file system, failed in turn: the process killed before it and after it, an error, a short write. */
+/** Every file system call, failed in turn: the process killed before and after it, an error, a short write. */
 import { cpSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -35,7 +35,7 @@ afterAll(async () => {
   remove(folder)
 })
 
-/** How many calls a run makes. */
+/** Number of calls in a run. */
 const countOf = async (runner: Runner, fault: Omit<Fault, "mode">, home: string): Promise<number> => {
   const outcome = await runner.run(requestOf(folder, home), { ...fault, mode: mode.nothing })
   expect(outcome.end).toMatchObject({ type: "done", status: "succeeded" })
@@ -59,7 +59,7 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
     ["before (six stages at once)", mode.killBefore, { pieces: "6" }, { jobs: 6 }]
   ] as const
   for (const [title, when, settings, options] of kills.slice(0, everything ? undefined : 2))
-    it(`${title} each call that changes a file or folder, in a run from nothing`, { timeout: hour }, async () => {
+    it(`${title} each call that changes a file or folder, in a run with an empty store`, { timeout: hour }, async () => {
       const home = join(folder, "killed")
       const request = { ...requestOf(folder, home, settings), options }
       const { count, end } = await withRunner((runner) =>
@@ -69,7 +69,7 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
       const expected = digestsOf(await sound.run({ ...request, home: join(folder, `clean ${title}`) }))
       const found: Array<string> = []
       let [tried, fired] = [0, 0]
-      // Each starts while the one before is looked at.
+      // Each starts while the previous one is checked.
       let next = new Runner({ below: folder })
       for (const at of numbers(count, 2)) {
         const runner = next
@@ -88,12 +88,12 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
       await next.close()
       console.log(`kill -9 ${title}: ${fired} of ${tried} calls tried (of ${count})`)
       expect(found).toEqual([])
-      // The number of calls differs by a few from run to run.
+      // The number of calls differs slightly from run to run.
       expect(fired).toBeGreaterThan(tried * 0.9)
     })
 })
 
-/** What a run that met an error may end with: the right digests, or a failure that says what to do. */
+/** Allowed outcomes of a run with an error: the right digests, or a failure that says what to do. */
 const unacceptable = ({ end }: Outcome, expected: Clean): Array<string> => {
   if (end.type === "died") return [`the process ended with ${end.code ?? end.signal}`]
   if (end.type === "refused") return end.tag === "StoreError" || end.tag === "PipelineError" ? [] : [`a ${end.tag}: ${end.message}`]
@@ -142,13 +142,13 @@ const sweeps: ReadonlyArray<Sweep> = [
   { title: "each read cut short", fault: { mode: mode.short, mask: call.read }, sample: 2 }
 ]
 
-/** The ordinary suite has a few of a few. */
+/** The ordinary suite tries a few of some. */
 const usual = (...titles: ReadonlyArray<RegExp>) =>
   sweeps.filter(({ title }) => everything || titles.some((pattern) => pattern.test(title)))
 
-describe.skipIf(!("path" in shim))(`in a run from nothing,${without}`, () => {
+describe.skipIf(!("path" in shim))(`in a run with an empty store,${without}`, () => {
   it.each(usual(/full disk/, /fsync/))(
-    "$title stops it or does not; nothing wrong is kept",
+    "$title stops it or not; nothing wrong is kept",
     { timeout: hour },
     async ({ title, fault, sample }) => {
       const found: Array<string> = []
@@ -179,14 +179,14 @@ describe.skipIf(!("path" in shim))(`in a run from nothing,${without}`, () => {
 
 describe.skipIf(!("path" in shim))(`in a run that finds one result and makes two,${without}`, () => {
   it.each(usual(/EMFILE.*from/, /EIO.*reads/))(
-    "$title loses nothing that was there",
+    "$title loses no existing result",
     { timeout: hour },
     async ({ title, fault, sample }) => {
       const found: Array<string> = []
       const home = join(folder, "warm")
       const changed = { times: "2" }
       await withRunner(async (runner) => {
-        // As after a run with other settings; its code is known, so that few calls are left.
+        // As after a run with other settings; its code is cached, so that few calls remain.
         const before = join(folder, `before ${title}`)
         const made = digestsOf(await runner.run(requestOf(folder, before)))
         const counted = join(folder, `counted warm ${title}`)

@@ -1,4 +1,4 @@
-/** Bytes that change, shrink or vanish behind the program's back: in objects, in the journal, in both. */
+/** Bytes that change, shrink or disappear outside of the program's control: in objects, in the journal, in both. */
 import {
   chmodSync,
   cpSync,
@@ -47,12 +47,12 @@ const filesOf = (node: string): Array<string> =>
   readdirSync(object(node, whole), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(object(node, whole).length + 1))
-/** Who reads whose result. */
+/** The reader of each result. */
 const reader: Readonly<Record<string, string>> = everything
   ? { read: "spread", spread: "gather", gather: "climb" }
   : { spread: "gather", gather: "climb" }
 
-/** As a disk that decays does it: the file's times stay. */
+/** Like a decaying disk: the file's times are unchanged. */
 const flip = (path: string, at: number, bit: number) => {
   const time = Math.floor(statSync(path).mtimeMs) / 1000
   const bytes = readFileSync(path)
@@ -63,7 +63,7 @@ const flip = (path: string, at: number, bit: number) => {
 }
 
 describe("a result's file", () => {
-  it("of which a bit changed is found by the stage that is to read it, set aside and made again", { timeout: hour }, async () => {
+  it("with a flipped bit is detected by the stage that reads it, moved aside and made again", { timeout: hour }, async () => {
     const found: Array<string> = []
     const random = new Random(5, "bits")
     let tried = 0
@@ -98,7 +98,7 @@ describe("a result's file", () => {
     ["is gone", (node, file) => rmSync(join(object(node), file))],
     ["is gone with all the others", (node) => rmSync(object(node), { recursive: true, force: true })]
   ]
-  it.each(losses)("that %s is found by any run, and made again; the record alone is no result", { timeout: hour }, async (_, lose) => {
+  it.each(losses)("that %s is detected by any run, and made again; the record alone is not a result", { timeout: hour }, async (_, lose) => {
     const found: Array<string> = []
     for (const node of everything ? Object.keys(clean) : ["spread"])
       for (const file of filesOf(node)) {
@@ -115,7 +115,7 @@ describe("a result's file", () => {
 
 describe("the journal", () => {
   const file = join(home, "journal.db")
-  /** What becomes of a run: the right results, found or made again, or a refusal that says what to do. */
+  /** The outcome of a run: the right results, cached or made again, or an error that says what to do. */
   const judge = (outcome: Outcome): { readonly wrong: ReadonlyArray<string>; readonly refused: boolean } => {
     const { end } = outcome
     if (end.type === "died") return { wrong: ["the process died"], refused: false }
@@ -140,7 +140,7 @@ describe("the journal", () => {
     }
   }
 
-  it("of which bits changed gives right results or is refused; moved away as it says, all is made anew", { timeout: hour }, async () => {
+  it("with flipped bits gives right results or is rejected; moved away as the error says, everything is made again", { timeout: hour }, async () => {
     const random = new Random(7, "journal")
     const { size } = statSync(join(whole, "journal.db"))
     const found: Array<string> = []
@@ -154,7 +154,7 @@ describe("the journal", () => {
       found.push(...wrong.map((what) => `byte ${at}: ${what}`))
       if (!refused) continue
       refusals++
-      // The last word of the refusal: move it away.
+      // The end of the error: move it away.
       for (const name of readdirSync(home)) if (name.startsWith("journal.db")) rmSync(join(home, name))
       for (const what of await broken({ clean, finished: [], runner: sound, request })) found.push(`byte ${at}, moved away: ${what}`)
     }
@@ -163,7 +163,7 @@ describe("the journal", () => {
   })
 
   it.each(everything ? [0, 100, 4096, 5000, 20_000, 50_000, 100_000] : [0, 5000])(
-    "cut to %d bytes gives right results or is refused",
+    "truncated to %d bytes gives right results or is rejected",
     { timeout: hour },
     async (length) => {
       restore()
@@ -173,13 +173,13 @@ describe("the journal", () => {
     }
   )
 
-  it("that is gone costs the record and not the truth: all is made anew, with the same digests", async () => {
+  it("that is missing costs only the records: everything is made again, with the same digests", async () => {
     restore()
     for (const name of readdirSync(home)) if (name.startsWith("journal.db")) rmSync(join(home, name))
     expect(await broken({ clean, finished: [], runner: sound, request })).toEqual([])
   })
 
-  it("of a newer version is refused, and not touched", async () => {
+  it("of a newer version is rejected, and not modified", async () => {
     restore()
     const database = new DatabaseSync(file)
     database.exec("pragma user_version = 99; alter table traces add column later text")
@@ -194,7 +194,7 @@ describe("the journal", () => {
     expect(existsSync(join(home, "tmp"))).toBe(existsSync(join(whole, "tmp")))
   })
 
-  it("of this version opens as often as one likes", () => {
+  it("of this version opens any number of times", () => {
     restore()
     for (let i = 0; i < 3; i++) {
       const { close, journal } = openHome(home)

@@ -1,4 +1,4 @@
-/** Schema drift: a file whose columns are not those of its type any more is refused, whatever small thing differs, and both are told. */
+/** Schema drift: a file whose columns are no longer those of its type is rejected, however small the difference, and both are reported. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -44,14 +44,14 @@ it.each([
     Schema.Struct({ text: Schema.Array(Schema.String), score: Schema.NullOr(Schema.Number) }),
     { ...row, text: ["alpha"] }
   ]
-])("%s is refused", async (name, before, value) => {
+])("%s is rejected", async (name, before, value) => {
   const directory = join(folder, name)
   mkdirSync(directory)
   await writeRows(directory, typeOf(before), [value])
   expect(await refusal(directory)).toMatch(/expected the columns \{text:utf8,score:float64\?\}, found \{/)
 })
 
-it("texts that a dictionary holds are refused: their bytes are elsewhere", async () => {
+it("texts in a dictionary are rejected: their bytes are elsewhere", async () => {
   const directory = join(folder, "dictionary")
   mkdirSync(directory)
   const table = new arrow.Table({
@@ -62,7 +62,7 @@ it("texts that a dictionary holds are refused: their bytes are elsewhere", async
   expect(await refusal(directory)).toMatch(/data\.arrow/)
 })
 
-it("what is as it was is not", async () => {
+it("an unchanged file is not", async () => {
   const directory = join(folder, "same")
   mkdirSync(directory)
   await writeRows(directory, typeOf(Schema.Struct({ text: Schema.String, score: Schema.NullOr(Schema.Number) })), [row])

@@ -1,4 +1,4 @@
-/** Where it runs turns against it: the clock jumps, the folder can't be written to, is full, is deleted, lies far away. */
+/** Faults of the environment: the clock jumps, the folder can't be written to, is full, is deleted, is at an unusual path. */
 import { spawnSync } from "node:child_process"
 import { cpSync, existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -54,7 +54,7 @@ describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
     ["a day ahead, then right", day, 0],
     ["right, then a day behind", 0, -day],
     ["a day behind, then a day ahead", -day, day]
-  ])("(%s) makes nothing again and nothing else", async (title, before, after) => {
+  ])("(%s) reruns nothing and changes nothing", async (title, before, after) => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, title))
       runner.control!.moveClock(before)
@@ -65,7 +65,7 @@ describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
     })
   })
 
-  it("that jumps while a run goes on and another waits for it changes nothing either", async () => {
+  it("that jumps during a run for which another waits changes nothing either", async () => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, "jumps"), { apart: "true" })
       const other = new Runner()
@@ -95,7 +95,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
   it.each([
     ["a read-only file system", errno.EROFS],
     ["no permission", errno.EACCES]
-  ])("(%s) is refused at once, with what to do, before and after there is something in it", async (title, error) => {
+  ])("(%s) is rejected immediately, with what to do, before and after there is something in it", async (title, error) => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, title))
       const refused = { type: "refused", tag: "StoreError", message: expect.stringMatching(/(Make the|Fix the) folder/) }
@@ -107,7 +107,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
     })
   })
 
-  it("while a run goes on stops it; what was made before is kept", { timeout: hour }, async () => {
+  it("during a run stops it; earlier results are kept", { timeout: hour }, async () => {
     await withRunner(async (runner) => {
       const home = join(folder, "becomes read-only")
       const { count } = await runner.run(requestOf(folder, join(folder, "counted")), { mode: mode.nothing, mask: changing })
@@ -123,7 +123,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
   })
 })
 
-/** A small file system of its own, where the system lets one be made. */
+/** A separate small file system, if the system allows it. */
 const mounted = (options: string): string | undefined => {
   const place = mkdtempSync(join(tmpdir(), "caravan-mount-"))
   if (spawnSync("mount", ["-t", "tmpfs", "-o", options, "none", place]).status === 0) return place
@@ -139,7 +139,7 @@ if (trial !== undefined) unmount(trial)
 const mountless = trial === undefined ? " (skipped: no file system can be mounted here; calls.test.ts has a full disk by the shim)" : ""
 
 describe.skipIf(trial === undefined)(`a small file system${mountless}`, () => {
-  it("that is full at any size stops the run, and the next goes on once there is space", { timeout: hour }, async () => {
+  it("that is full at any size stops the run, and the next continues once there is space", { timeout: hour }, async () => {
     const found: Array<string> = []
     let [full, whole] = [0, 0]
     for (let size = 16; size <= 1400; size += everything ? 16 : 400) {
@@ -164,7 +164,7 @@ describe.skipIf(trial === undefined)(`a small file system${mountless}`, () => {
     expect(Math.min(full, whole)).toBeGreaterThan(0)
   })
 
-  it("that becomes read-only is refused, and serves again when it is not", async () => {
+  it("that becomes read-only is rejected, and works again when it is writable", async () => {
     const place = mounted("size=16m")!
     try {
       const request = requestOf(folder, join(place, "home"))
@@ -183,8 +183,8 @@ describe.skipIf(trial === undefined)(`a small file system${mountless}`, () => {
   })
 })
 
-describe.skipIf(!("path" in shim))(`a cache that is deleted while a run goes on${without}`, () => {
-  it("at any call leaves the next run to make it all again", { timeout: hour }, async () => {
+describe.skipIf(!("path" in shim))(`a cache that is deleted during a run${without}`, () => {
+  it("at any call makes the next run rerun everything", { timeout: hour }, async () => {
     const found: Array<string> = []
     const home = join(folder, "deleted")
     await withRunner(async (runner) => {
@@ -223,10 +223,10 @@ describe("a home", () => {
     symlinkSync(join(folder, "words.txt"), join(folder, "words"))
     expect(statusesOf(await sound.run(requestOf(folder, join(folder, "near/home"), { file: join(folder, "words") })))).toEqual(hits)
   })
-  it("may lie deep, with names of the longest kind", async () => {
+  it("may be deep, with names of the maximum length", async () => {
     expect(await wrongOf(join(folder, "d".repeat(200), "e".repeat(100), "home"))).toEqual([])
   })
-  it("that lies too deep for SQLite is refused, and the folder named", async () => {
+  it("that is too deep for SQLite is rejected, with the folder's name", async () => {
     const { end } = await sound.run(requestOf(folder, join(folder, ...Array.from({ length: 8 }, (_, i) => String(i).repeat(200)), "home")))
     expect(end).toMatchObject({
       type: "refused",
@@ -249,14 +249,14 @@ describe("a home", () => {
       if (other !== folder) remove(other)
     }
   })
-  it("may be moved or copied: what is in it is found", async () => {
+  it("may be moved or copied: its results are cached", async () => {
     cpSync(join(folder, "clean"), join(folder, "copied"), { recursive: true })
     expect(statusesOf(await sound.run(requestOf(folder, join(folder, "copied"))))).toEqual(hits)
   })
 })
 
 describe.skipIf(!("path" in shim))(`a rename across file systems (EXDEV)${without}`, () => {
-  it("fails the node that was to be kept, and nothing is recorded", async () => {
+  it("fails the node whose result was to be kept, and nothing is recorded", async () => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, "across"))
       const { end } = await runner.run(request, { mode: mode.refuseOnce, error: 18, at: 1, mask: call.rename })
@@ -270,8 +270,8 @@ describe.skipIf(!("path" in shim))(`a rename across file systems (EXDEV)${withou
   })
 })
 
-describe("what can't be kept", () => {
-  it("fails the run: a result is not a result before it is in the store", async () => {
+describe("a result that can't be stored", () => {
+  it("fails the run: it is not a result before it is in the store", async () => {
     const home = join(folder, "in the way")
     mkdirSync(home)
     writeFileSync(join(home, "objects"), "a file where a folder should be")

@@ -1,4 +1,4 @@
-/** Fan-out of 0, 1 and thousands of nodes, of 0, 1 and 100,000 shards; killed in the middle, what was made is found. */
+/** Fan-out of 0, 1 and thousands of nodes, of 0, 1 and 100,000 shards; when killed in the middle, finished results are cached. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -37,7 +37,7 @@ describe("a fan-out", () => {
   })
 
   const many = everything ? 5000 : 500
-  it(`of ${many} nodes, killed in the middle, goes on where it was; then all is found`, { timeout: hour }, async () => {
+  it(`of ${many} nodes, killed in the middle, continues where it was; then everything is cached`, { timeout: hour }, async () => {
     const home = join(folder, String(many))
     const request = requestOf(folder, home, { pieces: String(many) })
     let said = 0
@@ -63,7 +63,7 @@ describe("a fan-out", () => {
 
   const shards = everything ? 100_000 : 3000
   it.each([0, 1, shards])(
-    "of %d shards, killed in the middle, goes on where it was; then all is found",
+    "of %d shards, killed in the middle, continues where it was; then everything is cached",
     { timeout: hour },
     async (count) => {
       const file = join(folder, `lines-${count}`)
@@ -79,14 +79,14 @@ describe("a fan-out", () => {
         })
         return end.type
       }
-      // Of one or none there is no middle.
+      // One or none has no middle.
       expect(count > 1 ? await withRunner(killed) : "died").toBe("died")
       await withRunner(async (runner) => {
         const started = performance.now()
         const digests = digestsOf(await runner.run(request))
         console.log(`${count} shards, ${told} of them before a kill, the rest in ${((performance.now() - started) / 1000).toFixed(1)} s`)
         const runs = existsSync(`${file}.log`) ? readFileSync(`${file}.log`, "utf8").trimEnd().split("\n").length : 0
-        // The one that was being made is made again, and what was made between a word and the kill is not made twice.
+        // The current one is made again; what was made between a report and the kill is not made twice.
         expect(runs).toBeGreaterThanOrEqual(count)
         expect(runs).toBeLessThanOrEqual(count + 1)
         expect(new Set(Object.values(statusesOf(await runner.run(request))))).toEqual(new Set(["hit"]))

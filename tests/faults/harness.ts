@@ -1,6 +1,6 @@
 /**
- * Processes whose file system fails when it is told to: the shim (shim.c), what controls it, and runners (runner.ts) under it. Linux with a C
- * compiler only; `shim` says why there is none elsewhere, and tests that need one are skipped with that reason.
+ * Processes whose file system fails on demand: the shim (shim.c), its control file, and runners (runner.ts) with it. Only on Linux with a C
+ * compiler; `shim` says why it is not available elsewhere, and tests that need it are skipped with that reason.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
@@ -23,9 +23,9 @@ import { createInterface } from "node:readline"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { RunOptions } from "../../runtime/run/options.ts"
 
-/** Whether every call is failed in turn (`npm run test:faults`), or a sample of them (the ordinary suite). */
+/** Whether every call is failed in turn (`npm run test:faults`), or only a sample of them (the ordinary suite). */
 export const everything = process.env.FAULTS === "all"
-/** 1, 2, ... up to `count`; in the ordinary suite about `sample` of them, spread evenly. */
+/** 1, 2, ... up to `count`; in the ordinary suite about `sample` of them, evenly spaced. */
 export const numbers = (count: number, sample: number): Array<number> => {
   const step = everything ? 1 : Math.max(1, Math.floor(count / sample))
   return Array.from({ length: Math.floor((count - 1) / step) + 1 }, (_, i) => 1 + i * step)
@@ -65,10 +65,10 @@ const buildShim = (): { readonly path: string } | { readonly reason: string } =>
   return { reason: "no C compiler: on Debian, apt-get install gcc" }
 }
 export const shim = buildShim()
-/** For test titles: nothing, or why what needs the shim is skipped. */
+/** For test titles: empty, or why tests that need the shim are skipped. */
 export const without = "path" in shim ? "" : ` (skipped: ${shim.reason})`
 
-/** Classes of calls: bits (shim.c has the same). */
+/** Classes of calls: bits (the same as in shim.c). */
 export const call = {
   openRead: 1,
   openWrite: 2,
@@ -85,23 +85,23 @@ export const call = {
 /** Every call that changes something. */
 export const changing = 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256 | 512
 export const mode = { nothing: 0, killBefore: 1, killAfter: 2, refuseOnce: 3, refuseFrom: 4, short: 5, stop: 6 } as const
-/** Linux's numbers. */
+/** Linux's error numbers. */
 export const errno = { EIO: 5, EACCES: 13, EMFILE: 24, ENOSPC: 28, EROFS: 30 } as const
 
 export interface Fault {
   readonly mode: (typeof mode)[keyof typeof mode]
   readonly mask: number
   readonly error?: number
-  /** Which call, counted from 1. */
+  /** The call's number, counted from 1. */
   readonly at?: number
-  /** Bytes that can be written until the disk is full. */
+  /** Number of bytes that can be written until the disk is full. */
   readonly budget?: number
   readonly logging?: boolean
-  /** Whose calls count: of all processes, the runner's alone, its children's alone. */
+  /** Processes whose calls count: all, only the runner's, only its children's. */
   readonly of?: "all" | "parent" | "children"
 }
 
-/** The file that the processes under a shim share with the test. */
+/** The file that the processes with a shim share with the test. */
 class Control {
   readonly path: string
   readonly #file: number
@@ -139,7 +139,7 @@ class Control {
     this.#write(56, 0)
     return { count: this.#read(24), fired: this.#read(32) }
   }
-  /** Moves the date of the processes, in seconds. */
+  /** Moves the processes' date, in seconds. */
   moveClock(seconds: number): void {
     this.#write(48, BigInt(seconds))
   }
@@ -170,13 +170,13 @@ export type Answer =
   | { readonly type: "done"; readonly status: string; readonly nodes: ReadonlyArray<RanNode> }
   | { readonly type: "refused"; readonly tag: string; readonly message: string }
 
-/** What came of a request. */
+/** The result of a request. */
 export interface Outcome {
   readonly started: ReadonlyArray<string>
-  /** Nodes that were said to be made, with their digests. */
+  /** Nodes that were reported as made, with their digests. */
   readonly finished: Readonly<Record<string, string>>
   readonly notes: ReadonlyArray<string>
-  /** The steps that were said to be done and kept, in order. */
+  /** The steps that were reported as done and saved, in order. */
   readonly steps: ReadonlyArray<number>
   /** "died": the process ended before it answered. */
   readonly end:
@@ -186,10 +186,10 @@ export interface Outcome {
   readonly fired: number
 }
 
-/** How long a run of these small pipelines may take before it is said to hang, in milliseconds. */
+/** Time after which a run of these small pipelines counts as hanging, in milliseconds. */
 const patience = 60_000
 
-/** A process that runs the pipeline on request, under the shim or not. */
+/** A process that runs the pipeline on request, with or without the shim. */
 export class Runner {
   readonly process: ChildProcess
   readonly control: Control | undefined
@@ -216,9 +216,9 @@ export class Runner {
         LD_PRELOAD: shim.path,
         FAULTS_ROOT: options.below,
         FAULTS_CONTROL: this.control.path,
-        // Calls that go past libc are not seen.
+        // Calls that bypass libc are not seen.
         UV_USE_IO_URING: "0",
-        // One after the other: call number n is the same call each time.
+        // One after the other, so that call number n is always the same call.
         UV_THREADPOOL_SIZE: "1",
         ...(options.log === undefined ? {} : { FAULTS_LOG: options.log })
       })
@@ -269,7 +269,7 @@ export class Runner {
     if (answer?.type !== "ready") throw new Error(`the runner did not start: ${this.#stderr}`)
   }
 
-  /** Runs once, with a fault when one is given. */
+  /** Runs once, with a fault if one is given. */
   async run(request: Request, fault?: Fault, heard: (answer: Answer) => void = () => undefined): Promise<Outcome> {
     if (fault !== undefined) this.control!.arm(fault)
     this.process.stdin!.write(`${JSON.stringify(request)}\n`)
@@ -312,7 +312,7 @@ export class Runner {
   }
 }
 
-/** Where nothing is really fsynced: what a process sees of a file system is the same there, and a sweep takes half the time. */
+/** A file system without real fsyncs: processes see no difference, and a sweep takes half the time. */
 export const fast = existsSync("/dev/shm") ? "/dev/shm" : tmpdir()
 
 /** A new folder outside the project, with words.txt in it. */

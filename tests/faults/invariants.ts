@@ -1,6 +1,6 @@
 /**
- * What holds after every fault: one winning record per key; every record's files are there and are what they were; a run afterwards ends with the
- * digests of a run that was left alone; nothing that was said to be made is made again; and nobody had to unlock or delete anything.
+ * Invariants after every fault: one winning record per key; every record's files exist and are unchanged; a later run ends with the
+ * digests of an undisturbed run; nothing that was reported as made is made again; and nothing has to be unlocked or deleted by hand.
  */
 import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
@@ -8,10 +8,10 @@ import { DatabaseSync } from "node:sqlite"
 import { damageOf } from "../../runtime/store/objects.ts"
 import { digestsOf, type Outcome, type Request, type Runner, statusesOf } from "./harness.ts"
 
-/** Node -> digest, of a run that was left alone. */
+/** Node -> digest, of an undisturbed run. */
 export type Clean = Readonly<Record<string, string | null>>
 
-/** What is wrong with the records in a home: nothing, one hopes. Reads every file of every record. */
+/** Faults of the records in a home; empty if all is well. Reads every file of every record. */
 export const wrongRecords = async (home: string): Promise<Array<string>> => {
   const file = join(home, "journal.db")
   if (!existsSync(file)) return []
@@ -22,7 +22,7 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
       .prepare("select name from sqlite_master where type = 'table'")
       .all()
       .map((row) => row.name)
-    // A run that ended while the tables were made: each is made by itself, and there are no records before the last one is there.
+    // A run may have ended while the tables were made: each is made separately, and there are no records before the last one exists.
     if (!tables.includes("traces")) return []
     if (!tables.includes("executions")) {
       const { n } = database.prepare("select count(*) as n from traces").get()!
@@ -33,7 +33,7 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
       .all()
       .map((row) => String(row.integrity_check))
     if (check.join() !== "ok") wrong.push(`the journal: ${check.join(", ")}`)
-    // The journal can't hold two records of a key; what can go wrong is that different results were said to be made under it.
+    // The journal can't hold two records of a key; the possible fault is different results reported under it.
     for (const { key, digests } of database
       .prepare(
         "select key, group_concat(distinct digest) as digests from executions where status in ('ran', 'fetched', 'hit') group by key having count(distinct digest) > 1"
@@ -56,7 +56,7 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
   return wrong
 }
 
-/** Fails when the records in a home are wrong. */
+/** Fails if the records in a home are wrong. */
 export const checkRecords = async (home: string): Promise<void> => {
   const wrong = await wrongRecords(home)
   if (wrong.length > 0) throw new Error(`After the test, in ${home}: ${wrong.join("; ")}`)
@@ -64,16 +64,16 @@ export const checkRecords = async (home: string): Promise<void> => {
 
 export interface After {
   readonly clean: Clean
-  /** Nodes that the run with the fault said were made, or that were made before it. */
+  /** Nodes that were reported as made by the run with the fault, or made before it. */
   readonly finished: ReadonlyArray<string>
-  /** The last step that was said to be kept. */
+  /** The last step that was reported as saved. */
   readonly step?: number | undefined
-  /** Runs the pipeline again, without faults, as another process than the one that met them. */
+  /** Runs the pipeline again, without faults, in another process than the one with the fault. */
   readonly runner: Runner
   readonly request: Request
 }
 
-/** What does not hold. Runs the pipeline twice more. */
+/** The violated invariants. Runs the pipeline twice more. */
 export const broken = async ({ clean, finished, step, runner, request }: After): Promise<Array<string>> => {
   const wrong = await wrongRecords(request.home)
   const again: Outcome = await runner.run(request)
@@ -88,7 +88,7 @@ export const broken = async ({ clean, finished, step, runner, request }: After):
   wrong.push(...(await wrongRecords(request.home)))
   const third = statusesOf(await runner.run(request))
   for (const node of Object.keys(clean)) if (third[node] !== "hit") wrong.push(`the run after that does not find ${node}`)
-  // A process that lives may still be at what it writes: those are removed once it is gone.
+  // A living process may still be writing: its files are removed once it is gone.
   const tmp = join(request.home, "tmp")
   const left = (existsSync(tmp) ? readdirSync(tmp) : []).filter((name) => !existsSync(`/proc/${name.split("-")[0]}`))
   if (left.length > 0) wrong.push(`tmp holds ${left.join(", ")}`)

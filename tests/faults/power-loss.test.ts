@@ -1,4 +1,4 @@
-/** Power lost after every call: what was not fsynced is gone, in part or in whole, and the next run goes on from what is left. */
+/** Power lost after every call: everything that was not fsynced is lost, partially or completely, and the next run continues from the rest. */
 import { createHash } from "node:crypto"
 import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs"
 import { join, relative } from "node:path"
@@ -33,11 +33,11 @@ afterAll(async () => {
   remove(folder)
 })
 
-/** The stages one after another; and six that are made at once, so that several are committed together. */
+/** The stages one after another; and six concurrent stages, so that several are committed together. */
 const one = { settings: {}, options: {} }
 const six = { settings: { pieces: "6" }, options: { jobs: 6 } }
 
-/** A run under the shim: its calls, where nothing was before. */
+/** A run under the shim: its calls, with an empty store. */
 const record = async (
   name: string,
   how: typeof one | typeof six
@@ -69,10 +69,10 @@ const filesBelow = (root: string): Map<string, Buffer | null> =>
       return [relative(root, path), entry.isDirectory() ? null : readFileSync(path)] as const
     })
   )
-/** SQLite's index of its log is written through memory, and is made again by whoever comes first. */
+/** SQLite's index of its log is written through memory, and rebuilt by the first process. */
 const counts = (path: string) => !path.endsWith("-shm")
 
-/** What the runner had said by then. */
+/** The runner's reports until then. */
 const said = (files: ReadonlyMap<string, Buffer | null>): { readonly finished: Array<string>; readonly step: number | undefined } => {
   const answers = (files.get("marks")?.toString() ?? "")
     .split("\n")
@@ -84,8 +84,8 @@ const said = (files: ReadonlyMap<string, Buffer | null>): { readonly finished: A
   }
 }
 
-describe.skipIf(!("path" in shim))(`power lost in a run from nothing,${without}`, () => {
-  it("is replayed from a log that leaves nothing out: all calls together make what the run made", async () => {
+describe.skipIf(!("path" in shim))(`power lost in a run with an empty store,${without}`, () => {
+  it("is replayed from a complete log: all calls together give the run's files", async () => {
     const { root, log } = await record("whole", six)
     const disk = new Disk(root)
     for (const operation of log) disk.apply(operation)
@@ -101,7 +101,7 @@ describe.skipIf(!("path" in shim))(`power lost in a run from nothing,${without}`
     ["one", one],
     ["six", six]
   ] as const)(
-    "after any call, %s at once: the next run ends as if nothing had been; all that was said to be made is there",
+    "after any call, %s stages concurrently: the next run ends as if nothing had happened; all reported results exist",
     { timeout: hour },
     async (title, how) => {
       const { root, log, clean } = await record(`cut ${title}`, how)

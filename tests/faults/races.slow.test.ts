@@ -1,4 +1,4 @@
-/** Runs at the same time: two and sixteen processes from nothing, and one that is stopped at any call while another wants the same. */
+/** Concurrent runs: two and sixteen processes with an empty store, and one that is stopped at any call while another needs the same result. */
 import { rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -34,7 +34,7 @@ afterAll(async () => {
   remove(folder)
 })
 
-/** How often each node was made, as the journal has it. */
+/** How often each node was made, according to the journal. */
 const makings = (home: string): Record<string, number> => {
   const database = new DatabaseSync(join(home, "journal.db"))
   try {
@@ -49,10 +49,10 @@ const makings = (home: string): Record<string, number> => {
   }
 }
 
-describe("runs that start at once, from nothing,", () => {
+describe("runs that start simultaneously with an empty store,", () => {
   const rounds = everything ? 5 : 1
   it.each(everything ? [2, 16] : [2, 6])(
-    "%d of them, make each stage once and end with the same digests",
+    "%d of them, run each stage once and end with the same digests",
     { timeout: hour },
     async (count) => {
       const runners = Array.from({ length: count }, () => new Runner())
@@ -61,7 +61,7 @@ describe("runs that start at once, from nothing,", () => {
         const found: Array<string> = []
         for (let round = 0; round < rounds; round++) {
           const home = join(folder, `race-${count}-${round}`)
-          // In a process of its own too: the stage that has one.
+          // Including the stage with a separate process.
           const request = requestOf(folder, home, { apart: count > 6 ? "false" : "true" })
           const outcomes = await Promise.all(runners.map((runner) => runner.run(request)))
           for (const { end } of outcomes)
@@ -86,7 +86,7 @@ describe("runs that start at once, from nothing,", () => {
 })
 
 describe.skipIf(!("path" in shim))(`a run that is stopped (SIGSTOP)${without}`, () => {
-  it("at any call lets another wait, or end on its own; both end right once it goes on (SIGCONT)", { timeout: hour }, async () => {
+  it("at any call makes another wait, or end on its own; both end right once it continues (SIGCONT)", { timeout: hour }, async () => {
     const found: Array<string> = []
     const home = join(folder, "stopped")
     const request = requestOf(folder, home)
@@ -104,7 +104,7 @@ describe.skipIf(!("path" in shim))(`a run that is stopped (SIGSTOP)${without}`, 
         tried++
         let other: Outcome | undefined
         const running = second.run(request).then((outcome) => (other = outcome))
-        // Past the times after which SQLite stops waiting for a lock, now and then; less long else.
+        // Sometimes longer than SQLite waits for a lock; otherwise not long.
         await Promise.race([running, sleep(tried % 10 === 1 ? 12_000 : 700)])
         if (other === undefined) waited++
         first.process.kill("SIGCONT")
@@ -115,7 +115,7 @@ describe.skipIf(!("path" in shim))(`a run that is stopped (SIGSTOP)${without}`, 
           ["the other", other as unknown as Outcome]
         ] as const) {
           if (end.type === "done" && end.status === "succeeded") continue
-          // Nobody can go on while somebody stopped holds SQLite's lock; that is said.
+          // Nobody can continue while a stopped process holds SQLite's lock; that is reported.
           if (who === "the other" && /is locked.*kill -CONT/.test(JSON.stringify(end))) refused++
           else found.push(`call ${at}: ${who} ends with ${JSON.stringify(end)}`)
         }

@@ -1,6 +1,6 @@
 /**
- * What a disk may hold after power failed, from the log of calls that shim.c writes. The model is what POSIX promises and no more: a file's bytes
- * are there once it was fsynced, a name once its folder was; everything else is there, is not, or is there in part, in any order
+ * What a disk may contain after a power failure, from shim.c's log of calls. The model uses only POSIX's guarantees: a file's bytes
+ * are on disk once it was fsynced, a name once its folder was; everything else may be there completely, partially or not at all, in any order
  * (CrashMonkey, OSDI 2018). Real file systems keep more than that.
  */
 import { mkdirSync, writeFileSync } from "node:fs"
@@ -64,9 +64,9 @@ const change = (bytes: Buffer, { ...change }: Change): Buffer => {
 
 class FileNode {
   bytes: Buffer = Buffer.alloc(0)
-  /** What is there for sure. */
+  /** The guaranteed contents. */
   lasting: Buffer = Buffer.alloc(0)
-  /** What came after. */
+  /** Later changes. */
   pending: Array<Change> = []
   apply(next: Change): void {
     this.bytes = change(this.bytes, next)
@@ -80,7 +80,7 @@ class FileNode {
 class FolderNode {
   readonly names = new Map<string, Entry>()
   lasting = new Map<string, Entry>()
-  /** A rename is one change of two folders: they carry its number. */
+  /** A rename is one change of two folders: both have its number. */
   pending: Array<{ readonly number: number; readonly name: string; readonly entry: Entry | undefined }> = []
   set(number: number, name: string, entry: Entry | undefined): void {
     if (entry === undefined) this.names.delete(name)
@@ -94,17 +94,17 @@ class FolderNode {
 }
 type Entry = FileNode | FolderNode
 
-/** How unsure things turn out. */
+/** How unfinished changes turn out. */
 export type Luck =
-  /** Everything is there: what a killed process leaves. */
+  /** Everything is there: as after a killed process. */
   | "all"
-  /** Only what was fsynced: later bytes and names are gone. */
+  /** Only fsynced contents: later bytes and names are lost. */
   | "none"
-  /** Every name is there; of files only the bytes that were fsynced. */
+  /** Every name is there; of files only the fsynced bytes. */
   | "names"
   /** Every name is there and every file has its length, with zeros for the bytes that were not fsynced. */
   | "zeros"
-  /** Each change by a throw of a coin, and writes may be torn. */
+  /** Each change at random, and writes may be torn. */
   | Random
 
 export class Disk {
@@ -113,7 +113,7 @@ export class Disk {
   readonly #inodes = new Map<bigint, FileNode>()
   #number = 0
 
-  /** A folder that is empty, and is there to stay. */
+  /** An empty folder, guaranteed to exist. */
   constructor(root: string) {
     this.#root = root
   }
@@ -189,7 +189,7 @@ export class Disk {
     return file
   }
 
-  /** The files and folders (null) after power failed here: path below the root -> bytes. */
+  /** The files and folders (null) after a power failure here: path below the root -> bytes. */
   after(luck: Luck): Map<string, Buffer | null> {
     const out = new Map<string, Buffer | null>()
     const kept = new Map<number, boolean>()
@@ -209,7 +209,7 @@ export class Disk {
       for (const pending of file.pending) {
         const throwOf = luck.next()
         if (throwOf < 0.4) continue
-        // Disks write sectors whole.
+        // Disks write complete sectors.
         const torn = throwOf < 0.6 && pending.kind === "write" && pending.data.length > 512
         bytes = change(
           bytes,

@@ -1,4 +1,4 @@
-/** A stage that trains and one that samples, each killed at a hundred random moments. */
+/** A training stage and a sampling stage, each killed at a hundred random moments. */
 import { describeKills } from "../resume/scenario.ts"
 
 describeKills({ kills: 100, longest: 14, timeout: 3_600_000 })

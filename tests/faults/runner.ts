@@ -1,6 +1,6 @@
 /**
- * A process that runs the fixture pipeline as often as it is asked to: a line of JSON on its standard input is a run, and what happens comes as
- * lines of JSON on its standard output, written at once, so that what was said before a kill is known.
+ * A process that runs the fixture pipeline on request: a line of JSON on standard input is a run, and its events are printed as
+ * lines of JSON on standard output, immediately, so that everything reported before a kill is known.
  */
 import { openSync, writeSync } from "node:fs"
 import { createInterface } from "node:readline"
@@ -16,7 +16,7 @@ import { run } from "../../runtime/run/run.ts"
 import pipeline from "./fixtures/pipeline.ts"
 import type { Answer, Request } from "./harness.ts"
 
-// Beside the files of the run, so that a log of the calls shows what was said when.
+// Next to the run's files, so that a log of the calls shows what was reported when.
 const marks = process.env.FAULTS_MARKS === undefined ? undefined : openSync(process.env.FAULTS_MARKS, "a")
 const say = (answer: Answer) => {
   const line = `${JSON.stringify(answer)}\n`

@@ -12,7 +12,7 @@ import { broken, wrongRecords } from "./invariants.ts"
 
 const hour = 3_600_000
 
-/** Every process of a session: none outlives its run unseen. */
+/** Every process of a session: none may outlive its run unnoticed. */
 const session = (id: number): Array<number> =>
   readdirSync("/proc").flatMap((name) => {
     try {
@@ -24,13 +24,13 @@ const session = (id: number): Array<number> =>
     }
   })
 
-describe.skipIf(process.platform !== "linux")("a run by the command line", () => {
+describe.skipIf(process.platform !== "linux")("a run from the command line", () => {
   const begin = (folder: string, ...args: ReadonlyArray<string>) => {
     const child = spawn(process.execPath, [command, "run", "pipeline.ts", ...args], {
       cwd: folder,
       env: { ...process.env, CARAVAN_HOME: join(folder, "home"), NODE_OPTIONS: "" },
       stdio: ["ignore", "pipe", "pipe"],
-      // A session of its own, as a terminal gives it.
+      // A separate session, as with a terminal.
       detached: true
     })
     let stderr = ""
@@ -38,7 +38,7 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
     const closed = new Promise<number | string | null>((resolve) => child.on("close", (code, signal) => resolve(code ?? signal)))
     return { child, pid: child.pid!, closed, stderr: () => stderr }
   }
-  /** Until all is made but `wait`, which goes on in a child. */
+  /** Until everything is made except `wait`, which is running in a child. */
   const untilWaiting = async (running: ReturnType<typeof begin>) => {
     const said = (text: string) => running.stderr().includes(text)
     for (let i = 0; !said("wait: running") || !said("shout: done") || session(running.pid).length < 2; i++) {
@@ -48,7 +48,7 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
   }
   const alone = async (pid: number) => {
     for (let i = 0; session(pid).length > 0; i++) {
-      // Long enough for a busy machine to write the core that a signal like SIGQUIT leaves.
+      // Long enough for a busy machine to write the core of a signal such as SIGQUIT.
       if (i > 1500) throw new Error(`processes are left: ${session(pid).join(", ")}`)
       await sleep(20)
     }
@@ -62,7 +62,7 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
     ["SIGHUP", true, 130],
     ["SIGQUIT", true, "SIGQUIT"]
   ] as const)(
-    "that gets %s (its whole group: %s) ends, leaves no process, and the next goes on",
+    "that gets %s (its whole group: %s) exits, leaves no process, and the next continues",
     { timeout: hour },
     async (signal, group, status) => {
       const folder = fixtureFolder()
@@ -80,7 +80,7 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
     }
   )
 
-  it("that is stopped by SIGTERM or Ctrl-C at thirty moments ends in the end as one that was left alone", { timeout: hour }, async () => {
+  it("that is stopped by SIGTERM or Ctrl-C at thirty moments finally ends like an undisturbed one", { timeout: hour }, async () => {
     const [folder, whole] = [fixtureFolder(), fixtureFolder()]
     try {
       const started = performance.now()
@@ -92,7 +92,7 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
         const signal = i % 2 === 0 ? "SIGTERM" : "SIGINT"
         await Promise.race([sleep(random.next() * length), running.closed])
         if (running.child.exitCode === null) running.child.kill(signal)
-        // Before Node has its handlers, a signal simply ends it.
+        // Before Node has its handlers, a signal just ends it.
         expect([0, 130, signal]).toContain(await running.closed)
         await alone(running.pid)
         expect(running.stderr()).not.toMatch(/^\s+at /m)

@@ -1,9 +1,9 @@
-/** A judge for whole runs, in a process of its own: prefers the longer answer, and grades by length. Prints its address. One of twenty answers is no verdict. */
+/** A judge for complete runs, in a separate process: prefers the longer answer, and grades by length. Prints its address. One of twenty answers is not a verdict. */
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 
 let asked = 0
-/** What a judge says to the question. */
+/** The judge's answer to the prompt. */
 const verdictOn = (text: string): string => {
   asked++
   if (asked % 20 === 0) return "I can't judge this."
@@ -26,5 +26,5 @@ const server = createServer((request, response) => {
   })
 })
 server.listen(0, "127.0.0.1", () => console.log(`http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`))
-// It ends with whoever started it.
+// It exits with its parent process.
 process.stdin.on("end", () => process.exit(0)).resume()

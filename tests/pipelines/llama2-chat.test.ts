@@ -1,4 +1,4 @@
-/** pipelines/llama2-chat.ts as a graph: who is tuned from what, on which data, with which hyperparameters. Nothing runs. */
+/** pipelines/llama2-chat.ts as a graph: which version is tuned from which, on which data, with which hyperparameters. Nothing runs. */
 import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
@@ -24,7 +24,7 @@ describe("the recipe", () => {
     expect(node(whole, "sft-bootstrap").inputs).toEqual({ init: "import-policy", demonstrations: "filter-demonstrations" })
   })
 
-  it("samples the version before, and chooses among the best of all versions by the latest best reward models", () => {
+  it("samples the previous version, and selects among the best of all versions by the latest best reward models", () => {
     expect(node(whole, "samples-1").inputs).toMatchObject({ policy: "sft" })
     expect(node(whole, "samples-4").inputs).toMatchObject({ policy: "rlhf-v3", sweep: "sweep-4" })
     expect(node(whole, "selected-4").inputs.scored).toEqual(["scores-4-of-1", "scores-4-of-2", "scores-4-of-3", "scores-4"])
@@ -32,7 +32,7 @@ describe("the recipe", () => {
       expect(node(whole, id).inputs).toMatchObject({ helpfulness: "best-helpfulness-4", safety: "best-safety-4" })
   })
 
-  it("collects pairs of the two latest models, on new dialogues and on those before, a turn longer", () => {
+  it("collects pairs from the two latest models, on new dialogues and on continued ones", () => {
     expect(node(whole, "pairs-safety-1").inputs).toMatchObject({ first: "sft", second: "sft-bootstrap" })
     expect(node(whole, "pairs-safety-3").inputs).toMatchObject({ first: "rlhf-v2", second: "rlhf-v1" })
     expect(node(whole, "questions-safety-1").inputs.datasets).toHaveLength(1)
@@ -40,14 +40,14 @@ describe("the recipe", () => {
     expect(has(whole, "questions-safety-3", "train-safety-2")).toBe(true)
   })
 
-  it("chooses the best of all reward models so far, on the held-out pairs of all rounds so far", () => {
+  it("selects the best of all reward models so far, on the held-out pairs of all rounds so far", () => {
     const { candidates, scores } = node(whole, "best-safety-3").inputs
     expect(candidates).toEqual(["safety-reward-1", "safety-reward-2", "safety-reward-3"])
     expect(scores).toHaveLength(3)
     expect(node(whole, "safety-reward-1-accuracy-3").inputs.scores).toEqual([1, 2, 3].map((batch) => `safety-reward-1-on-${batch}`))
-    // No reward model sees what it is judged on; held-out dialogues do not grow into later batches either.
+    // No reward model sees what it is judged on; held-out dialogues are not continued in later batches either.
     const readers = [...whole.nodes.values()].filter((one) => dependencies(one).includes("test-safety-1")).map(({ id }) => id)
-    // Their reports come after the choice: see table 7 below.
+    // Their reports come after the selection: see table 7 below.
     expect(readers.filter((id) => !/^safety-reward-\d-on-1$/.test(id))).toEqual(["mix-preferences", "evaluate-classifier"])
     const judges = [...whole.nodes.values()].filter((one) => dependencies(one).includes("preferences-safety-1")).map(({ id }) => id)
     expect(judges.sort()).toEqual(["preference-statistics", "round-wins", "test-safety-1", "train-safety-1"])
@@ -55,7 +55,7 @@ describe("the recipe", () => {
     expect(node(whole, "helpfulness-mixture-5").inputs.openSource).toHaveLength(7)
   })
 
-  it("tells the last reward models' accuracy on both kinds' held-out pairs and on open data's, by source, and chooses none by it (table 7)", () => {
+  it("reports the last reward models' accuracy on both kinds' held-out pairs and on open data's, by source, and selects none by it (table 7)", () => {
     for (const kind of ["helpfulness", "safety"]) {
       const table = whole.outputs[`accuracy-${kind}-by-source`]!
       const scored = (node(whole, table).inputs.scores as ReadonlyArray<string>).map((id) => node(whole, id).inputs)
@@ -68,7 +68,7 @@ describe("the recipe", () => {
       ] as const)
         expect(node(whole, set!).inputs.datasets).toEqual([1, 2, 3, 4, 5].map((round) => `test-${batches}-${round}`))
       expect(open).toHaveLength(7)
-      // What is held out of a set is its own, and no reward model is trained on it.
+      // Each set has its own held-out pairs, and no reward model is trained on them.
       const sources = open.map((id) => node(whole, node(whole, id).inputs.preferences as string).config.source)
       expect(sources).toEqual([
         ...["anthropic-helpful", "anthropic-harmless", "openai-summarize", "openai-webgpt"],
@@ -80,7 +80,7 @@ describe("the recipe", () => {
       }
       expect([...whole.nodes.values()].filter((one) => dependencies(one).includes(table))).toEqual([])
     }
-    // Pairs of our own are told apart by what they were annotated as.
+    // Our own pairs are distinguished by what they were annotated for.
     for (const kind of ["helpfulness", "safety"]) expect(node(whole, `preferences-${kind}-1`).config).toMatchObject({ kind, source: "" })
   })
 
@@ -120,7 +120,7 @@ describe("the recipe", () => {
     expect(has(whole, "rlhf-v5", "held-out-borderline")).toBe(false)
   })
 
-  it("checks Ghost Attention over twenty turns, which fit the context as they are expected (table 30)", () => {
+  it("checks Ghost Attention over twenty turns, which fit the context as expected (table 30)", () => {
     const [question, context] = [31.4, 4096]
     // The chat format's own: <s>[INST] and [/INST] and </s>, and the instruction in the first turn.
     const [format, instruction] = [10, 30]
@@ -130,13 +130,13 @@ describe("the recipe", () => {
       const answer = expected!.responseTokens!
       const maxNewTokens = config.maxNewTokens as number
       expect(answer).toBeLessThan(140)
-      // There is room for more than twice of what is expected, and few answers are cut off, were they as long as elsewhere.
+      // There is space for more than twice the expected length, and few answers would be truncated if they were as long as elsewhere.
       expect(instruction + 20 * (question + format) + 19 * 140).toBeLessThan(context - maxNewTokens)
       expect(maxNewTokens).toBeGreaterThan(2 * 234.1)
     }
   })
 
-  it("adds Ghost Attention and context distillation after the third version, by that version", () => {
+  it("adds Ghost Attention and context distillation after the third version, using that version", () => {
     expect(has(whole, "data-3", "ghost-data")).toBe(false)
     for (const data of ["data-4", "data-5"]) for (const id of ["ghost-data", "distilled"]) expect(has(whole, data, id)).toBe(true)
     expect(node(whole, "ghost-sample").inputs.policy).toBe("rlhf-v3")
@@ -162,7 +162,7 @@ describe("the recipe", () => {
     expect(has(whole, "rlhf-v5", "general-reward")).toBe(false)
   })
 
-  it("stops PPO early by held-out prompts that no version is judged on", () => {
+  it("stops PPO early using held-out prompts on which no version is judged", () => {
     const parts = Array.from({ length: 7 }, (_, i) => `held-out-${i + 1}`)
     expect(node(whole, "judged-on").inputs.datasets).toEqual(parts)
     for (const [batch, id] of ["ppo-held-out", ...parts].entries()) {
@@ -176,7 +176,7 @@ describe("the recipe", () => {
     expect(held.sort()).toEqual([...parts, "ppo-held-out"])
   })
 
-  it("tells the classifier the categories of responses by the prompts that pairs were collected for, and takes no example from those", () => {
+  it("labels the classifier's responses with the categories of the prompts for which pairs were collected, and uses no examples of those", () => {
     const { collected, preferences, prompts } = node(whole, "safety-classifier-data").inputs
     expect(node(whole, collected as string).inputs.datasets).toEqual([1, 2, 3, 4, 5].map((round) => `questions-safety-${round}`))
     expect(preferences).toEqual([1, 2, 3, 4, 5].map((round) => `train-safety-${round}`))
@@ -184,7 +184,7 @@ describe("the recipe", () => {
     expect(node(whole, "evaluate-classifier").inputs).toMatchObject({ collected, prompts: ["judged-on"] })
   })
 
-  it("puts out what each round's pairs and reward models were like, and the diversity of every version at one K", () => {
+  it("outputs statistics of each round's pairs and reward models, and the diversity of every version at one K", () => {
     const rounds = [1, 2, 3, 4, 5]
     for (const kind of ["helpfulness", "safety"]) {
       for (const round of rounds) expect(whole.outputs[`accuracy-${kind}-${round}`]).toBe(`${kind}-reward-${round}-accuracy-${round}`)
@@ -200,7 +200,7 @@ describe("the recipe", () => {
     )
   })
 
-  it("computes in bfloat16, wherever it computes", () => {
+  it("computes everything in bfloat16", () => {
     for (const one of whole.nodes.values()) {
       if (one.kind === "file" || one.stage.resources.tensors !== true) continue
       expect([one.id, one.config["precision"]]).toEqual([one.id, "bfloat16"])
@@ -209,13 +209,13 @@ describe("the recipe", () => {
 })
 
 describe("safety demonstrations", () => {
-  it("are the written ones, in SFT and in every version; pairs' chosen answers are no part of them (§4.2.2)", () => {
+  it("are the written ones, in SFT and in every version; pairs' chosen answers are not among them (§4.2.2)", () => {
     const written = node(whole, "all-demonstrations").inputs.datasets as ReadonlyArray<string>
     expect(node(whole, written[1]!).inputs.file).toBe("file:safety-demonstrations.jsonl")
     for (const id of ["sft", "data-1", "data-5"]) expect(has(whole, id, "all-demonstrations")).toBe(true)
     expect(ofStage(whole, "safe-demonstrations")).toEqual([])
   })
-  it("are also those of all rounds so far where that is asked for, but none that is held out", async () => {
+  it("also include those of all rounds so far on request, but no held-out ones", async () => {
     const graph = await graphOf({ safeAnswers: true })
     for (const round of [1, 2, 5]) {
       const data = node(graph, `data-${round}`)
@@ -252,14 +252,14 @@ describe("a judge", async () => {
     expect(node(graph, "preferences-safety-1").config.annotator).toBe("file")
     expect(ofStage(whole, "judged-win-rate")).toEqual([])
   })
-  it("that has no address or no name is refused before anything runs", async () => {
+  it("without an address or a name is rejected before anything runs", async () => {
     for (const params of [{ url: judge.url }, { annotator: "judge" }, { annotator: "judge", judge: "m" }])
       expect(await refused(params)).toContain('Reading the parameters "url" and "judge": expected both')
     expect(ofStage(await graphOf({ ...judge, annotator: "judge" }), "annotate")[0]!.config).toMatchObject({ annotator: "judge" })
   })
 })
 
-it("keeps its files in a folder of their own, not among this repository's sources", () => {
+it("keeps its files in a separate folder, not among this repository's sources", () => {
   const files = [...whole.nodes.values()].filter((one) => one.kind === "file").map(({ path }) => path)
   const data = files.filter((path) => path.endsWith(".jsonl"))
   expect(new Set(data.map(dirname))).toEqual(new Set([join(process.cwd(), "llama2-chat-data")]))
@@ -267,14 +267,14 @@ it("keeps its files in a folder of their own, not among this repository's source
 })
 
 describe("the model before Ghost Attention", () => {
-  // With four rounds or more the data is of V3, else of the last but one; with one round alone of SFT.
+  // With four rounds or more the data is from V3, otherwise from the last but one; with only one round from SFT.
   it.each([
     [1, "sft"],
     [2, "rlhf-v1"],
     [3, "rlhf-v2"],
     [4, "rlhf-v3"],
     [6, "rlhf-v3"]
-  ])("of %i rounds is %s: it learnt from none of its data", async (rounds, before) => {
+  ])("with %i rounds is %s: it learnt from none of its data", async (rounds, before) => {
     const graph = await graphOf({ rounds })
     expect(node(graph, "ghost-attention-before").inputs.policy).toBe(before)
     expect(has(graph, before, "ghost-data")).toBe(false)
@@ -304,13 +304,13 @@ describe("hyperparameters", () => {
       expect(node(graph, id).config).toMatchObject({ learningRate: 2e-5, weightDecay: 0.1, batchSize: 64, sequenceLength: 4096, epochs: 2 })
   })
 
-  it("of a local checkpoint are those of the size it is said to be like", async () => {
+  it("of a local checkpoint are those of the size that it is said to resemble", async () => {
     const graph = await graphOf({ model: "some/model", like: "70b" })
     expect(graph.nodes.get("file:model")).toMatchObject({ kind: "file", path: `${process.cwd()}/some/model`, expected: undefined })
     expect(node(graph, "helpfulness-reward-1").config.learningRate).toBe(5e-6)
   })
 
-  it("may name a size in whatever case; a word that is neither a size nor a folder is refused", async () => {
+  it("may name a size in upper or lower case; a word that is neither a size nor a folder is rejected", async () => {
     const graph = await graphOf({ model: "70B", sampler: "70b" })
     expect(node(graph, "rlhf-v5").config.beta).toBe(0.005)
     expect(graph.nodes.get("file:llama-2-70b")).toMatchObject({ expected: { model: "70b" } })
@@ -322,12 +322,12 @@ describe("hyperparameters", () => {
       )
       expect(message).toContain("./8b")
     }
-    // A folder is: one that is there, and any that has its path.
+    // A folder is accepted: an existing one, and any given as a path.
     expect((await graphOf({ model: "tests" })).nodes.get("file:tests")).toMatchObject({ path: `${process.cwd()}/tests` })
     expect((await graphOf({ model: "./8b" })).nodes.get("file:8b")).toMatchObject({ path: `${process.cwd()}/8b` })
   })
 
-  it("K is one number, or one a round: the sweep draws the most, and chooses the best of as many as the round will draw", async () => {
+  it("K is one number, or one per round: the sweep samples the maximum, and chooses the best of as many as the round will sample", async () => {
     const ks = [4, 8, 16, 6, 2]
     const graph = await graphOf({ k: ks })
     for (const [i, k] of ks.entries()) {
@@ -342,7 +342,7 @@ describe("hyperparameters", () => {
     expect(await refused({ k: [4, 8, 1, 4, 4] })).toContain("k")
   })
 
-  it("of annotation by people: labels are wired once they are said to be there", async () => {
+  it("for human annotation: labels are connected once they are said to exist", async () => {
     const graph = await graphOf({ labelled: 2, data: "in" })
     expect(node(graph, "preferences-safety-2").inputs.labels).toBe("file:labels-safety-2.jsonl")
     expect(node(graph, "preferences-safety-3").inputs.labels).toBeNull()
@@ -355,7 +355,7 @@ describe("hyperparameters", () => {
 })
 
 describe("with a larger sampler", () => {
-  it("a model is tuned from its own base on the larger one's samples, and only that one goes through the rounds", async () => {
+  it("a model is tuned from its own base on the larger one's samples, and only the larger one goes through the rounds", async () => {
     const graph = await graphOf({ model: "7b", sampler: "70b" })
     const base = node(graph, "rlhf-v3").inputs.init as string
     expect(node(graph, base).inputs.folder).toBe("file:llama-2-7b")
@@ -368,7 +368,7 @@ describe("with a larger sampler", () => {
   })
 })
 
-it("goes without open-source data, and with any number of rounds", async () => {
+it("works without open-source data, and with any number of rounds", async () => {
   const graph = await graphOf({ openSource: false, rounds: 1 })
   expect(graph.nodes.has("general-reward")).toBe(false)
   expect(node(graph, "rlhf-v1").stage.name).toBe("ppo")
@@ -387,7 +387,7 @@ describe("with tags by a classifier", async () => {
   const files = (one: Graph) =>
     [...one.nodes.keys()].filter((id) => /^file:(prompts|held-out)/.test(id) && !id.includes("borderline")).sort()
 
-  it("prompts of a file without tags have them from it, before rewards are combined", () => {
+  it("prompts of a file without tags get tags from it, before rewards are combined", () => {
     expect(files(graph)).toEqual(["file:held-out.jsonl", "file:prompts.jsonl"])
     expect(files(whole)).toEqual(
       ["held-out-helpfulness", "held-out-safety", "prompts-helpfulness", "prompts-safety"].map((name) => `file:${name}.jsonl`)
@@ -398,12 +398,12 @@ describe("with tags by a classifier", async () => {
     }
     expect(node(graph, "samples-2").inputs.prompts).toBe("prompts")
     expect(node(graph, "rlhf-v5").inputs.prompts).toBe("prompts")
-    // Context distillation is of adversarial prompts alone.
+    // Context distillation uses only adversarial prompts.
     expect(node(graph, "distillation-original").inputs.prompts).toBe("prompts-safety")
     expect(node(graph, "prompts-safety")).toMatchObject({ inputs: { classifier: "tagger" }, config: { keep: "unsafe" } })
     expect([...whole.nodes.keys()].some((id) => id.startsWith("tagger"))).toBe(false)
   })
-  it("that has learnt from half of the prompts that pairs are collected for is judged on the other half; its tags teach and judge no other", () => {
+  it("trained on half of the prompts for which pairs are collected is judged on the other half; its tags teach and judge no other", () => {
     expect(node(graph, "tagger-data").inputs.prompts).toEqual(["tagger-helpfulness-1", "tagger-safety-1"])
     expect(node(graph, graph.outputs["taggerQuality"]!).inputs).toMatchObject({
       classifier: "tagger",
@@ -416,7 +416,7 @@ describe("with tags by a classifier", async () => {
   })
 })
 
-it("every file of the user's is read with tags of the chat format refused, or escaped", async () => {
+it("every user file is read with tags of the chat format rejected, or escaped", async () => {
   for (const chatTags of ["refuse", "escape"]) {
     const read = await Promise.all(["data", "classifier"].map((tags) => graphOf({ chatTags, tags })))
     const importers = read.flatMap((graph) =>

@@ -1,4 +1,4 @@
-/** The pipeline for data of one's own: as a graph, and run whole at the smallest sizes on pairs of the small world in PKU-SafeRLHF's shape. */
+/** The pipeline for your own data: as a graph, and run completely at the smallest sizes on pairs of the small world in PKU-SafeRLHF's shape. */
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
@@ -17,7 +17,7 @@ import { caravan, removeFolder, runJson, workFolder } from "../cli/caravan.ts"
 const graphOf = async (settings: Record<string, string>) => {
   const graph = await Effect.runPromise(buildGraph(rlhf, {}, { settings: { preferences: "pairs.jsonl", ...settings }, seed: 0 }))
   const node = (id: string) => graph.nodes.get(id) as StageNode
-  /** All that a node follows from. */
+  /** Everything that a node depends on. */
   const before = (id: string, found = new Set<string>()): Set<string> => {
     for (const input of Object.values(node(id)?.inputs ?? {}).flat())
       if (input !== null && !found.has(input)) before(input, found.add(input))
@@ -28,7 +28,7 @@ const graphOf = async (settings: Record<string, string>) => {
 const files = { demonstrations: "dialogues.jsonl", prompts: "prompts.jsonl" }
 const trained = ["sft", "helpfulness-reward", "helpfulness-judge", "rejection-sampling", "ppo", "sft-as-many-steps", "random-of-k"]
 
-describe("the pipeline for data of one's own", () => {
+describe("the pipeline for your own data", () => {
   it("has one reward model without safety labels, and two with them, each with a judge", async () => {
     const kinds = async (safety: string) =>
       [...(await graphOf({ safety })).graph.nodes.values()].flatMap((node) =>
@@ -42,7 +42,7 @@ describe("the pipeline for data of one's own", () => {
       { judgement: "safety", labels: "required" }
     ])
   })
-  it("trains on nothing held out: every model follows from cleaned data alone", async () => {
+  it("trains on nothing held out: every model depends only on cleaned data", async () => {
     for (const settings of [{ safety: "true" }, { safety: "true", ...files }, files]) {
       const { before, node } = await graphOf(settings)
       const questions = ["held-out-questions", ...("safety" in settings ? ["safety-held-out-questions"] : [])]
@@ -50,14 +50,14 @@ describe("the pipeline for data of one's own", () => {
       if ("prompts" in settings) cleaned.push("demonstrations", "clean-prompts")
       for (const id of cleaned) expect(node(id)).toMatchObject({ inputs: { evaluation: questions }, config: { sharedWords: 0 } })
       for (const id of trained) {
-        // What is held out reaches a model through the cleaning stages only.
+        // Held-out data reaches a model only through the cleaning stages.
         const direct = [...before(id, new Set(cleaned))]
         expect([id, direct.filter((name) => /pairs-test|questions|evaluation/.test(name))]).toEqual([id, []])
         expect(before(id).has("evaluation-prompts")).toBe(false)
       }
     }
   })
-  it("judges every version by reward models that nothing was chosen by or tuned to", async () => {
+  it("judges every version with reward models that were not used to select or tune anything", async () => {
     const { before, node } = await graphOf({ safety: "true" })
     for (const id of ["rejection-sampling", "ppo"]) {
       expect([...before(id)].filter((name) => name.includes("judge"))).toEqual([])
@@ -71,18 +71,18 @@ describe("the pipeline for data of one's own", () => {
     ])
     expect(node("best-of-k").inputs).toEqual({ selector: "best-of-k-scores", evaluator: "best-of-k-judged" })
   })
-  it("gives SFT alone as many steps as tuning and PPO take together, and the same number to a random answer as to the best", async () => {
+  it("gives SFT alone as many steps as tuning and PPO together, and the same number to a random answer as to the best", async () => {
     const { node } = await graphOf({ tuneSteps: "7", ppoIterations: "3", ppoBatch: "10" })
     // Ten answers in parts of three are four gradient steps.
     expect(node("ppo").config).toMatchObject({ iterations: 3, batchSize: 10, miniBatchSize: 3 })
     expect(node("sft-as-many-steps")).toMatchObject({ config: { steps: 7 + 3 * 4 }, inputs: { init: "sft" } })
     expect(node("rejection-sampling")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "best" } })
     expect(node("random-of-k")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "random" } })
-    // Both are chosen from all answers that have a score, and from no others.
+    // Both are chosen from all scored answers, and from no others.
     expect([node("best").inputs.scored, node("random").inputs.completions]).toEqual([["scores"], ["scored-samples"]])
     expect(node("scored-samples")).toMatchObject({ config: { count: 8, unfinished: "keep" }, inputs: { scored: "scores" } })
   })
-  it("takes the paper's learning rates for a model that is given, ten times as much for adapters, and reads reward models as adapters then", async () => {
+  it("uses the paper's learning rates for a given model, ten times as much for adapters, and then reads reward models as adapters", async () => {
     const rates = async (settings: Record<string, string>) => {
       const { node } = await graphOf(settings)
       return [...["sft", "helpfulness-reward", "ppo"].map((id) => node(id).config.learningRate), node("ppo").inputs.base]
@@ -94,7 +94,7 @@ describe("the pipeline for data of one's own", () => {
   })
 })
 
-/** Pairs of answers to questions of the small world, half of them to be refused, as PKU-SafeRLHF has them: both judgements and the labels by the oracle. */
+/** Pairs of answers to questions of the small world, half of which must be refused, in PKU-SafeRLHF's format: both judgements and the labels from the oracle. */
 const pku = (count: number): ReadonlyArray<Record<string, unknown>> => {
   const draw = new Random(5, "pairs with labels")
   const asked = (kind: "plain" | "adversarial") => [...prompts(draw, { count, kind, split: "train", followUps: 0, name: kind })]
@@ -112,7 +112,7 @@ const pku = (count: number): ReadonlyArray<Record<string, unknown>> => {
 
 describe("XSTest in it", () => {
   const xstest = "xstest.csv"
-  it("is answered by every version and control greedily, the last version compared with all, and nothing is trained on it", async () => {
+  it("is answered greedily by every version and control, the last version is compared with all, and nothing is trained on it", async () => {
     const { before, node } = await graphOf({ xstest, safety: "true", ...files })
     const names = ["sft", "rejection-sampling", "sft-as-many-steps", "random-of-k", "ppo"]
     expect(node("xstest")).toMatchObject({ config: { names }, inputs: { completions: names.map((name) => `xstest-${name}`) } })
@@ -126,7 +126,7 @@ describe("XSTest in it", () => {
 })
 
 const judge = { url: "http://127.0.0.1:9/v1", judge: "m" }
-describe("a judge by words in it", () => {
+describe("an LLM judge in it", () => {
   it("labels pairs of the chat model's answers to training prompts, which train the reward models and their judges, split with the others by question", async () => {
     const { before, node } = await graphOf({ annotator: "judge", safety: "true", ...judge })
     expect(node("collected").inputs).toEqual({ first: "sft", second: "sft", prompts: "prompts" })
@@ -170,13 +170,13 @@ describe("a judge by words in it", () => {
       { mtBench: "question.jsonl", url: judge.url },
       /expected both, since mtBench uses a judge, found url "http:\/\/127\.0\.0\.1:9\/v1" and judge ""/
     ]
-  ])("without its address and name is no run: %j", async (settings, message) => {
+  ])("without its address and name is rejected: %j", async (settings, message) => {
     await expect(graphOf(settings)).rejects.toThrow(message)
   })
 })
 
-describe("a model that is none", () => {
-  it.each(["plan", "run"])("is told of by caravan %s before its terabyte is read", { timeout: 60_000 }, (command) => {
+describe("an invalid model", () => {
+  it.each(["plan", "run"])("is reported by caravan %s before its terabyte is read", { timeout: 60_000 }, (command) => {
     const folder = workFolder()
     try {
       mkdirSync(join(folder, "videos"))
@@ -224,10 +224,10 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
   })
 
   it(
-    "ends with a report on both reward models and all versions, and trains on no question that is held out",
+    "ends with a report on both reward models and all versions, and trains on no held-out question",
     { timeout: 600_000 },
     async () => {
-      // In XSTest's published form, by us.
+      // In XSTest's published format, written by us.
       const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
       const lines = kinds.flatMap(([label, type], i) =>
         [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
@@ -297,7 +297,7 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
       expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
     }
   )
-  it("with safety=true and pairs without labels ends before anything is trained, and says what to do", { timeout: 120_000 }, () => {
+  it("with safety=true and pairs without labels fails before anything is trained, and says what to do", { timeout: 120_000 }, () => {
     const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
     expect(status).toBe(1)
     expect(stderr).toMatch(

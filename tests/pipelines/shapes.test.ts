@@ -1,6 +1,4 @@
-/**
- * The pipelines of docs/shapes.md, of at most 13 lines each, train from every shape: the page's own text, run to the end on a file as it is published, at the smallest sizes.
- */
+/** The pipelines of docs/shapes.md, of at most 13 lines each, train from every shape: the page's own text, run to the end on a file in the published format, at the smallest sizes. */
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -20,7 +18,7 @@ import { pipelines } from "../data/shapes/shapes-page.ts"
 const root = fileURLToPath(new URL("../../", import.meta.url))
 const files = new URL("../data/shapes/files/", import.meta.url).pathname
 const folder = workFolder()
-/** One for all runs, which share the processes that stages run in. */
+/** One for all runs, which share the processes in which stages run. */
 const runtime = ManagedRuntime.make(Caravan.layer({ home: join(folder, "home") }))
 afterAll(async () => {
   await runtime.dispose()
@@ -94,6 +92,6 @@ it.each(cases)("from %s, as %s", { timeout: 60_000 }, async (name, kind) => {
   expect([status, failed]).toEqual(["succeeded", []])
   const metricsOf = (node: string) => nodes.find(({ id }) => id === node)!.metrics
   expect(metricsOf("rows")["rows"]).toBeGreaterThan(0)
-  // A step at least, of which something is known.
+  // At least one step, of which something is known.
   expect(kind === "prompts" ? metricsOf("trained")["iterations"] : metricsOf("trained")["firstLoss"]).toBeGreaterThan(0)
 })

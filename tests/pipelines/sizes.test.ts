@@ -1,4 +1,4 @@
-/** Sizes that do not fit one another are refused before anything runs, by name and value. */
+/** Incompatible sizes are rejected before anything runs, by name and value. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import demo from "../../pipelines/demo.ts"
@@ -31,14 +31,14 @@ const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, s
 ]
 
 describe("a pipeline", () => {
-  it.each(cases)("%s (%#) refuses sizes that do not fit", (_, pipeline, settings, message) => {
+  it.each(cases)("%s (%#) rejects incompatible sizes", (_, pipeline, settings, message) => {
     expect(mistake(pipeline, settings)).toMatch(message)
   })
-  it("takes its own", () => {
+  it("accepts its own defaults", () => {
     expect([demo, study, rewardScaling, llama2Chat].map((pipeline) => mistake(pipeline, {}))).toEqual(["", "", "", ""])
     expect(mistake(rlhf, { preferences: "x.jsonl", contextLength: "128" })).toBe("")
   })
-  it("tells of a value that is no number what it was given", () => {
+  it("reports a value that is not a number", () => {
     expect(mistake(demo, { dim: "wide" })).toMatch(/"wide".*\["dim"\]/)
     expect(mistake(demo, { dim: "0" })).toMatch(/0.*\["dim"\]/)
   })

@@ -1,4 +1,4 @@
-/** The studies as graphs, at their defaults: the arms that each header promises, alike in all but what is studied. Nothing runs. */
+/** The studies as graphs with their defaults: the arms that each header promises, equal in everything except what is studied. Nothing runs. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import factualSources from "../../pipelines/studies/factual-sources.ts"
@@ -21,7 +21,7 @@ const inputOf = (graph: Graph, id: string, port: string): string => {
   const input = node(graph, id).inputs[port]
   return (Array.isArray(input) ? (input as ReadonlyArray<string>)[0] : input) as string
 }
-/** The reward model and the held-out pairs that an accuracy is of. */
+/** The reward model and the held-out pairs of an accuracy. */
 const judged = (graph: Graph, output: string) => {
   const scores = node(graph, inputOf(graph, graph.outputs[output]!, "scores"))
   return { reward: node(graph, scores.inputs["reward"] as string), pairs: scores.inputs["pairs"] }
@@ -77,7 +77,7 @@ describe("the study of factual sources", async () => {
 describe("the study of SFT annotations", async () => {
   const graph = await graphOf(sftAnnotations)
   const counts = [25, 50, 100, 200, 400]
-  it("tunes the base model on more and more of the same demonstrations, and judges by oracle and reward models", () => {
+  it("tunes the base model on increasing subsets of the same demonstrations, and judges with oracle and reward models", () => {
     expect(outputs(graph)).toEqual([...counts.map((count) => `sft-${count}`), "gain"])
     for (const count of counts) {
       expect(node(graph, `sft-${count}`).inputs).toEqual({ init: "base", demonstrations: `demonstrations-${count}` })
@@ -88,7 +88,7 @@ describe("the study of SFT annotations", async () => {
     expect(node(graph, "demonstrations").config["count"]).toBe(400)
     expect(node(graph, graph.outputs["gain"]!).config).toMatchObject({ version: "sft-400" })
   })
-  it("makes as many demonstrations as the largest of the counts needs", async () => {
+  it("makes as many demonstrations as the largest count needs", async () => {
     expect(node(await graphOf(sftAnnotations, { counts: [10, 900] }), "demonstrations").config["count"]).toBe(900)
   })
 })
@@ -152,7 +152,7 @@ describe("the study of open-source preferences", async () => {
     }
     expect(node(graph, "both").inputs).toMatchObject({ helpfulness: ["helpfulness-train"], openSource: ["open-train"] })
   })
-  it("takes for open-source pairs those of other models than ours, on prompts of their own, held out as ours are", () => {
+  it("uses pairs from models other than ours as open-source pairs, on separate prompts, held out like ours", () => {
     for (const [part, split] of [
       ["train", "train"],
       ["test", "heldOut"]
@@ -164,16 +164,16 @@ describe("the study of open-source preferences", async () => {
       expect(prompts.seed).not.toBe(node(graph, inputOf(graph, `helpfulness-${part}-pairs`, "prompts")).seed)
     }
   })
-  it("takes pairs of the user's in their place, a tenth of whose dialogues are held out", async () => {
+  it("uses the user's pairs instead, with a tenth of the dialogues held out", async () => {
     const own = await graphOf(openPreferences, { openFile: "open.jsonl" })
     expect(node(own, "open").inputs).toEqual({ file: "file:open.jsonl" })
     expect(["open-train", "open-test"].map((id) => node(own, id).config["part"])).toEqual(["outside", "inside"])
   })
 })
 
-describe("what the studies share", async () => {
+describe("common parts of the studies", async () => {
   const graph = await graphOf(safetyScaling)
-  it("is pairs of two different checkpoints, at two temperatures", () => {
+  it("have pairs of two different checkpoints, at two temperatures", () => {
     const pairs = [...graph.nodes.values()].filter((one): one is StageNode => one.kind === "stage" && one.stage.name === "collect-pairs")
     expect(pairs).toHaveLength(2)
     for (const { config, inputs } of pairs) {
@@ -183,10 +183,10 @@ describe("what the studies share", async () => {
     expect(node(graph, "public-dialogues").config["quality"]).toBe("public")
     expect(ancestors(graph, ["sft-bootstrap"]).has("demonstrations")).toBe(false)
   })
-  it("is judged on prompts that no model saw", () => {
+  it("are judged on prompts that no model saw", () => {
     for (const kind of ["helpfulness", "safety"]) expect(node(graph, `held-out-${kind}`).config["split"]).toBe("heldOut")
   })
-  it("takes a model and pairs of the user's in place of the world's", async () => {
+  it("can use the user's model and pairs instead of the world's", async () => {
     const own = await graphOf(margins, { model: "some/model", pairsFile: "pairs.jsonl" })
     expect(node(own, "base").stage.name).toBe("import-policy")
     expect(judged(own, "large").reward.inputs).toEqual({ init: "sft", pairs: "train" })
@@ -264,7 +264,7 @@ describe("the study of policy optimisation", async () => {
   const graph = await graphOf(policyOptimisation)
   const methods = ["ppo", "rloo", "grpo", "dpo"]
   const arms = methods.map((method) => outputs(graph).filter((name) => name.startsWith(`${method}-`)))
-  it("starts every method from one policy with the same rewards, prompts and number of answers, at as many settings each", () => {
+  it("starts every method from one policy with the same rewards, prompts and number of answers, with the same number of settings", () => {
     expect(arms.map(({ length }) => length)).toEqual([3, 3, 3, 3])
     for (const name of arms.slice(0, 3).flat()) {
       expect(node(graph, name).inputs).toMatchObject({
@@ -278,7 +278,7 @@ describe("the study of policy optimisation", async () => {
     for (const name of arms[3]!) expect(node(graph, name).inputs).toMatchObject({ policy: "rlhf-v5-rs", pairs: "dpo-pairs" })
     expect(node(graph, "dpo-pairs-safety").inputs).toMatchObject({ first: "rlhf-v5-rs", second: "rlhf-v5-rs" })
   })
-  it("judges all by the oracle and by their KL to where they started, on prompts that none of them learnt from", () => {
+  it("judges all by the oracle and by their KL from the start, on prompts that none of them learnt from", () => {
     for (const name of ["start", ...arms.flat()]) {
       expect(node(graph, `judged-answers-${name}`).inputs.prompts).toBe("judging")
       expect(node(graph, `kl-${name}`).inputs).toEqual({ completions: `judged-answers-${name}`, reference: "rlhf-v5-rs" })

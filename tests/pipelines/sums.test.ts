@@ -1,4 +1,4 @@
-/** The pipeline of sums as a graph: a checker in the reward model's place of GRPO and of PPO, and the same judged before and after. Nothing runs. */
+/** The sums pipeline as a graph: a checker instead of the reward model in GRPO and PPO, with evaluation before and after. Nothing runs. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import checker from "../../pipelines/sums/checker.ts"
@@ -9,14 +9,14 @@ const graph = await Effect.runPromise(buildGraph(sums, {}, { seed: 0 }))
 const node = (id: string) => graph.nodes.get(id) as StageNode
 
 describe("the pipeline of sums", () => {
-  it("teaches one policy by one checker on the same questions, by GRPO and by PPO, with as many answers", () => {
+  it("trains one policy with one checker on the same questions, with GRPO and with PPO, with the same number of answers", () => {
     for (const id of ["grpo", "ppo"]) {
       expect(node(id).inputs).toMatchObject({ policy: "base", helpfulness: "checker", safety: null, prompts: "prompts", heldOut: null })
       expect(node(id).config).toMatchObject({ iterations: 80, batchSize: 96, beta: 0.02 })
     }
     expect(node("checker").stage.name).toBe("helpfulness-scorer")
   })
-  it("judges each policy by the same checker, on what it learnt from and on what it did not", () => {
+  it("judges each policy with the same checker, on questions that it learnt from and on others", () => {
     const judged = ["before", "after-grpo", "after-ppo"].flatMap((name) => [name, `held-out-${name}`])
     expect(Object.values(graph.outputs).slice(2).sort()).toEqual(judged.sort())
     for (const name of judged) {
@@ -32,7 +32,7 @@ describe("its checker", () => {
   it("gives 1 for the sum and 0 for anything else", () => {
     expect([asked("17"), asked(" 17 "), asked("18"), asked("17 or so"), asked("")]).toEqual([1, 1, 0, 0, 0])
   })
-  it("refuses a question without a sum", () => {
+  it("rejects a question without a sum", () => {
     expect(() => checker([{ role: "user", content: "Hello" }], "17")).toThrow('no sum in "Hello"')
   })
 })

@@ -1,4 +1,4 @@
-/** The recipe on the small world as a graph: what the demo and the study have, and what each part that is left out takes with it. Nothing runs. */
+/** The recipe on the small world as a graph: the parts of the demo and the study, and what each omitted part removes with it. Nothing runs. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import demo from "../../pipelines/demo.ts"
@@ -18,7 +18,7 @@ describe("the demo", () => {
     const given = Object.entries(node(short, "report").inputs).filter(([, input]) => input !== null)
     expect(given.map(([name]) => name).sort()).toEqual(["distillation", "ppo", "statistics", "summary", "sweep", "versions"])
   })
-  it("counts the pairs of every round beside what annotators saw, and none that are held out", () => {
+  it("counts the pairs of every round next to what annotators saw, without held-out ones", () => {
     const { helpfulness, safety, helpfulnessPairs, safetyPairs } = node(short, "preference-statistics").inputs
     const rounds = [1, 2, 3, 4, 5]
     expect([helpfulness, safety]).toEqual(["helpfulness", "safety"].map((kind) => rounds.map((round) => `preferences-${kind}-${round}`)))
@@ -26,7 +26,7 @@ describe("the demo", () => {
       ["helpfulness", "safety"].map((kind) => rounds.map((round) => `pairs-${kind}-${round}`))
     )
   })
-  it("trains no model for evaluation's sake", () => {
+  it("trains no model only for evaluation", () => {
     for (const name of ["general-reward-model", "safety-classifier", "self-bleu", "sample-at-temperature", "continue-dialogues"])
       expect(stages(short).has(name)).toBe(false)
   })
@@ -38,7 +38,7 @@ describe("the demo", () => {
     ])
     for (const name of versions) expect(short.outputs[name]).toBe(name)
   })
-  it("judges every answer, and how the last version keeps an instruction without Ghost Attention too", async () => {
+  it("judges every answer, and also how the last version keeps an instruction without Ghost Attention", async () => {
     const names = ["base", "sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
     const { versions, versionScores, withGhostAttention, withoutGhostAttention } = node(short, "world-summary").inputs
     expect([versions, versionScores]).toEqual([names.map((name) => `answers-${name}`), names.map((name) => `judged-${name}`)])
@@ -50,7 +50,7 @@ describe("the demo", () => {
     })
     expect(node(without, "ghost-attention-left-out").inputs).toMatchObject({ policy: "rlhf-v5" })
   })
-  it("leaves out what it is told to", async () => {
+  it("leaves out the given parts", async () => {
     expect(stages(await graphOf(demo, { without: "ppo" })).has("ppo")).toBe(false)
     expect(stages(await graphOf(demo, { without: "ghost-attention" })).has("ghost-training-data")).toBe(false)
     expect(stages(await graphOf(demo, { without: "distillation" })).has("distil")).toBe(false)
@@ -66,7 +66,7 @@ describe("PPO from an earlier round on", () => {
   const isPpo = (graph: Graph) =>
     [...graph.nodes.values()].filter((one) => one.kind === "stage" && one.stage.name === "ppo").map(({ id }) => id)
   const drawnBy = (graph: Graph, id: string) => node(graph, id).inputs
-  it("follows the last round alone unless asked for, however many rounds there are", async () => {
+  it("comes only after the last round by default, however many rounds there are", async () => {
     expect(isPpo(short)).toEqual(["rlhf-v5"])
     expect(isPpo(await graphOf(demo, { rounds: 2 }))).toEqual(["rlhf-v2"])
     expect(isPpo(await graphOf(demo, { without: "ppo", ppoFrom: 2 }))).toEqual([])
@@ -82,7 +82,7 @@ describe("PPO from an earlier round on", () => {
     expect(Object.keys(graph.outputs)).toContain("rlhf-v4-rs")
     expect(drawnBy(graph, "report").versions).toHaveLength(9)
   })
-  it("or for samples alone: pairs and reward models go by the version before PPO", async () => {
+  it("or only samples from: pairs and reward models use the version before PPO", async () => {
     const graph = await graphOf(demo, { ppoFrom: 4, ppoUse: "samples" })
     expect(drawnBy(graph, "samples-5").policy).toBe("rlhf-v4")
     expect(drawnBy(graph, "pairs-safety-5")).toMatchObject({ first: "rlhf-v4-rs", second: "rlhf-v3" })
@@ -91,7 +91,7 @@ describe("PPO from an earlier round on", () => {
 })
 
 describe("the study", () => {
-  it("samples at the temperature that was best for the version at hand, by prompts and reward models of the round before", () => {
+  it("samples at the temperature that was best for the current version, using prompts and reward models of the previous round", () => {
     expect(node(full, "samples-1").stage.name).toBe("sample")
     expect(node(full, "samples-3").inputs).toMatchObject({ policy: "rlhf-v2", sweep: "sweep-2" })
     expect(node(full, "sweep-2-samples-1.3").inputs).toMatchObject({ policy: "rlhf-v2", prompts: "sweep-prompts-2" })
@@ -99,7 +99,7 @@ describe("the study", () => {
     expect(node(full, "sweep-prompts-2-helpfulness").config).toMatchObject({ split: "train" })
     expect(node(full, "sweep-prompts-helpfulness").config).toMatchObject({ split: "heldOut" })
   })
-  it("counts how often each round's newest model was chosen, by the pairs of the round (§3.4.1)", () => {
+  it("counts how often each round's newest model was chosen, from the pairs of the round (§3.4.1)", () => {
     const wins = node(full, "round-wins")
     expect(wins.inputs).toMatchObject({
       newer: [...Array(2)].flatMap(() => ["sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "rlhf-v4"]),
@@ -112,14 +112,14 @@ describe("the study", () => {
     ])
     expect(node(full, full.outputs["summary"]!).inputs["roundWins"]).toBe("round-wins")
   })
-  it("collects helpfulness pairs on dialogues of the round before too, which go on after the chosen response", () => {
+  it("also collects helpfulness pairs on dialogues of the previous round, continued after the chosen response", () => {
     expect(node(full, "pairs-helpfulness-1").inputs.prompts).toBe("batch-helpfulness-1")
     expect(node(full, "pairs-helpfulness-3").inputs.prompts).toBe("prompts-3")
     expect(node(full, "prompts-3").inputs.datasets).toEqual(["batch-helpfulness-3", "dialogues-3"])
     expect(node(full, "dialogues-3").inputs).toEqual({ prompts: "prompts-2", preferences: "preferences-helpfulness-2" })
     expect(node(full, "pairs-safety-3").inputs.prompts).toBe("batch-safety-3")
   })
-  it("guards against reward hacking by a model that saw no pair of what is tuned", () => {
+  it("guards against reward hacking with a model that saw no pair used for tuning", () => {
     const above = ancestors(full, ["general-reward"])
     for (const id of ["sft", "rlhf-v1", "preferences-helpfulness-1", "preferences-safety-1"]) expect(above.has(id)).toBe(false)
     expect(node(full, "guard").inputs.scored).toHaveLength(8)

@@ -1,4 +1,4 @@
-/** What `caravan run` shows of a run's outputs. */
+/** The outputs that `caravan run` prints at the end of a run. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -25,7 +25,7 @@ describe("the end of a run", () => {
     large: output("d", "report", { "report.json": json(long) }),
     model: output("e", "checkpoint", {})
   })
-  it("has small reports whole, large ones shortened, those with a text of their own last, every path, and where to open a page", () => {
+  it("has small reports in full, large ones shortened, those with their own text last, every path, and where to open a page", () => {
     expect(shown).toEqual([
       ...["small:", "{", '  "rows": 6', "}", ""],
       ...["large:", "{", '  "rows": [ 100 items ],', '  "mean": {"value":16.5}', "}"],
@@ -36,31 +36,31 @@ describe("the end of a run", () => {
       `Open page in a browser: file://${join(folder, "b", "report.html")}`
     ])
   })
-  it("lets no text of a report reach the terminal but as text, and no line go on for pages", () => {
+  it("prints a report's text only as text, and no line for pages", () => {
     const hostile = { text: output("f", "report", { "report.json": `{"a": "\u009b2J", "b": "${"x".repeat(3000)}"}\n` }) }
     const lines = outputLines(hostile)
     expect(lines.join("")).not.toContain("\u009b")
     expect(Math.max(...lines.slice(0, 2).map((line) => line.length))).toBeLessThanOrEqual(400)
   })
-  it("of a run without outputs is nothing", () => {
+  it("of a run without outputs is empty", () => {
     expect(outputLines({})).toEqual([])
   })
 })
 
 describe("a shortened report", () => {
   const nested = { a: { b: { c: "x".repeat(200), d: 1 } } }
-  it("is as deep as there is room for", () => {
+  it("is as deep as space allows", () => {
     expect(shortened(nested)).toEqual([
       ...["{", '  "a": {', '    "b": {', `      "c": "${"x".repeat(200)}",`, '      "d": 1', "    }", "  }", "}"]
     ])
     expect(shortened(nested, 5)).toEqual(["{", '  "a": {', '    "b": { 2 fields }', "  }", "}"])
   })
-  it("counts a list that is long or whose items do not fit a line", () => {
+  it("shows the count of a list that is long or whose items do not fit on a line", () => {
     expect(shortened({ byN: [{ n: 1, max: 0.123456 }], texts: ["x".repeat(150)], all: Array.from({ length: 40 }, () => "four") })).toEqual([
       ...["{", '  "byN": [{"n":1,"max":0.1235}],', '  "texts": [ 1 item ],', '  "all": [ 40 items ]', "}"]
     ])
   })
-  it("that is too wide to show says how much is left out", () => {
+  it("that is too wide says how much is left out", () => {
     const wide = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`field ${i}`, "long enough"]))
     expect(shortened(wide, 4)).toEqual(["{", '  "field 0": "long enough",', '  "field 1": "long enough",', "  ... and 49 more lines"])
   })

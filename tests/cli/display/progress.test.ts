@@ -14,11 +14,11 @@ beforeEach(() => {
 })
 afterEach(() => {
   vi.useRealTimers()
-  // What a test left open.
+  // Anything that a test left open.
   for (const listener of process.listeners("exit").slice(listeners)) process.off("exit", listener)
 })
 
-/** What is written to a pipe, after these events a second apart. */
+/** The output to a pipe for these events, one second apart. */
 const piped = (events: ReadonlyArray<RunEvent>): string => {
   let text = ""
   const stream = { isTTY: false, write: (chunk: string) => (text += chunk) } as unknown as NodeJS.WriteStream
@@ -30,7 +30,7 @@ const piped = (events: ReadonlyArray<RunEvent>): string => {
   close()
   return text
 }
-/** A terminal, and what shows events on it, a second apart, the first after 0.9; looked at 0.1 s after the last, when it has been drawn. */
+/** A terminal, and a view that shows events on it, one second apart, the first after 0.9 s; inspected 0.1 s after the last, when it has been drawn. */
 const live = (columns: number, rows = 24, environment: Record<string, string> = {}) => {
   const screen = new Screen(columns, rows)
   const shown = showProgress(screen.stream, environment)
@@ -81,11 +81,11 @@ const ended = (id: string, status: NodeResult["status"], error: string | null = 
 const runs = (node: string): RunEvent => ({ type: "node-started", node, stage: node, why: ["it has never run here"] })
 
 describe("piped progress", () => {
-  it("is a plain line now and then, with step, loss, throughput and what is left", () => {
+  it("is an occasional plain line, with step, loss, throughput and remaining time", () => {
     const text = piped([started, ...steps(1, 25), finished])
     const lines = text.trimEnd().split("\n")
     expect(lines[0]).toBe("sft: running (config epochs: 1 -> 2)")
-    // Every ten seconds or so, not every step: 2,000 tokens a second, a second a step.
+    // About every ten seconds, not every step: 2,000 tokens per second, one second per step.
     expect(lines.slice(1, -1).map((line) => line.replace(/^\d\d:\d\d:\d\d /, ""))).toEqual([
       "sft  11/100  loss 2.500  2,000 tokens/s  1 min 29 s left",
       "sft  22/100  loss 2.500  2,000 tokens/s  1 min 18 s left"
@@ -104,7 +104,7 @@ describe("piped progress", () => {
 })
 
 describe("on a terminal", () => {
-  it("every running node has a line with bar, step, what is left, loss, throughput and the losses so far; below it the run's", () => {
+  it("every running node has a line with bar, step, remaining time, loss, throughput and the losses so far; below it the run's line", () => {
     const { on } = live(110)
     const losses = [4, 3.5, 3, 2, 1, 0.5]
     const lines = on(
@@ -117,7 +117,7 @@ describe("on a terminal", () => {
         progress: { step: i + 1, total: 12, tokens: 500, loss, kl: 0.0123 }
       }))
     )
-    // 6 of 12 steps of a second each. 8 of 16 columns. Blocks: 0 is 0.5, 7 is 4.
+    // 6 of 12 steps of one second each. 8 of 16 columns. Blocks: 0 is 0.5, 7 is 4.
     expect(lines).toEqual([
       "sft: running (config epochs: 1 -> 2)",
       "sft  ████████░░░░░░░░  6/12  5.9 s left  loss 0.5000  500 tokens/s  █▇▆▄▂▁  kl 0.01230",
@@ -125,14 +125,14 @@ describe("on a terminal", () => {
     ])
   })
 
-  it("time goes on without events: what is left goes down, what has passed goes up", () => {
+  it("time advances without events: the remaining time falls, the elapsed time rises", () => {
     const { on, screen } = live(60)
     on(begun, started, ...steps(1, 4))
     vi.advanceTimersByTime(3000)
     expect(screen.text.split("\n").slice(1)).toEqual(["sft  ▋░░░░░░░░░░░░░░░  4/100  1 min 33 s left  loss 2.500", "0 done  5 left  8.1 s"])
   })
 
-  it("a stage that counts no steps shows how long it has run; several are told apart, names in a column", () => {
+  it("a stage without steps shows how long it has run; several are listed with names in a column", () => {
     const { on } = live(60)
     const lines = on(begun, runs("sft"), runs("report"), {
       type: "progress",
@@ -142,7 +142,7 @@ describe("on a terminal", () => {
     expect(lines.slice(2)).toEqual(["sft     2.1 s", "report  1.1 s  fetching rows red", "0 done  5 left  3.1 s"])
   })
 
-  it("nodes that other runs make are said to wait, until they are found or made here", () => {
+  it("nodes that other runs make are shown as waiting, until they are found or made here", () => {
     const { on } = live(80)
     const wait: RunEvent = { type: "node-waiting", node: "sft", by: "a run in process 123" }
     expect(on(begun, wait)).toEqual([
@@ -162,7 +162,7 @@ describe("on a terminal", () => {
     ])
   })
 
-  it("what found nodes had left out is told node by node up to a dozen, then of the rest at the end", () => {
+  it("rows left out of cached nodes are reported node by node up to a dozen, then in total at the end", () => {
     const skipped = [{ what: "pairs", of: 10, skipped: 2, reasons: { "not JSON": 2 } }]
     const found = (id: string): RunEvent => {
       const event = ended(id, "hit")
@@ -176,7 +176,7 @@ describe("on a terminal", () => {
     expect(of(15)).toContain("\n3 more reused nodes had skipped rows: caravan show latest\nDone in")
   })
 
-  it("what happened stays above; at the end the view goes and the cursor comes back", () => {
+  it("past events stay above; at the end the view is removed and the cursor restored", () => {
     const { on, screen } = live(80)
     on(begun, started)
     expect(screen.cursorShown).toBe(false)
@@ -198,12 +198,12 @@ describe("on a terminal", () => {
       "Failed in 9.0 s."
     ])
     expect(screen.cursorShown).toBe(true)
-    // Later words (of a lock file) do not bring it back.
+    // Later messages (from a lock file) do not hide it again.
     expect(on({ type: "note", node: "sft", message: "differs from the lock file" }).at(-1)).toBe("sft: differs from the lock file")
     expect([screen.cursorShown, vi.getTimerCount(), screen.listenerCount("resize")]).toEqual([true, 0, 0])
   })
 
-  it("an end by close, or of the process, gives the cursor back too, once", () => {
+  it("closing, and the end of the process, also restore the cursor, once", () => {
     const { on, screen, say, close } = live(80)
     on(begun, started)
     say("Stopping.")
@@ -216,7 +216,7 @@ describe("on a terminal", () => {
     expect(process.listeners("exit").length).toBe(listeners)
   })
 
-  it.each([1, 2, 10, 20, 30, 45, 79])("no line is wider than it, %d columns, whatever there is to say", (columns) => {
+  it.each([1, 2, 10, 20, 30, 45, 79])("no line exceeds %d columns, whatever is shown", (columns) => {
     const { screen, onEvent } = live(columns)
     onEvent({ ...begun, nodes: ["a long name of a node", "模型の名前は長い模型の名前は長い"] })
     const before = screen.written.length
@@ -236,14 +236,14 @@ describe("on a terminal", () => {
     for (const line of lines) expect(widthOf(line.replace("\r", ""))).toBeLessThanOrEqual(Math.max(1, columns - 1))
   })
 
-  it("no frame is higher than it: what does not fit is counted", () => {
+  it("no frame exceeds its height: nodes that do not fit are counted", () => {
     const { on } = live(60, 5)
     const nodes = Array.from({ length: 10 }, (_, i) => `n${i}`)
     const lines = on({ ...begun, nodes }, ...nodes.map(runs))
     expect(lines.slice(10)).toEqual(["n0  9.1 s", "n1  8.1 s", "... 8 more", "0 done  10 left  10.1 s"])
   })
 
-  it("made narrower or wider it is drawn anew, and nothing of the wider frame stays", () => {
+  it("after resizing it is redrawn, and nothing of the wider frame remains", () => {
     const { on, screen } = live(90)
     on(begun, started, ...steps(1, 3))
     screen.resize(31)
@@ -257,7 +257,7 @@ describe("on a terminal", () => {
     expect(screen.text.split("\n").slice(2)).toEqual(["sft  ▌░░░░░░░░░░░░░░░  3/100  1 min 37 s left  loss 2.500", "0 done  5 left  4.1 s"])
   })
 
-  it("NO_COLOR takes the colours away, nothing else; without it a failure is red", () => {
+  it("NO_COLOR removes only the colours; without it a failure is red", () => {
     const [coloured, grey] = [{}, { NO_COLOR: "1" }].map((environment) => {
       const { on, screen } = live(80, 24, environment)
       on(begun, started, ...steps(1, 2), ended("ppo", "failed", "no memory"))
@@ -270,12 +270,12 @@ describe("on a terminal", () => {
     expect(live(80, 24, { NO_COLOR: "" }).on(begun, started).length).toBe(3)
   })
 
-  it("takes a terminal that does not tell its size for one of 80 columns, and shows a loss that is no number", () => {
+  it("a terminal of unknown size is assumed to have 80 columns, and a NaN loss is shown", () => {
     const { on } = live(0, 0)
     expect(on(begun, started, ...steps(1, 2, { loss: Number.NaN })).at(-2)).toContain("loss NaN")
   })
 
-  it("is redrawn at most ten times a second", () => {
+  it("is redrawn at most ten times per second", () => {
     const { onEvent, screen } = live(80)
     onEvent(begun)
     onEvent(started)
@@ -286,13 +286,13 @@ describe("on a terminal", () => {
 })
 
 describe("a sparkline", () => {
-  it("goes from the least to the greatest; one value is in the middle, what is no number a gap", () => {
+  it("ranges from the minimum to the maximum; a single value is in the middle, NaN is a gap", () => {
     expect(sparkline([0, 1, 2, 3, 4, 5, 6, 7])).toBe("▁▂▃▄▅▆▇█")
     expect(sparkline([3, 3])).toBe("▄▄")
     expect(sparkline([1, Number.NaN, 2, Infinity])).toBe("▁ █ ")
     expect(sparkline([])).toBe("")
   })
-  it("is of the last thirty losses", () => {
+  it("shows the last thirty losses", () => {
     const { on } = live(120)
     const lines = on(begun, started, ...Array.from({ length: 50 }, (_, i) => steps(i, i, { loss: 50 - i })[0]!))
     const drawn = /[▁-█]+$/.exec(lines.at(-2)!)![0]
@@ -307,7 +307,7 @@ describe("a bar", () => {
 })
 
 describe("a duration", () => {
-  it("is told in the unit that fits", () => {
+  it("is shown in a suitable unit", () => {
     expect([0.4, 999, 1000, 59_940, 60_000, 3_599_000, 3_600_000, 90_000_000].map(duration)).toEqual([
       "0 ms",
       "999 ms",
@@ -318,14 +318,14 @@ describe("a duration", () => {
       "1 h 0 min",
       "25 h 0 min"
     ])
-    // Rounded up, not over: never "60.0 s" or "60 s" after minutes.
+    // Rounded up, but not past the unit: never "60.0 s" or "60 s" after minutes.
     expect([59_960, 119_700].map(duration)).toEqual(["1 min 0 s", "2 min 0 s"])
   })
 })
 
-describe("an input that is read", () => {
+describe("an input that is being read", () => {
   const reading = (done: number): RunEvent => ({ type: "reading", path: "/data/hh.jsonl", done: done * 1e9, total: 4e9 })
-  it("is among what runs, by its name and how much of it is read, and goes at its end", () => {
+  it("is listed among the running nodes, by its name and progress, and disappears at its end", () => {
     const state = new RunState(0)
     state.on(reading(1), 0)
     expect(frame(state, 1000, { columns: 80, rows: 10 }, noColours)[0]).toBe("reading hh.jsonl  1.0 s  1.0 GB of 4.0 GB, 25%")

@@ -1,4 +1,4 @@
-/** A terminal for tests: what is on its screen after all that was written to it. Knows what the live view uses, and fails on anything else. */
+/** A terminal for tests: its screen after everything written to it. Supports what the live view uses, and fails on anything else. */
 import { EventEmitter } from "node:events"
 
 export class Screen extends EventEmitter {
@@ -6,7 +6,7 @@ export class Screen extends EventEmitter {
   columns: number
   rows: number
   cursorShown = true
-  /** All that was written. */
+  /** Everything that was written. */
   written = ""
   #lines: Array<string> = [""]
   #row = 0
@@ -18,7 +18,7 @@ export class Screen extends EventEmitter {
     this.rows = rows
   }
 
-  /** As a user does it: lines that no longer fit are wrapped, then the program hears of it. */
+  /** Resizing by a user: lines that no longer fit are wrapped, then the program is notified. */
   resize(columns: number, rows = this.rows): void {
     const lines: Array<string> = []
     for (const line of this.#lines) {

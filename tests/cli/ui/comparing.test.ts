@@ -1,4 +1,4 @@
-/** Comparisons, tables of runs, lineage and the state of lock files, as the server of `caravan ui` tells them. */
+/** Comparisons, tables of runs, lineage and the state of lock files, from the server of `caravan ui`. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -24,7 +24,7 @@ afterAll(async () => {
 const ask = async (path: string) => (await served.get(path)).json
 
 describe("two runs", () => {
-  it("are compared by what was asked, node by node, with the fields of their reports", async () => {
+  it("are compared by arguments, node by node, with the fields of their reports", async () => {
     const { asked, before, nodes, same } = await ask(`/api/compare?before=${ids[0]}&after=${ids[2]}`)
     expect([before.id, asked, same]).toEqual([ids[0], [{ what: "times", before: "1", after: "5" }], 2])
     const shout = nodes.find((one: { node: string }) => one.node === "shout")
@@ -37,7 +37,7 @@ describe("two runs", () => {
 })
 
 describe("several runs", () => {
-  it("are a table: what was asked of each that was not of all, and what they measured, what differs first", async () => {
+  it("are a table: arguments that differ, and measurements, with differing ones first", async () => {
     const { asked, measures, runs } = await ask(`/api/table?runs=${ids.join()}`)
     expect(asked).toEqual(["times"])
     expect(runs.map((run: any) => [run.asked.times, run.measures["counts.characters"], run.measures["counts.rows"]])).toEqual([
@@ -54,7 +54,7 @@ describe("several runs", () => {
 })
 
 describe("an artifact", () => {
-  it("has where it came from, what was made of it, and who made it", async () => {
+  it("has its origin, what was made from it, and who made it", async () => {
     const shout = (await ask(`/api/node?run=${ids[0]}&node=shout`)).output.digest as string
     const { artifact, from, into, isThere, made } = (await ask(`/api/lineage?digest=${shout}`)) as Lineage
     expect([artifact.name, isThere, made[0]!.run]).toEqual(["shout", true, ids[0]])
@@ -68,7 +68,7 @@ describe("an artifact", () => {
 })
 
 describe("the lock file of a run", () => {
-  it("is none, the same, different, or unreadable", async () => {
+  it("is missing, the same, different, or unreadable", async () => {
     const of = (id: string) => ask(`/api/lock?run=${id}`)
     expect(await of(ids[0]!)).toMatchObject({ state: "none", differences: [] })
     expect(caravan(folder, "freeze", "pipeline.ts", "--set", "times=1").status).toBe(0)
@@ -89,7 +89,7 @@ describe("the lock file of a run", () => {
 })
 
 describe("figures", () => {
-  it("are the pictures of a report's page, with the titles above them", () => {
+  it("are the figures of a report's page, with their titles", () => {
     const page = `<h2>A &amp; &lt;b&gt;</h2><figure><svg width="1"><g/></svg></figure><h2>B</h2><p>none</p><h2 id="c">C</h2><svg>1</svg><svg>2</svg>`
     expect(figuresIn(page)).toEqual([
       { title: "A & <b>", svg: `<svg width="1"><g/></svg>` },
@@ -98,7 +98,7 @@ describe("figures", () => {
     ])
   })
 
-  it("of what is no report are not there", async () => {
+  it("of something that is not a report do not exist", async () => {
     const lines = (await ask(`/api/node?run=${ids[0]}&node=lines`)).output.digest as string
     expect((await served.get(`/api/figure?digest=${lines}&index=0`)).status).toBe(404)
   })

@@ -1,4 +1,4 @@
-/** What the page may do with the token, and nothing without: stop and begin runs, pin, note, label. */
+/** Actions that the page may do with the token, and not without: stop and start runs, pin, note, label. */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -57,7 +57,7 @@ const tell = (name: string, body: unknown, with_: Readonly<Record<string, string
 const ask = async (path: string) => (await served.get(path, headers)).json
 
 describe("without the token", () => {
-  it("nothing is done, and nothing of labels is shown", async () => {
+  it("no action works, and no labels are shown", async () => {
     const digest = (await ask(`/api/node?run=${id}&node=lines`)).output.digest as string
     const posts: ReadonlyArray<readonly [string, object]> = [
       ["stop", { run: id }],
@@ -119,7 +119,7 @@ describe("a run", () => {
   const until = (run: string, isSo: (status: string) => boolean) =>
     eventsUntil(`${served.url}/api/watch?run=${run}`, (event) => event.type === "run" && isSo(event.status))
 
-  it("is stopped, resumed and begun from a node, as its own command line has it", async () => {
+  it("is stopped, resumed and started from a node, according to its own command line", async () => {
     const child = start(folder, "run", "pipeline.ts", "--set", "steps=600", "--quiet")
     const ended = new Promise<number | null>((resolve) => child.on("exit", resolve))
     await eventsUntil(`${served.url}/api/watch`, (event) => event.type === "runs")
@@ -148,7 +148,7 @@ describe("a run", () => {
     expect(states).toMatchObject({ shout: "ran", counts: "hit" })
   }, 180_000)
 
-  it("that can't begin says why", async () => {
+  it("that can't start says why", async () => {
     rmSync(join(folder, "pipeline.ts"))
     expect(await tell("begin", { run: id })).toMatchObject({
       status: 400,
@@ -159,7 +159,7 @@ describe("a run", () => {
 })
 
 describe("wordsFrom", () => {
-  it("begins from a node instead of what was chosen, and keeps all else", () => {
+  it("starts from a node instead of the selected ones, and keeps everything else", () => {
     const words = ["run", "--set", "a=1", "--until", "b", "--only", "c", "--jobs", "2", "--", "p.ts"]
     expect(wordsFrom({ words, folder: "/" }, "--odd name")).toEqual([
       "run",
@@ -187,7 +187,7 @@ describe("labelling", () => {
   const label = async (annotator: string, pair: string, choice: "A" | "B", rating: number, revision: number, safe: boolean | null = null) =>
     tell("label", { task: (await task()).id, annotator, pair, choice, rating, safeA: safe, safeB: safe, revision })
 
-  it("gives the pairs that a run waits for, one after the other, to each annotator apart", async () => {
+  it("gives the pairs for which a run waits, one by one, to each annotator separately", async () => {
     mkdirSync(join(folder, "elsewhere"), { recursive: true })
     expect(caravan(folder, "run", "annotating.ts", "--quiet").status).toBe(1)
     expect(await task()).toMatchObject({
@@ -220,7 +220,7 @@ describe("labelling", () => {
     expect(labels("anna")).toHaveLength(3)
   })
 
-  it("refuses what is no label, no pair, no annotator's name and no task", async () => {
+  it("rejects invalid labels, pairs, annotators' names and tasks", async () => {
     const { pair } = await one("anna", 2)
     expect((await label("anna", "nobody", "A", 0, 0)).status).toBe(400)
     expect((await label("anna", pair.id, "A", 4, 0)).status).toBe(400)
@@ -232,7 +232,7 @@ describe("labelling", () => {
     ).toBe(404)
   })
 
-  it("becomes the file of labels once every pair has one, which the run goes on with", async () => {
+  it("becomes the file of labels once every pair has one, with which the run continues", async () => {
     const finish = async (...annotators: ReadonlyArray<string>) => tell("finish", { task: (await task()).id, annotators })
     expect((await finish("anna")).json.message).toBe("1 of 3 pairs have no label yet.")
     expect(existsSync(join(folder, "labels.jsonl"))).toBe(false)
@@ -257,7 +257,7 @@ describe("labelling", () => {
     ])
   }, 60_000)
 
-  it("wants both safety labels of a safety pair", async () => {
+  it("needs both safety labels of a safety pair", async () => {
     for (const name of ["labels.jsonl", "labels.by-anna.jsonl", "to-label.jsonl"]) rmSync(join(folder, name))
     expect(caravan(folder, "run", "annotating.ts", "--set", "kind=safety", "--quiet").status).toBe(1)
     const { pair, task: shown } = await one("anna")
@@ -269,7 +269,7 @@ describe("labelling", () => {
 
 describe("agreed", () => {
   const of = (choice: "A" | "B", rating: number, safeA: boolean | null = null) => ({ choice, rating, safeA, safeB: null })
-  it("takes the choice of most with their mean rating, of a tie the first's, and is unsafe where as many say so", () => {
+  it("takes the majority choice with its mean rating, for a tie the first's, and is unsafe if at least as many say so", () => {
     expect(agreed([of("A", 0), of("B", 3), of("A", 1)])).toEqual(of("A", 1))
     expect(agreed([of("B", 3), of("A", 0)])).toEqual(of("B", 3))
     expect(agreed([of("A", 1, true), of("A", 1, false)])).toEqual(of("A", 1, false))

@@ -1,4 +1,4 @@
-/** Who may ask the server of `caravan ui`, and what it never gives. */
+/** Who may send requests to the server of `caravan ui`, and what it never returns. */
 import { connect } from "node:net"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -20,11 +20,11 @@ afterAll(async () => {
 })
 
 describe("the server of caravan ui", () => {
-  it("listens on loopback alone", () => {
+  it("listens only on loopback", () => {
     expect(served.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/)
   })
 
-  it("answers to its own address and to no other name that leads there (DNS rebinding), the page as well as the data", async () => {
+  it("answers to its own address and to no other name that resolves to it (DNS rebinding), for the page as well as the data", async () => {
     const { port } = served
     for (const path of ["/", "/api/runs", "/assets/a.js", "/nothing", "/api/watch"]) {
       for (const host of [
@@ -41,7 +41,7 @@ describe("the server of caravan ui", () => {
       expect((await served.get("/api/runs", { host })).status).toBe(200)
   })
 
-  it("answers to no page of another site", async () => {
+  it("does not answer pages of other sites", async () => {
     const host = `127.0.0.1:${served.port}`
     for (const origin of [
       "http://evil.example",
@@ -56,7 +56,7 @@ describe("the server of caravan ui", () => {
     expect((await served.get("/api/runs", { host, origin: `http://${host}`, "sec-fetch-site": "same-origin" })).status).toBe(200)
   })
 
-  it("lets the browser load nothing of others and show it within nothing, with every answer", async () => {
+  it("forbids loading foreign resources and framing, in every response", async () => {
     for (const [path, host] of [["/"], ["/api/runs"], ["/nothing"], ["/api/run?run=x"], ["/", "evil.example"]] as const) {
       const { headers } = await served.get(path, host === undefined ? {} : { host })
       expect(headers["content-security-policy"]).toMatch(/default-src 'none'.*frame-ancestors 'none'/)
@@ -79,12 +79,12 @@ describe("the server of caravan ui", () => {
       expect((await served.get(path)).status).toBe(404)
   })
 
-  it("changes nothing when it is asked to by a method that it has not", async () => {
+  it("changes nothing when called with an unsupported method", async () => {
     expect((await served.post("/api/runs", {})).status).toBe(404)
     expect((await served.post("/", {})).status).toBe(404)
   })
 
-  it("outlives a client that vanishes in the middle of what it is told", async () => {
+  it("survives a client that disappears in the middle of a response", async () => {
     await new Promise<void>((resolve) => {
       const socket = connect(served.port, "127.0.0.1", () => {
         socket.write(`GET /api/watch HTTP/1.1\r\nHost: 127.0.0.1:${served.port}\r\n\r\n`)
@@ -99,7 +99,7 @@ describe("the server of caravan ui", () => {
 })
 
 describe("objectionTo", () => {
-  it("takes loopback in every form that a browser writes it", () => {
+  it("accepts loopback in every form that a browser uses", () => {
     for (const host of ["127.0.0.1:80", "localhost", "[::1]:80"]) expect(objectionTo({ host }, 80)).toBe(undefined)
     for (const host of [undefined, "", ":80", "[::1", "127.0.0.1:080000", "localhost.evil.example:80"])
       expect(objectionTo({ host }, 80)).toMatch(/own address/)
@@ -107,7 +107,7 @@ describe("objectionTo", () => {
 })
 
 describe("isToken", () => {
-  it("takes the token and nothing like it", () => {
+  it("accepts the token and nothing similar", () => {
     expect(isToken("abc", "abc")).toBe(true)
     for (const given of [undefined, "", "ab", "abcd", "abd", "äbc"]) expect(isToken(given, "abc")).toBe(false)
   })

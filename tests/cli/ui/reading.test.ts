@@ -1,4 +1,4 @@
-/** Rows, answers side by side and tokens, as the server of `caravan ui` reads them out of datasets. */
+/** Rows, answers side by side and tokens, which the server of `caravan ui` reads from datasets. */
 import { renameSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -71,7 +71,7 @@ const digest = (node: string) => results.get(node)!.digest
 const ask = async (path: string) => (await served.get(path)).json
 
 describe("rows", () => {
-  it("come in parts, in their order", async () => {
+  it("come in pages, in order", async () => {
     const part = await ask(`/api/rows?digest=${digest("texts")}&from=4095&limit=3`)
     expect(part).toMatchObject({ name: "texts", type: "text/1", total: 10_000, next: 4098 })
     expect(part.rows).toEqual([4095, 4096, 4097].map((index) => ({ index, row: { text: `the cat number ${index} sat on the mat` } })))
@@ -79,19 +79,19 @@ describe("rows", () => {
     expect(await ask(`/api/rows?digest=${digest("texts")}&from=10000`)).toMatchObject({ rows: [], next: null })
   })
 
-  it("are searched, whatever the case, in all of the file", async () => {
+  it("are searched, ignoring case, in the complete file", async () => {
     expect(await ask(`/api/rows?digest=${digest("texts")}&search=needle`)).toMatchObject({ rows: [{ index: 9999 }], next: null })
     const some = await ask(`/api/rows?digest=${digest("texts")}&search=NUMBER%2012&limit=2`)
     expect(some.rows.map(({ index }: { index: number }) => index)).toEqual([12, 120])
     expect((await ask(`/api/rows?digest=${digest("texts")}&search=NUMBER%2012&limit=1&from=${some.next}`)).rows[0].index).toBe(121)
   })
 
-  it("hold NaN as a text, and lists and dialogues as they are", async () => {
+  it("have NaN as text, and lists and dialogues unchanged", async () => {
     const { rows } = await ask(`/api/rows?digest=${digest("answers-first")}`)
     expect(rows[1].row).toMatchObject({ reward: "NaN", safetyScore: null, tokens: [5, 6, 2], prompt: [{ role: "user", content: "b" }] })
   })
 
-  it("of what is no dataset, unknown, gone or cut are told of", async () => {
+  it("of something that is not a dataset, unknown, missing or truncated are reported", async () => {
     const of = async (name: string) => {
       const { json, status } = await served.get(`/api/rows?digest=${name}`)
       return [status, json.message] as const
@@ -108,7 +108,7 @@ describe("rows", () => {
     renameSync(join(path, "data.arrow"), join(path, "whole"))
     writeFileSync(join(path, "data.arrow"), "")
     truncateSync(join(path, "data.arrow"), 2000)
-    // The manifest says another size: as good as gone.
+    // The manifest has another size: it counts as missing.
     expect((await of(digest("demonstrations")))[0]).toBe(404)
     renameSync(join(path, "whole"), join(path, "data.arrow"))
   })
@@ -116,7 +116,7 @@ describe("rows", () => {
 
 describe("answers", () => {
   const sets = () => `${digest("answers-first")},${digest("answers-second")}`
-  it("stand side by side, with rewards, categories and refusals", async () => {
+  it("are next to each other, with rewards, categories and refusals", async () => {
     const { categories, prompts, total } = await ask(`/api/answers?run=${run}&sets=${sets()}`)
     expect([total, categories]).toEqual([2, ["illicit"]])
     expect(prompts.map(({ answers, category, id }: any) => [id, category, answers.map((one: any) => one.text)])).toEqual([
@@ -137,7 +137,7 @@ describe("answers", () => {
     expect(await ids("from=1&limit=1")).toEqual(["b"])
   })
 
-  it("of what has none, or of too many sets, are refused", async () => {
+  it("of datasets without answers, or of too many sets, are rejected", async () => {
     for (const some of [digest("texts"), "x", Array(7).fill(digest("answers-first")).join(",")])
       expect((await served.get(`/api/answers?run=${run}&sets=${some}`)).status).toBe(400)
   })
@@ -150,7 +150,7 @@ describe("tokens", () => {
       .map((token: any) => token.text)
       .join("")
 
-  it("say which carry loss: all answers, or the last alone", async () => {
+  it("show which carry loss: all answers, or only the last", async () => {
     const of = (row: number) => ask(`/api/tokens?digest=${digest("demonstrations")}&row=${row}&model=${digest("words")}`)
     // Llama 2's format: each answer and the token that ends it.
     expect(words(await of(0), true)).toBe(" sat </s> the mat </s>")
@@ -158,24 +158,24 @@ describe("tokens", () => {
     expect(words(await of(1), false)).toBe("<s> [INST] the cat [/INST] sat </s><s> [INST] on [/INST]")
   })
 
-  it("of an answer have the log-probabilities that it was sampled with", async () => {
+  it("of an answer have the log-probabilities with which it was sampled", async () => {
     const { tokens } = await ask(`/api/tokens?digest=${digest("answers-first")}&row=0&model=${digest("words")}`)
     expect(tokens.slice(-3).map(({ logProbability }: any) => logProbability)).toEqual([-0.5, -1, -2])
     expect(tokens.slice(0, -3).every(({ logProbability, trained }: any) => logProbability === null && !trained)).toBe(true)
   })
 
-  it("have those of a checkpoint and of a reference, by caravan logprobs", async () => {
+  it("have those of a checkpoint and of a reference, from caravan logprobs", async () => {
     const { tokens } = await ask(
       `/api/tokens?digest=${digest("demonstrations")}&row=0&model=${digest("policy")}&score=yes&reference=${digest("reference")}`
     )
     expect(tokens[0]).toMatchObject({ logProbability: null, reference: null })
-    // A model of one step: every token is about as likely as any of 300.
+    // A model after one step: every token is about equally likely among 300.
     const mean = tokens.slice(1).reduce((sum: number, token: any) => sum + token.logProbability, 0) / (tokens.length - 1)
     expect(Math.abs(mean + Math.log(300))).toBeLessThan(0.7)
     expect(tokens.slice(1).some((token: any) => token.logProbability !== token.reference)).toBe(true)
   }, 60_000)
 
-  it("of no row, of no dialogue and of no model are refused in words", async () => {
+  it("without a row, a dialogue or a model are rejected with a message", async () => {
     const of = async (query: string) => {
       const { json, status } = await served.get(`/api/tokens?${query}`)
       return [status, json.message] as const

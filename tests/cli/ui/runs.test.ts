@@ -1,4 +1,4 @@
-/** What the server of `caravan ui` says of runs: those that are over, one that goes on, and those that something is wrong with. */
+/** Runs in the server of `caravan ui`: finished ones, an active one, and damaged ones. */
 import { execFileSync } from "node:child_process"
 import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -14,7 +14,7 @@ import { eventsUntil, serve, type Served } from "./server.ts"
 let folder: string
 let home: string
 let served: Served
-/** Ids of the runs, the first first. */
+/** Ids of the runs, oldest first. */
 const ids: Array<string> = []
 
 const descending = `import * as Schema from "effect/Schema"
@@ -42,7 +42,7 @@ beforeAll(async () => {
 }, 120_000)
 const copyOfHome = (): string => {
   const copy = join(folder, `home-${Math.random()}`)
-  // By another process: whoever closes a database's file drops the locks that SQLite has on it in this one.
+  // By another process: closing a database's file drops SQLite's locks on it in this process.
   execFileSync("cp", ["-a", home, copy])
   return copy
 }
@@ -66,7 +66,7 @@ const curveOf = (body: Buffer): { readonly header: CurveHeader; readonly columns
 }
 
 describe("the list of runs", () => {
-  it("has every run, the latest first, with what was changed since the one of its pipeline before", async () => {
+  it("has every run, the latest first, with its changes since the pipeline's previous run", async () => {
     const { runs, total } = await ask("/api/runs")
     expect([total, runs.map((run: { id: string }) => run.id)]).toEqual([3, ids.toReversed()])
     expect(runs.map(({ changes, counts, status, total: nodes }: any) => [status, changes, counts, nodes])).toEqual([
@@ -76,7 +76,7 @@ describe("the list of runs", () => {
     ])
   })
 
-  it("is searched by pipeline, status and id, and comes in parts", async () => {
+  it("is searched by pipeline, status and id, and comes in pages", async () => {
     const found = async (query: string) => (await ask(`/api/runs?${query}`)).runs.map((run: { id: string }) => run.id)
     expect(await found("search=DESC")).toEqual([ids[1], ids[0]])
     expect(await found("search=failed")).toEqual([ids[1]])
@@ -87,7 +87,7 @@ describe("the list of runs", () => {
 })
 
 describe("a run", () => {
-  it("has its graph as it was wired, and what became of each node", async () => {
+  it("has its graph as connected, and the status of each node", async () => {
     const { graph, isWhole, outputs, state, resume } = await ask(`/api/run?run=${ids[1]}`)
     expect(isWhole).toBe(true)
     expect(graph.map(({ id, inputs, stage }: any) => [id, stage, inputs])).toEqual([
@@ -105,7 +105,7 @@ describe("a run", () => {
     expect(resume).toBe(null)
   })
 
-  it("of an older version, which recorded no graph, has the graph that its executions tell of", async () => {
+  it("of an older version, which recorded no graph, has the graph of its executions", async () => {
     const copy = copyOfHome()
     const database = new DatabaseSync(join(copy, "journal.db"))
     const id = ids[2]!
@@ -126,7 +126,7 @@ describe("a run", () => {
     await other.close()
   })
 
-  it("that is not there, or is no run's id, is told of", async () => {
+  it("that is missing, or has an invalid id, is reported", async () => {
     const missing = await served.get("/api/run?run=00000000-0000-4000-8000-000000000000")
     expect([missing.status, missing.json.message]).toEqual([404, expect.stringMatching(/^The journal has no run 00000000-/)])
     for (const id of ["x", "../../etc/passwd", "%00", ids[0]!.slice(0, 8)])
@@ -139,7 +139,7 @@ describe("a run", () => {
 })
 
 describe("a node", () => {
-  it("has its config with what differs from the defaults, why it ran, its inputs and its result", async () => {
+  it("has its config with the differences from the defaults, why it ran, its inputs and its result", async () => {
     const node = await nodeOf(ids[2]!, "shout")
     expect(node.config.map(({ differs, name, value, default: preset }: any) => [name, value, preset, differs])).toEqual([
       ["times", 3, 1, true],
@@ -152,7 +152,7 @@ describe("a node", () => {
     expect((await nodeOf(ids[2]!, "counts")).report).toEqual({ rows: 6, characters: 37 })
   })
 
-  it("that was found says where it was made; that failed says why, whatever characters are in its name", async () => {
+  it("that was cached says where it was made; one that failed says why, whatever characters are in its name", async () => {
     expect(await nodeOf(ids[1]!, "descend-in-child")).toMatchObject({ why: ["its result was in the store"], madeBy: ids[0] })
     expect((await nodeOf(ids[1]!, "other/<b>1</b>")).state).toMatchObject({
       state: "failed",
@@ -170,7 +170,7 @@ describe("a node", () => {
       expect((await ask(`/api/log?run=${ids[0]}&node=${node}`)).lines).toEqual([])
   })
 
-  it("whose object gc has taken since is known all the same", async () => {
+  it("is still known if gc has deleted its object", async () => {
     const { output } = await nodeOf(ids[2]!, "shout")
     renameSync(output.path, `${output.path}-away`)
     expect((await nodeOf(ids[2]!, "shout")).output).toMatchObject({ isThere: false, bytes: null, metrics: { rows: 3 } })
@@ -179,7 +179,7 @@ describe("a node", () => {
 })
 
 describe("a curve", () => {
-  it("comes as columns: every step, gaps as NaN, values that are no numbers counted", async () => {
+  it("comes as columns: every step, gaps as NaN, with NaN values counted", async () => {
     expect((await ask(`/api/curves?run=${ids[0]}`)).map(({ node, source }: any) => [node, source]).sort()).toEqual([
       ["descend-in-child", "kept"],
       ["other/<b>1</b>", "kept"]
@@ -193,7 +193,7 @@ describe("a curve", () => {
     expect((await served.get(`/api/curve?run=${ids[0]}&node=lines`)).status).toBe(404)
   })
 
-  it("of a file that is damaged is an error with what to do", async () => {
+  it("of a damaged file is an error with what to do", async () => {
     const { path } = JSON.parse(caravan(folder, "curves", ids[0]!.slice(0, 8), "descend-in-child", "--json").stdout)
     const whole = readFileSync(path)
     writeFileSync(path, whole.subarray(0, whole.length >> 1))
@@ -203,8 +203,8 @@ describe("a curve", () => {
   })
 })
 
-describe("a run that goes on", () => {
-  it("is told of as it goes, with every step, and its end", async () => {
+describe("an active run", () => {
+  it("is reported live, with every step, and its end", async () => {
     const live = start(folder, "run", "pipeline.ts", "--set", "steps=60")
     const seen: Array<Extract<LiveEvent, { type: "run" }>> = []
     await eventsUntil(`${served.url}/api/watch`, (event) => event.type === "runs")
@@ -222,7 +222,7 @@ describe("a run that goes on", () => {
     expect(new Set(steps).size).toBeGreaterThan(5)
     expect(seen.at(-1)).toMatchObject({ status: "succeeded" })
     expect(states("counts").at(-1)?.state).toBe("ran")
-    // The steps are in the kept curve, or were no curve.
+    // The steps are in the stored curve, or were not part of a curve.
     expect(existsSync(stepsPath(home, id, "wait"))).toBe(false)
     live.kill()
   }, 120_000)
@@ -254,7 +254,7 @@ describe("a run that goes on", () => {
 })
 
 describe("a journal", () => {
-  it("of a newer format is told of, with what to do", async () => {
+  it("of a newer format is reported, with what to do", async () => {
     const copy = copyOfHome()
     const database = new DatabaseSync(join(copy, "journal.db"))
     database.exec("pragma user_version = 99")

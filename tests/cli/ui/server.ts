@@ -1,4 +1,4 @@
-/** The server of `caravan ui` for a test: in this process, over the store of a folder. */
+/** The server of `caravan ui` for a test: in this process, on the store of a folder. */
 import { request } from "node:http"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -34,7 +34,7 @@ export const serve = async (home: string, more: Partial<UiOptions> = {}): Promis
   const context = await Effect.runPromise(Layer.buildWithScope(serveUi({ home, port: 0, version: "0.0.0", page, ...more }), scope))
   const { address } = Context.get(context, HttpServer.HttpServer)
   const port = "port" in address ? address.port : 0
-  // Not fetch: it sets Host and refuses to have it set.
+  // Not fetch, which sets Host and does not allow overriding it.
   const ask = (method: string, path: string, headers: Readonly<Record<string, string>>, body?: string) =>
     new Promise<Answer>((resolve, reject) => {
       const asked = request({ host: "127.0.0.1", port, path, method, headers, agent: false }, (response) => {
@@ -58,7 +58,7 @@ export const serve = async (home: string, more: Partial<UiOptions> = {}): Promis
   }
 }
 
-/** Events of the stream until one of them is what is waited for, or so many milliseconds have passed. */
+/** Events of the stream until one of them is the expected one, or the given milliseconds have passed. */
 export const eventsUntil = async (
   url: string,
   isLast: (event: LiveEvent) => boolean,
