@@ -1,4 +1,4 @@
-/** Models that are to work on the same tokens: a pipeline with different tokenizers is refused before anything runs, wherever they come from. */
+/** Models that must use the same tokens: a pipeline with different tokenizers is rejected before anything runs, wherever they come from. */
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -58,13 +58,13 @@ const planned = (pipeline: ReturnType<typeof tuned>) =>
   )
 
 describe("PPO", () => {
-  it("is planned with reward models of the policy's tokenizer: its own descendants, and others with the same pieces", async () => {
+  it("is planned with reward models that have the policy's tokenizer: its own descendants, and others with the same pieces", async () => {
     const pairs = importPreferences({ file: at("pairs.jsonl") })
     expect(await planned(tuned(helpfulnessRewardModel({ init: policy, pairs })))).toBeGreaterThan(5)
     expect(await planned(tuned(imported("copy")))).toBeGreaterThan(5)
   })
 
-  it("is refused at plan time with a reward model of another, and the message says where the two come from and how they differ", async () => {
+  it("is rejected at plan time with a reward model with another tokenizer, and the message says where the two come from and how they differ", async () => {
     const message = await planned(tuned(imported("other")))
     expect(message).toMatch(
       /^Node "tuned" \(stage ppo\): its inputs policy \(chat\) and helpfulness \(reward-other\) must have the same tokenizer, but differ: .*264 pieces, number \d+ .*found 264 pieces/
@@ -73,12 +73,12 @@ describe("PPO", () => {
     expect(message).toContain(join(root, "other"))
   })
 
-  it("is refused with such a safety reward model too", async () => {
+  it("is rejected with such a safety reward model too", async () => {
     const safety = importSafetyReward({ folder: at("other") }).named("safety-other")
     expect(await planned(tuned(imported("copy"), safety))).toContain("policy (chat) and safety (safety-other)")
   })
 
-  it("is refused through a reward model that was tuned from another's descendant", async () => {
+  it("is rejected through a reward model tuned from another model's descendant", async () => {
     const stranger = sft({
       init: importPolicy({ folder: at("other") }),
       demonstrations: importDemonstrations({ file: at("dialogues.jsonl") })
@@ -97,7 +97,7 @@ describe("PPO", () => {
     expect(existsSync(join(home, "objects"))).toBe(false)
   })
 
-  it("is left to its own check while a model is not there yet", async () => {
+  it("is left to its own check while a model does not exist yet", async () => {
     expect(await planned(tuned(imported("absent")))).toBeGreaterThan(5)
   })
 })

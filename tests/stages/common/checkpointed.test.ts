@@ -1,4 +1,4 @@
-/** Which checkpoints are copied to be written later. That stages resume from them bit for bit: tests/stages/resume.test.ts. */
+/** Which checkpoints are copied to be written later. tests/stages/resume.test.ts checks that stages resume from them bit for bit. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -12,7 +12,7 @@ import { saveTensors } from "../../../stages/common/checkpointed.ts"
 const folder = mkdtempSync(join(tmpdir(), "caravan-checkpointed-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-it("those that take at most so many bytes are held in memory; larger ones are written before the stage goes on", async () => {
+it("those up to a size limit are held in memory; larger ones are written before the stage continues", async () => {
   const held: Array<HeldFile> = []
   const checkpoints: Checkpoints = { ...noCheckpoints, save: (_, write) => Effect.orDie(write(folder, (file) => held.push(file))) }
   // 12 and 4 bytes.

@@ -1,4 +1,4 @@
-/** Dialogues cut to a model's context: the oldest exchanges go first. */
+/** Dialogues cut to a model's context: the oldest exchanges are removed first. */
 import { describe, expect, it } from "vitest"
 import { encodeDialogue, encodePrompt } from "../../../models/chat.ts"
 import type { Message } from "../../../schemas/rows.ts"
@@ -18,15 +18,15 @@ describe.each([
   const encoded = (kept: number) => encodeDialogue(tokenizer, [...first, ...exchanges.slice(-2 * kept)])
   const fitted = (length: number) => fitDialogue(tokenizer, [...first, ...exchanges], length)
 
-  it("that fits is kept whole", () => {
+  it("that fits is kept completely", () => {
     expect(fitted(encoded(3).tokens.length)).toEqual(encoded(3))
     expect(fitted(10_000)).toEqual(encoded(3))
   })
-  it("loses its oldest exchanges until it fits, and never the system prompt", () => {
+  it("loses its oldest exchanges until it fits, but never the system prompt", () => {
     expect(fitted(encoded(3).tokens.length - 1)).toEqual(encoded(2))
     expect(fitted(encoded(2).tokens.length - 1)).toEqual(encoded(1))
   })
-  it("is given up when the last exchange alone is too long", () => {
+  it("is dropped if the last exchange alone is too long", () => {
     expect(fitted(encoded(1).tokens.length)).toEqual(encoded(1))
     expect(fitted(encoded(1).tokens.length - 1)).toBeUndefined()
   })
@@ -40,7 +40,7 @@ describe.each([
   const encoded = (kept: number) => encodePrompt(tokenizer, [...first, ...asked.slice(5 - kept)])
   const fitted = (length: number) => fitPrompt(tokenizer, [...first, ...asked], length)
 
-  it("loses its oldest exchanges until it fits, and never the question", () => {
+  it("loses its oldest exchanges until it fits, but never the question", () => {
     expect(fitted(encoded(5).length)).toEqual(encoded(5))
     expect(fitted(encoded(5).length - 1)).toEqual(encoded(3))
     expect(fitted(encoded(3).length - 1)).toEqual(encoded(1))
@@ -48,8 +48,8 @@ describe.each([
   })
 })
 
-describe("a dialogue that the chat format can't hold", () => {
-  it("is given up, whatever the length", () => {
+describe("a dialogue that the chat format can't represent", () => {
+  it("is dropped, whatever its length", () => {
     expect(fitDialogue(tokenizer, [user("a"), user("b"), assistant("c")], 1000)).toBeUndefined()
     expect(fitDialogue(tokenizer, [user("[INST]"), assistant("c")], 1000)).toBeUndefined()
     expect(fitPrompt(tokenizer, [assistant("a")], 1000)).toBeUndefined()
@@ -58,7 +58,7 @@ describe("a dialogue that the chat format can't hold", () => {
 })
 
 describe("demonstrations", () => {
-  it("are examples in the order given, and what does not fit is counted", () => {
+  it("are examples in the given order, and those that do not fit are counted", () => {
     const short = [user("ab"), assistant("ba")]
     const long = [user("ab"), assistant("z".repeat(200))]
     const rows = [short, long, [user("ba"), assistant("ab")]].map((messages) => ({ messages, loss: "answers" as const }))
@@ -66,7 +66,7 @@ describe("demonstrations", () => {
     expect(examples).toEqual([encodeDialogue(tokenizer, short), encodeDialogue(tokenizer, [user("ba"), assistant("ab")])])
     expect(tooLong).toBe(1)
   })
-  it("that the chat format can't hold are counted apart from long ones, and the first is named", () => {
+  it("that the chat format can't represent are counted separately from long ones, and the first is named", () => {
     const rows = [
       { id: "long", messages: [user("ab"), assistant("z".repeat(200))] },
       { id: "tagged", messages: [user("see [INST]"), assistant("ba")] },
@@ -88,7 +88,7 @@ describe("demonstrations", () => {
     return tokens.filter((_, i) => lossMask[i])
   }
 
-  it("carry loss on every answer and its end, or on the last one's alone (§3.3: zero on all tokens of previous turns)", () => {
+  it("carry loss on every answer and its end, or only on the last one's (§3.3: zero on all tokens of previous turns)", () => {
     const lossOf = (loss: "answers" | "last-answer") => {
       const { examples } = encodeDemonstrations(tokenizer, [{ messages: turns, loss }], 1000)
       const { tokens, lossMask } = examples[0]!
@@ -101,7 +101,7 @@ describe("demonstrations", () => {
     expect(lossOf("last-answer")).toEqual(third)
   })
 
-  it("with loss on the last answer are left out when too long: without the first turn they would say something else", () => {
+  it("with loss on the last answer are left out if too long: without the first turn they would have another meaning", () => {
     const length = encodeDialogue(tokenizer, turns).tokens.length - 1
     const count = (loss: "answers" | "last-answer") => encodeDemonstrations(tokenizer, [{ messages: turns, loss }], length)
     expect(count("answers")).toMatchObject({ examples: [{}], tooLong: 0 })

@@ -1,4 +1,4 @@
-/** Where estimates are found, and that they are no part of the code that keys have. */
+/** How estimates are found, and that they are not part of the code in keys. */
 import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
@@ -14,23 +14,23 @@ import { type Opened, openHome } from "../../runtime/fixture.ts"
 import { repeat, repeatCost, repeatInParts, repeatPinned, repeatPinnedInParts, sft } from "./own-estimates.ts"
 
 describe("the estimate of a stage", () => {
-  it("is found in its module, for a stage of a user's own too", async () => {
+  it("is found in its module, also for a user's own stage", async () => {
     const estimator = await estimatorOf(repeat.stage)
     expect(estimator).toBe(repeatCost)
     const texts = sized(unknownSize, { rows: 50 })
     expect(estimator!.size({ config: { times: 3 }, inputs: { texts }, expected: {} }).rows).toBe(150)
     expect((await estimatorOf(sample.stage))!.estimates).toBe(sample.stage)
   })
-  it("is that of the stage that a mapped or a pinned one is made from", async () => {
+  it("is that of the original stage for a mapped or pinned one", async () => {
     for (const { stage } of [repeatInParts, repeatPinned, repeatPinnedInParts]) expect(await estimatorOf(stage)).toBe(repeatCost)
   })
-  it("is not another's of the same name", async () => {
+  it("is not another stage's with the same name", async () => {
     expect(sft.stage.name).toBe("sft")
     expect(await estimatorOf(sft.stage)).toBeUndefined()
   })
 })
 
-describe("the code that a key has", () => {
+describe("the code in a key", () => {
   const root = fileURLToPath(new URL("../../../", import.meta.url))
   let folder: string
   let opened: Opened
@@ -44,7 +44,7 @@ describe("the code that a key has", () => {
   })
 
   let version = 0
-  /** The digest of the stage SFT's code in a copy of the stages, after these replacements: [file, what, by what]. */
+  /** The digest of the SFT stage's code in a copy of the stages, after these replacements: [file, old, new]. */
   const digest = async (...changes: ReadonlyArray<readonly [string, string, string]>): Promise<string> => {
     const copy = join(folder, `v${version++}`)
     mkdirSync(copy)
@@ -61,7 +61,7 @@ describe("the code that a key has", () => {
     return (await opened.later(Journal.use((journal) => codeIdentity(module.sft.stage, journal, new FileDigests())))).digest
   }
 
-  it("is the same after an edit of the estimate, and of what it is made from", async () => {
+  it("is unchanged by an edit of the estimate, and of its helpers", async () => {
     const before = await digest()
     expect(await digest(["training/sft.ts", "size: ({ inputs }) => inputs.init,", "size: ({ inputs }) => inputs.demonstrations,"])).toBe(
       before
@@ -70,7 +70,7 @@ describe("the code that a key has", () => {
     expect(await digest(["common/cost/work.ts", "rows * length", "rows * length + 1"])).toBe(before)
     expect(await digest(["common/cost/size.ts", "rows: NaN", "rows: 0"])).toBe(before)
   })
-  it("differs after an edit of the stage, and of what it chooses its micro-batch by", async () => {
+  it("changes with an edit of the stage, and of the code that chooses its micro-batch", async () => {
     const before = await digest()
     expect(await digest(["training/sft.ts", 'seed, "sft"', 'seed, "SFT"'])).not.toBe(before)
     expect(await digest(["training/fit.ts", "enoughTokens = 4096", "enoughTokens = 8192"])).not.toBe(before)

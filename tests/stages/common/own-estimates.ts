@@ -1,4 +1,4 @@
-/** Stages of a user's own: one with an estimate, variants of it, and one without that has the name of the recipe's. */
+/** A user's own stages: one with an estimate, variants of it, and one without an estimate that has the name of a stage of the recipe. */
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../../data/dataset.ts"
 import * as Stage from "../../../runtime/define/stage.ts"

@@ -1,4 +1,4 @@
-/** What checkpoints hold and refuse, what errors say of them, and that nothing that was paid for is asked again. */
+/** What checkpoints contain and reject, what errors say about them, and that paid answers are never requested again. */
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
@@ -30,7 +30,7 @@ const cases = await resumables()
 const named = (name: string): Resumable => cases.find((one) => one.name === name)!
 const newestIn = (folder: string): string => join(folder, readdirSync(folder).sort().at(-1)!)
 
-/** What the stage fails with, with a checkpoint after every step. */
+/** The stage's failure, with a checkpoint after every step. */
 const failureWith = async ({ stage, inputs, config }: Resumable, folder: string, over: Record<string, unknown> = {}) =>
   (
     await Effect.runPromise(
@@ -39,7 +39,7 @@ const failureWith = async ({ stage, inputs, config }: Resumable, folder: string,
   ).message
 
 describe("a checkpoint of training", () => {
-  it.each(["sft", "sft in bfloat16", "ppo"])("%s is a folder that importPolicy takes, in the dtype it trains in", async (name) => {
+  it.each(["sft", "sft in bfloat16", "ppo"])("%s is a folder that importPolicy accepts, in the dtype of training", async (name) => {
     const folder = newFolder()
     await live(named(name), folder, { after: 2, when: "written" })
     const path = newestIn(folder)
@@ -53,13 +53,13 @@ describe("a checkpoint of training", () => {
       torch_dtype: name.includes("bfloat16") ? "bfloat16" : "float32"
     })
   })
-  it("is told of when training diverges, with the step it is of", async () => {
+  it("is named when training diverges, with its step", async () => {
     const folder = newFolder()
     const message = await failureWith(named("sft"), folder, { learningRate: 1e30, finalLearningRate: 1 })
     expect(message).toMatch(/^Training diverged at step [23] of 4/)
     expect(message).toContain(`The model after step 1 is in ${join(folder, "000000000001")}.`)
   })
-  it("is told of when PPO diverges; the diagnostics of one that ends with its best policy name no folder", async () => {
+  it("is named when PPO diverges; the diagnostics of a run that ends with its best policy name no folder", async () => {
     const folder = newFolder()
     const wild = { learningRate: 1e30, iterations: 6 }
     expect(await failureWith(named("ppo with held-out prompts"), folder, wild)).toContain(`is in ${newestIn(folder)}.`)
@@ -73,7 +73,7 @@ describe("a checkpoint of training", () => {
     expect(divergence).not.toContain("is in")
     expect(kept.digest).toBe((await runStage(stage, inputs, all)).digest)
   })
-  it("of fewer losses than steps is refused by name", async () => {
+  it("with fewer losses than steps is rejected by name", async () => {
     const folder = newFolder()
     await live(named("sft"), folder, { after: 2, when: "written" })
     const path = join(newestIn(folder), "training/measured.json")
@@ -86,7 +86,7 @@ describe("a checkpoint of training", () => {
   })
 })
 
-/** Checkpoints whose newest has this file instead: a whole one, by its seal. */
+/** Checkpoints whose newest has this file instead, complete according to its seal. */
 const resealed = async (folder: string, path: string, text: string): Promise<Checkpoints> => {
   const other = newFolder()
   const checkpoints = openCheckpoints({ folder: other, seconds: 0 }, () => {})
@@ -109,7 +109,7 @@ describe("reading tensors into others", () => {
     await writeSafetensors(path, tensors)
     return path
   }
-  it("takes every bit, of -0 and NaN too", async () => {
+  it("copies every bit, including those of -0 and NaN", async () => {
     const into = own()
     await Effect.runPromise(readInto(await file({ a: tensor([-0, NaN]), b: tensor([[1e-45]]) }), into))
     expect([...into.a.toNumbers(), ...into.b.toNumbers()]).toEqual([-0, NaN, Math.fround(1e-45)])
@@ -119,7 +119,7 @@ describe("reading tensors into others", () => {
     ["another dtype", () => ({ a: tensor([1, 2], { dtype: "float64" }), b: tensor([[3]]) }), "expected a as F32 (2), found F64 (2)"],
     ["a tensor too few", () => ({ a: tensor([9, 9]) }), "expected b as F32 (1, 1), found none"],
     ["a tensor too many", () => ({ ...own(), c: tensor([1]) }), "expected c as no tensor, found F32 (1)"]
-  ])("refuses a file with %s and changes nothing", async (_, tensors, message) => {
+  ])("rejects a file with %s and changes nothing", async (_, tensors, message) => {
     const into = own()
     const error = await Effect.runPromise(Effect.flip(readInto(await file(tensors()), into)))
     expect(error.message).toContain(message)
@@ -128,7 +128,7 @@ describe("reading tensors into others", () => {
 })
 
 describe("the optimiser's state", () => {
-  it("is moments, and float32 masters where parameters are bfloat16: with it and its steps the next step is the same", () => {
+  it("is moments, and float32 masters if parameters are bfloat16: with it and its step count the next step is the same", () => {
     const made = () => {
       const weight = tensor([1, -2, 0.5], { dtype: "bfloat16" }).requiresGrad()
       return { weight, optimizer: new AdamW({ parameters: { weight } }) }
@@ -158,7 +158,7 @@ describe("a log of batches", () => {
     Effect.runPromise(log.all([{ name, compute: Effect.succeed(result), tell: () => ({}) }])).then(([found]) => found)
   const numbers = [-0, NaN, Infinity, 0.1 + 0.2, 5e-324, 2 ** 53 + 2]
 
-  it("gives every number back as it was, and text with half a surrogate pair", async () => {
+  it("returns every number exactly, and text with half a surrogate pair", async () => {
     const folder = newFolder()
     const results = [{ numbers, text: "\ud800 é" }, undefined, [null, [true]]]
     const log = await opened(folder)
@@ -167,7 +167,7 @@ describe("a log of batches", () => {
     for (const [i, result] of results.entries()) expect(await put(again, `${i}`, "computed anew")).toStrictEqual(result)
     expect(await put(again, "3", "new")).toBe("new")
   })
-  it("of other batches than the stage makes is refused, with the folder to remove", async () => {
+  it("for other batches than the stage's is rejected, with the folder to delete", async () => {
     const folder = newFolder()
     await put(await opened(folder), "2 of seed 7", 1)
     const error = put(await opened(folder), "2 of seed 8", 1)
@@ -180,7 +180,7 @@ describe("a log of batches", () => {
 describe("a judge's verdicts", () => {
   let server: Server
   let url = ""
-  /** Each question, whenever it is asked. */
+  /** Every question, whenever it is asked. */
   const asked: Array<string> = []
   let failAt = Infinity
   beforeAll(async () => {
@@ -190,7 +190,7 @@ describe("a judge's verdicts", () => {
       request.on("end", () => {
         asked.push(body)
         response.writeHead(asked.length >= failAt ? 400 : 200, { "content-type": "application/json" })
-        // Of every fifth pair no verdict.
+        // No verdict for every fifth pair.
         const content = /Which, [05]\?/.test(body)
           ? "no idea"
           : `{"better": ${body.indexOf("good") < body.indexOf("bad") ? 1 : 2}, "rating": 2}`
@@ -215,7 +215,7 @@ describe("a judge's verdicts", () => {
     }
   }
 
-  it("are each asked for once, however often the stage is killed between two", async () => {
+  it("are each requested once, however often the stage is killed between two", async () => {
     const one = await judged(1)
     const wanted = await undisturbed(one)
     expect(wanted.metrics).toMatchObject({ preferences: 8, undecided: 2 })
@@ -231,7 +231,7 @@ describe("a judge's verdicts", () => {
     const one = await judged(4)
     failAt = 6
     const folder = newFolder()
-    // A checkpoint is due in an hour: what was paid for does not wait for it.
+    // A checkpoint is due in an hour: paid answers are saved before it.
     const checkpoints = openCheckpoints({ folder, seconds: 3600 }, () => {})
     const { message } = await Effect.runPromise(Effect.flip(stageEffect(one.stage, one.inputs, one.config, { checkpoints })))
     expect(message).toMatch(/answered 400 .* after [45] of 10 verdicts\. They are stored for the next run/)
@@ -239,12 +239,12 @@ describe("a judge's verdicts", () => {
     const before = asked.length
     const given = Number(/after (\d)/.exec(message)![1])
     const done = await Effect.runPromise(stageEffect(one.stage, one.inputs, one.config, { checkpoints }))
-    // Those that were under way when one failed may be kept too.
+    // Those that were pending when one failed may be kept too.
     expect(asked.length - before).toBeLessThanOrEqual(10 - given)
     expect(asked.length - before).toBeGreaterThanOrEqual(5)
     expect(await rowsIn(done, Preferences)).toHaveLength(8)
   })
-  it("are found again by a run that follows the error's advice: what only decides whether there is a result is not in the key", async () => {
+  it("are used again by a run that follows the error's advice: settings that only decide whether there is a result are not in the key", async () => {
     asked.length = 0
     const pipeline = Pipeline.make("judged", { params: Schema.Struct({}) }, () => ({
       judged: annotate({ pairs: listedPairs({}, { count: 10 }) }, { annotator: "judge", url, model: "m", concurrency: 1 }).named("judged")

@@ -11,7 +11,7 @@ import { float64, sameInFloat32 } from "../../tolerances.ts"
 import { joinDocuments, packExamples } from "../encoded.ts"
 
 const padId = 0
-/** Examples of 2 .. `longest` tokens, each with a first half of prompt and a second of answer; even their first tokens ask for loss. */
+/** Examples of 2 .. `longest` tokens, each half prompt and half answer; even their first tokens request loss. */
 const draw = (count: number, longest: number, seed: number): Array<Example> => {
   const random = new Random(seed, "test examples")
   return Array.from({ length: count }, () => {
@@ -23,12 +23,12 @@ const draw = (count: number, longest: number, seed: number): Array<Example> => {
   })
 }
 
-/** The examples that a row holds, read from its segments. */
+/** The examples in a row, read from its segments. */
 const unpack = (row: PackedRow) => {
   const out: Array<{ tokens: Array<number>; loss: Array<number> }> = []
   row.segments.forEach((segment, i) => {
     if (segment < 0) return
-    // A segment is one run: it never goes on after another has begun.
+    // A segment is one run: it never continues after another has begun.
     expect(segment === out.length || segment === out.length - 1).toBe(true)
     if (segment === out.length) out.push({ tokens: [], loss: [] })
     out[segment]!.tokens.push(row.tokens[i]!)
@@ -43,7 +43,7 @@ describe("packing", () => {
   it.each([
     ["many rows open", 32],
     ["one row open", 1]
-  ])("loses nothing and lets no example cross into another row, with %s", (_, openRows) => {
+  ])("loses nothing and never splits an example across rows, with %s", (_, openRows) => {
     const examples = draw(300, length, 1)
     const rows = packExamples(examples, { length, padId, openRows })
     const wanted = examples.map(({ tokens, lossMask }) => ({ tokens, loss: lossMask.map((on, i) => (on && i > 0 ? 1 : 0)) }))
@@ -60,7 +60,7 @@ describe("packing", () => {
     expect(new Set(firsts.map(([, loss]) => loss))).toEqual(new Set([0]))
     expect(new Set(padding.map(String))).toEqual(new Set([`${padId},0`]))
   })
-  it("fills rows: an example goes into the first that has room", () => {
+  it("fills rows: an example goes into the first row with enough space", () => {
     const sized = (size: number): Example => ({ tokens: Array<number>(size).fill(size), lossMask: Array<boolean>(size).fill(true) })
     const rows = packExamples([6, 7, 4, 3].map(sized), { length: 10, padId })
     expect(rows.map((row) => [...row.tokens])).toEqual([
@@ -70,7 +70,7 @@ describe("packing", () => {
     expect([...rows[1]!.segments]).toEqual([0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
     expect(lossTokens(rows)).toBe(5 + 3 + 6 + 2)
   })
-  it("keeps the beginning of an example longer than a row, and leaves out what has nothing to predict", () => {
+  it("keeps the beginning of an example longer than a row, and leaves out examples without anything to predict", () => {
     const rows = packExamples(
       [
         { tokens: [9], lossMask: [true] },
@@ -80,12 +80,12 @@ describe("packing", () => {
     )
     expect(rows.map(unpack)).toEqual([[{ tokens: [1, 2, 3], loss: [0, 1, 1] }]])
   })
-  it("of nothing gives no rows", () => {
+  it("gives no rows without examples", () => {
     expect(packExamples([], { length: 3, padId })).toEqual([])
   })
 })
 
-/** With weights ten times as large as new ones, so that it matters much who sees whom. */
+/** With weights ten times as large as new ones, so that attention between examples matters. */
 const model = (device: Device, dtype: DType = "float32") => {
   const llama = initLlama(smallConfig(), { seed: 5, device, dtype })
   noGrad(() => Object.entries(llama.parameters).forEach(([name, weight]) => name.endsWith("norm.weight") || weight.mul_(10)))
@@ -101,19 +101,19 @@ for (const { device, skip } of devices) {
     const llama = skip ? undefined! : model(device)
     const loss = (rows: ReadonlyArray<PackedRow>, isolate = true) =>
       scoped(() => noGrad(() => languageModelLoss(llama, rows, { device, isolate }).item()))
-    /** A mean a token: sums over hundreds of tokens would need a tolerance of their own. */
+    /** A mean per token: sums over hundreds of tokens would need a separate tolerance. */
     const mean = (rows: ReadonlyArray<PackedRow>) => loss(rows) / lossTokens(packed)
     const difference = (a: number, b: number) => Math.abs(a - b)
 
-    it("is the examples' own, each alone and without padding", () => {
-      expect(packed.length).toBeLessThan(examples.length / 2) // so rows do hold several
+    it("equals that of the examples, each alone and without padding", () => {
+      expect(packed.length).toBeLessThan(examples.length / 2) // so rows do contain several
       const apart = alone.reduce((sum, row) => sum + mean([row]), 0)
       expect(difference(mean(packed), apart)).toBeLessThanOrEqual(sameInFloat32)
     })
-    it("is not that of examples that see one another", () => {
+    it("differs from that of examples that attend to each other", () => {
       expect(difference(loss(packed, false), loss(packed)) / lossTokens(packed)).toBeGreaterThan(0.05)
     })
-    it("is minus the log-probability of the answers' tokens and of no others, summed here in float64", () => {
+    it("is minus the log-probability of the answers' tokens and no others, summed here in float64", () => {
       const wanted = examples.reduce((total, { tokens, lossMask }) => {
         const logits = scoped(() => noGrad(() => llama.forward(tensor([tokens], { dtype: "int64", device })).toNumbers()))
         const vocab = llama.config.vocabSize
@@ -131,7 +131,7 @@ for (const { device, skip } of devices) {
         expect(difference(apart, mean(packed))).toBeLessThanOrEqual(sameInFloat32)
       }
     })
-    it("does not change with garbage at padding, nor with what follows an example's last answer", () => {
+    it("does not change with arbitrary padding, nor with tokens after an example's last answer", () => {
       const tailed = packExamples(
         examples.map(({ tokens, lossMask }) => ({ tokens: [...tokens, 4, 4], lossMask: [...lossMask, false, false] })),
         { length, padId }
@@ -147,7 +147,7 @@ for (const { device, skip } of devices) {
       expect(garbage).not.toEqual(tailed)
       expect(loss(garbage)).toBe(loss(tailed))
     })
-    it("of a part in which nothing carries loss is 0, and its gradient is too", () => {
+    it("of a part without loss tokens is 0, and so is its gradient", () => {
       const silent = packed.slice(0, 1).map((row) => ({ ...row, lossMask: new Uint8Array(length) }))
       const gradient = scoped(() => {
         const loss = languageModelLoss(llama, silent, { device, isolate: true })
@@ -161,7 +161,7 @@ for (const { device, skip } of devices) {
 }
 
 describe("the loss of packed rows in float64", () => {
-  it("and its gradients are the examples' own", () => {
+  it("and its gradients equal the examples' own", () => {
     const gradients = (rows: ReadonlyArray<ReadonlyArray<PackedRow>>) => {
       const llama = model("cpu", "float64")
       return scoped(() => {
@@ -180,7 +180,7 @@ describe("the loss of packed rows in float64", () => {
 })
 
 describe("batches of packed rows", () => {
-  it("take each epoch's rows in order, count what carries loss, and never end", () => {
+  it("contain each epoch's rows in order, count the tokens with loss, and never end", () => {
     const epochs = [packed, packed.toReversed()]
     const seen: Array<ReadonlyArray<PackedRow>> = []
     const batches = packedBatches(
@@ -206,15 +206,15 @@ describe("documents for pretraining", () => {
   const texts = ["ab abab", "ba", "zq ab", "ab ab ab ab"]
   const stream = texts.flatMap((text) => [tokenizer.bosId, ...tokenizer.encode(text), tokenizer.eosId])
 
-  it.each([2, 5, 8])("joined into rows of %i tokens predict every token but the first once, in order", (size) => {
+  it.each([2, 5, 8])("joined into rows of %i tokens predict every token except the first once, in order", (size) => {
     const rows = joinDocuments(tokenizer, texts, size)
     const predicted = rows.flatMap((row) => [...row.tokens].filter((_, i) => row.lossMask[i] === 1))
     expect(predicted).toEqual(stream.slice(1, 1 + rows.length * (size - 1)))
-    // Only what does not fill a row is left out.
+    // Only an incomplete last row is dropped.
     expect(stream.length - 1 - predicted.length).toBeLessThan(size - 1)
     rows.forEach((row, i) => expect(row.tokens[0]).toBe(stream[i * (size - 1)]))
   })
-  it("of which some are named are joined as if there were no others", () => {
+  it("selected by name are joined as if there were no others", () => {
     for (const which of [[1, 3], [0, 2, 3], [3], []])
       expect(joinDocuments(tokenizer, texts, 5, which)).toEqual(
         joinDocuments(

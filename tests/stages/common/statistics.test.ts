@@ -1,4 +1,4 @@
-/** Statistics of evaluations: against values worked out by hand, by enumeration, and by simulation. */
+/** Statistics of evaluations, compared with values worked out by hand, by enumeration, and by simulation. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
 import { bleu, selfBleu } from "../../../stages/evaluation/bleu.ts"
@@ -21,10 +21,10 @@ const close = (value: number | null, expected: number) => {
 }
 
 describe("the paired bootstrap", () => {
-  it("is of the mean difference: of two prompts a resample is all of one with probability 1/4", () => {
+  it("is of the mean difference: with two prompts a resample consists of one of them with probability 1/4", () => {
     expect(pairedBootstrap([3, 1], [1, 2], 7)).toEqual({ mean: 0.5, low: -1, high: 2 })
   })
-  it("turns round with its sides", () => {
+  it("changes sign with its sides", () => {
     const [a, b] = [
       [0.1, 0.9, 0.4, 0.7, 0.3],
       [0.2, 0.4, 0.4, 0.1, 0.6]
@@ -32,7 +32,7 @@ describe("the paired bootstrap", () => {
     close(pairedBootstrap(a, b, 7).mean, 0.14)
     close(pairedBootstrap(b, a, 7).mean, -0.14)
   })
-  it("leaves out what both sides share: prompts that are hard for both do not widen the interval", () => {
+  it("cancels what both sides share: prompts that are hard for both do not widen the interval", () => {
     const random = new Random(3, "hard prompts")
     const theirs = Array.from({ length: 100 }, () => 10 * random.normal())
     const ours = theirs.map((value) => value + 0.25 + 0.1 * random.normal())
@@ -43,7 +43,7 @@ describe("the paired bootstrap", () => {
     const own = bootstrapMean(ours, 7)
     expect(own.high - own.low).toBeGreaterThan(30 * (high - low))
   })
-  it("holds the true difference in about 95 of 100 samples of normal values, and of skewed shares", () => {
+  it("contains the true difference in about 95 of 100 samples of normal values, and of skewed shares", () => {
     const cover = (draw: (random: Random) => number, truth: number, trials = 300) => {
       let held = 0
       for (let trial = 0; trial < trials; trial++) {
@@ -55,13 +55,13 @@ describe("the paired bootstrap", () => {
       }
       return held / trials
     }
-    // 60 differences: the percentile interval covers a little less than 95% (about 94%). Three deviations of 300 coins of 0.94 are 0.041.
+    // 60 differences: the percentile interval covers slightly less than 95% (about 94%). Three deviations of 300 coins of 0.94 are 0.041.
     for (const rate of [cover((random) => random.normal(), 0.3), cover((random) => (random.next() < 0.2 ? 0.8 : -0.2), -0.1)]) {
       expect(rate).toBeGreaterThan(0.895)
       expect(rate).toBeLessThan(0.985)
     }
   })
-  it("is the same for the same seed, and refuses sides that do not pair", () => {
+  it("is the same for the same seed, and rejects unpaired sides", () => {
     const [a, b] = [Array.from({ length: 30 }, (_, i) => i ** 1.5), Array.from({ length: 30 }, (_, i) => 3 * i)]
     expect(pairedBootstrap(a, b, 1)).toEqual(pairedBootstrap(a, b, 1))
     expect(pairedBootstrap(a, b, 1)).not.toEqual(pairedBootstrap(a, b, 2))
@@ -70,7 +70,7 @@ describe("the paired bootstrap", () => {
   })
 })
 
-describe("the expected greatest of n among K", () => {
+describe("the expected maximum of n among K", () => {
   it("is the mean over all subsets of n", () => {
     const values = [2, -1, 7, 2, 0.5, 4]
     for (let n = 1; n <= values.length; n++) {
@@ -80,13 +80,13 @@ describe("the expected greatest of n among K", () => {
       close(expectedMax(values, n), mean(greatest))
     }
   })
-  it("of 1 is the mean, of all the greatest, of 2 among 1, 2, 3 is 8/3", () => {
+  it("of 1 is the mean, of all the maximum, of 2 among 1, 2, 3 is 8/3", () => {
     close(expectedMax([1, 2, 6], 1), 3)
     expect(expectedMax([6, 1, 2], 3)).toBe(6)
     close(expectedMax([3, 1, 2], 2), (2 + 3 + 3) / 3)
     expect(expectedMax([5], 1)).toBe(5)
   })
-  it("is unbiased: over many samples of K uniform numbers its mean is that of the greatest of n, n / (n + 1)", () => {
+  it("is unbiased: over many samples of K uniform numbers its mean is that of the maximum of n, n / (n + 1)", () => {
     const random = new Random(5, "uniform")
     for (const n of [2, 5]) {
       const found = Array.from({ length: 4000 }, () =>
@@ -102,19 +102,19 @@ describe("the expected greatest of n among K", () => {
   it("stays exact with many samples: K = 1000 equal ones", () => {
     close(expectedMax(new Array<number>(1000).fill(1.5), 100), 1.5)
   })
-  it("of none, of more than there are, or of a half is refused", () => {
+  it("of none, of more than there are, or of a half is rejected", () => {
     for (const n of [0, 4, 1.5]) expect(() => expectedMax([1, 2, 3], n)).toThrow("from 1 to 3")
   })
 })
 
 describe("rank correlation", () => {
-  it("ranks from 1, equal values by the mean of the ranks they take up", () => {
+  it("ranks from 1, with the mean rank for equal values", () => {
     expect(ranks([30, 10, 20])).toEqual([3, 1, 2])
-    // 5, 5 take ranks 2 and 3; the three 9s ranks 4, 5, 6.
+    // 5, 5 have ranks 2 and 3; the three 9s ranks 4, 5, 6.
     expect(ranks([9, 5, 9, 1, 5, 9])).toEqual([5, 2.5, 5, 1, 2.5, 5])
     expect(ranks([])).toEqual([])
   })
-  it("is 1 for any rising relation, -1 for any falling one", () => {
+  it("is 1 for any increasing relation, -1 for any decreasing one", () => {
     close(spearman([1, 2, 3, 4], [1, 10, 11, 1000]), 1)
     close(spearman([1, 2, 3, 4], [8, 4, 2, 1]), -1)
   })
@@ -126,7 +126,7 @@ describe("rank correlation", () => {
     // Ranks 1 2.5 2.5 4 and 1 2 3 4: covariance 2.25 + 0 + 0 + 2.25 = 4.5, squares 4.5 and 5: 4.5 / sqrt(22.5). The formula would give 0.95.
     close(spearman([1, 2, 2, 3], [1, 2, 3, 4]), 4.5 / Math.sqrt(22.5))
   })
-  it("is not defined where one side does not vary, and needs two sides of one length", () => {
+  it("is undefined if one side does not vary, and needs two sides of equal length", () => {
     expect(spearman([1, 1, 1], [1, 2, 3])).toBeNull()
     expect(spearman([], [])).toBeNull()
     expect(() => correlation([1], [1, 2])).toThrow("got 1 and 2")
@@ -137,7 +137,7 @@ describe("a histogram of scores", () => {
   it("counts an edge in the bin above it, and 1 in the last", () => {
     expect(unitHistogram([0, 0.24, 0.25, 0.5, 0.99, 1], 4)).toEqual([2, 1, 1, 2])
   })
-  it("refuses what is no score", () => {
+  it("rejects invalid scores", () => {
     expect(() => unitHistogram([1.01], 4)).toThrow("got 1.01")
     expect(() => unitHistogram([Number.NaN], 4)).toThrow("got NaN")
   })
@@ -154,19 +154,19 @@ describe("BLEU", () => {
     ["a a a a", ["a b a", "b a a a c"], 0.39763536438352537],
     ["a b c", ["a b c d e f g"], 0.2635971381157268],
     ["x y z w v", ["a b c d e"], 0]
-  ])("of %j is sacreBLEU's", (hypothesis, references, expected) => close(bleu(tokens(hypothesis), references.map(tokens)), expected))
+  ])("of %j equals sacreBLEU's", (hypothesis, references, expected) => close(bleu(tokens(hypothesis), references.map(tokens)), expected))
   it("is the geometric mean of clipped precisions, 0.1 for an order without a match", () => {
-    // 5 of 6 words ("the" twice at most), 3 of 5 pairs (the cat, on the, the mat), 1 of 4 triples (on the mat), none of 3; as long as the closest.
+    // 5 of 6 words ("the" at most twice), 3 of 5 pairs (the cat, on the, the mat), 1 of 4 triples (on the mat), none of 3; as long as the closest.
     const expected = ((5 / 6) * (3 / 5) * (1 / 4) * (0.1 / 3)) ** 0.25
     close(bleu(tokens("the cat sat on the mat"), [tokens("the cat is on the mat"), tokens("there is a cat on the mat")]), expected)
   })
-  it("falls where the hypothesis is shorter than the closest reference: 3 words beside 7 keep exp(1 - 7/3)", () => {
+  it("falls if the hypothesis is shorter than the closest reference: 3 words compared with 7 keep exp(1 - 7/3)", () => {
     close(bleu(tokens("a b c"), [tokens("a b c d e f g")]), Math.exp(1 - 7 / 3))
-    // Of references one longer and one shorter, the shorter: no penalty.
+    // Of one longer and one shorter reference, the shorter: no penalty.
     close(bleu(tokens("a b c"), [tokens("a b c d"), tokens("a b")]), 1)
     close(bleu(tokens("a b c"), [tokens("a b"), tokens("a b c d")]), 1)
   })
-  it("of no words is 0, and against nothing is refused", () => {
+  it("of no words is 0, and without references is rejected", () => {
     expect(bleu([], [["a"]])).toBe(0)
     expect(() => bleu(["a"], [])).toThrow("got none")
   })
@@ -174,10 +174,10 @@ describe("BLEU", () => {
 
 describe("Self-BLEU", () => {
   const answers = ["the cat sat on the mat", "the dog sat on the mat", "a cat sat", "no", "the the cat on a mat ."].map(tokens)
-  it("is the mean BLEU of each answer against the others: sacreBLEU's", () => {
+  it("is the mean BLEU of each answer compared with the others: sacreBLEU's", () => {
     close(selfBleu(answers), 0.3273126983089149)
   })
-  it("counts in one pass what BLEU counts answer by answer, whatever repeats", () => {
+  it("counts in one pass what BLEU counts answer by answer, with any repetitions", () => {
     const random = new Random(9, "answers")
     for (let trial = 0; trial < 30; trial++) {
       const some = Array.from({ length: 2 + random.int(6) }, () => Array.from({ length: 1 + random.int(12) }, () => "abc"[random.int(3)]!))
@@ -190,17 +190,17 @@ describe("Self-BLEU", () => {
       close(selfBleu(some), mean(each))
     }
   })
-  it("is 1 for equal answers, however short, and 0 for answers with no word in common", () => {
+  it("is 1 for equal answers, however short, and 0 for answers without common words", () => {
     close(selfBleu([["yes"], ["yes"], ["yes"]]), 1)
     close(selfBleu([tokens("a b c d e"), tokens("a b c d e")]), 1)
     expect(selfBleu([tokens("a b c d e"), tokens("f g h i j")])).toBe(0)
   })
-  it("of a hundred answers of a thousand words is done in a moment: work in words, not in pairs of answers", () => {
+  it("of a hundred answers of a thousand words is fast: linear in words, not in pairs of answers", () => {
     const random = new Random(9, "long answers")
     const many = Array.from({ length: 100 }, () => Array.from({ length: 1000 }, () => `w${random.int(500)}`))
     expect(selfBleu(many)).toBeGreaterThan(0)
   }, 10_000)
-  it("of one answer is refused", () => {
+  it("of one answer is rejected", () => {
     expect(() => selfBleu([["a"]])).toThrow("got 1")
   })
 })

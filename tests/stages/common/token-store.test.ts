@@ -1,4 +1,4 @@
-/** Tokens in memory and in a file: what was added is read again, in any order. */
+/** Tokens in memory and in a file: everything added can be read back, in any order. */
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -32,13 +32,13 @@ const readAll = (store: TokenStore) =>
   Array.from({ length: store.length }, (_, i) => ({ tokens: store.tokens(i), numbers: store.numbers(i) }))
 
 describe("a token store", () => {
-  // Chunks of 64 bytes: nearly every sequence lies in more than one.
+  // Chunks of 64 bytes: nearly every sequence spans more than one.
   it.each([
     ["a vocabulary of 16 bits, all in memory", 2 ** 16, 1 << 20],
     ["a vocabulary of 16 bits, most of it in the file", 2 ** 16, 128],
     ["a larger vocabulary, all in memory", 2 ** 16 + 1, 1 << 20],
     ["a larger vocabulary, most of it in the file", 2 ** 16 + 1, 128]
-  ])("gives back every sequence and its numbers: %s", (_, vocabSize, memory) => {
+  ])("returns every sequence and its numbers: %s", (_, vocabSize, memory) => {
     const sequences = [...draw(500, vocabSize), { tokens: [0, vocabSize - 1], numbers: [2 ** 32 - 1] }]
     const store = filled(new TokenStore({ vocabSize, folder, memory, chunk: 64 }), sequences)
     expect(store.length).toBe(sequences.length)
@@ -47,7 +47,7 @@ describe("a token store", () => {
     for (const i of new Random(2, "order").permutation(sequences.length)) expect(store.tokens(i)).toEqual(sequences[i]!.tokens)
     store.close()
   })
-  it("goes on being filled after it was read", () => {
+  it("can be filled further after it was read", () => {
     const store = new TokenStore({ vocabSize: 300, folder, memory: 128, chunk: 64 })
     const sequences = draw(60, 300)
     sequences.forEach((sequence, i) => {
@@ -56,18 +56,18 @@ describe("a token store", () => {
     })
     store.close()
   })
-  it("leaves no name of its file in the folder, also before it is closed", () => {
+  it("leaves no name of its file in the folder, even before it is closed", () => {
     const store = filled(new TokenStore({ vocabSize: 300, folder, memory: 64, chunk: 64 }), draw(100, 300))
     expect(readdirSync(folder)).toEqual([])
     store.close()
     expect(readdirSync(folder)).toEqual([])
   })
-  it("opens no file while the memory is enough", () => {
+  it("opens no file while memory suffices", () => {
     const nowhere = join(folder, "nowhere")
     expect(readAll(filled(new TokenStore({ vocabSize: 300, folder: nowhere }), draw(100, 300)))).toHaveLength(100)
     expect(existsSync(nowhere)).toBe(false)
   })
-  it("that can't make its file fails with an ArtifactError that says which", () => {
+  it("that can't make its file fails with an ArtifactError that names it", () => {
     const nowhere = join(folder, "nowhere")
     const fill = () => filled(new TokenStore({ vocabSize: 300, folder: nowhere, memory: 64, chunk: 64 }), draw(100, 300))
     expect(fill).toThrow(ArtifactError)

@@ -1,6 +1,4 @@
-/**
- * Bad files of one's own, each kind through an import as a run does it: it ends in one exact error with nothing kept, or in exact counts and a side file of what was left out.
- */
+/** Bad user files of each kind, imported as in a run: the result is one exact error with nothing kept, or exact counts and a side file of the rows left out. */
 import { spawnSync } from "node:child_process"
 import { mkdirSync } from "node:fs"
 import { join } from "node:path"
@@ -23,7 +21,7 @@ const pairs = (count: number) => Array.from({ length: count }, (_, i) => pair(`Q
 const damaged = "The file is damaged or truncated: download or copy it again."
 /** The error with which the import of pairs ends. */
 const error = (path: string, config: Record<string, unknown> = {}) => failureOf(importPreferences, at(path), config)
-/** Rows kept, and of those that were skipped line, field, reason, and what was found. */
+/** The kept rows, and for skipped ones line, field, reason, and the value found. */
 const skips = async (path: string) => {
   const result = await runStage(importPreferences, at(path))
   return {
@@ -33,7 +31,7 @@ const skips = async (path: string) => {
   }
 }
 
-describe("files that are cut off", () => {
+describe("truncated files", () => {
   const lines = Buffer.from(jsonl(pairs(500)))
   const table = parquetOf(tableOf(pairs(500)), 100)
   it("gzip", async () => {
@@ -59,7 +57,7 @@ describe("files that are cut off", () => {
       )
     }
   })
-  it("Parquet whose pages were overwritten", async () => {
+  it("Parquet with overwritten pages", async () => {
     const bytes = Buffer.from(await table)
     bytes.fill(0xff, 200, 1000)
     const path = put("holes.parquet", bytes)
@@ -68,19 +66,19 @@ describe("files that are cut off", () => {
 })
 
 describe("columns", () => {
-  it("of other types than the shape has, in Parquet: every row is told of, by field", async () => {
+  it("with other types than the shape's, in Parquet: every row is reported, by field", async () => {
     const path = put("types.parquet", await parquetOf(tableOf(pairs(3).map((row, i) => ({ ...row, chosen: i })))))
     expect(await error(path)).toBe(
       `Reading ${path}: expected rows of the shape prompt-chosen-rejected (prompt, chosen, rejected (text or messages), and where they are known rating (0 to 3), chosenSafe, rejectedSafe), found none in the first 3 rows; row 1, field chosen: expected a list of messages with at least one, found number. Name the right shape, or fix the file.`
     )
   })
-  it("of other types than the shape has, a rating as text", async () => {
+  it("with other types than the shape's, a rating as text", async () => {
     const path = put("rating.parquet", await parquetOf(tableOf(pairs(3).map((row) => ({ ...row, rating: "1" })))))
     expect(await error(path)).toBe(
       `Importing the pairs of ${path}, row 1, field rating: expected 0 (significantly better), 1 (better), 2 (slightly better), 3 (negligibly better or unsure) or null, found "1". Rows with an invalid value are never skipped: fix the value, or convert the field of every row to this scale, and run again.`
     )
   })
-  it("that two files have with different types, or one of them lacks", async () => {
+  it("with different types in two files, or missing in one", async () => {
     const place = join(root, "disagree")
     put("disagree/1.parquet", await parquetOf(tableOf(pairs(3))))
     put("disagree/2.parquet", await parquetOf(tableOf([{ prompt: "q", chosen: 1, rejected: 2 }])))
@@ -94,7 +92,7 @@ describe("columns", () => {
       `Reading ${lacking}: expected files with the same columns, found column "rejected": text in 1.arrow, missing in 2.arrow. Use files of one kind, or select them with a pattern.`
     )
   })
-  it("named as every object's properties", async () => {
+  it("named like every object's properties", async () => {
     const path = put(
       "names.jsonl",
       jsonl([
@@ -110,7 +108,7 @@ describe("columns", () => {
 })
 
 describe("text", () => {
-  it("in Latin-1 among UTF-8: those lines alone are skipped", async () => {
+  it("in Latin-1 among UTF-8: only those lines are skipped", async () => {
     const latin = Buffer.from('{"prompt": "Caf\u00e9?", "chosen": "a", "rejected": "b"}\n', "latin1")
     const path = put("mixed.jsonl", Buffer.concat([Buffer.from(jsonl(pairs(5))), latin, Buffer.from(jsonl([pair("Café?")]))]))
     expect(await skips(path)).toEqual({ rows: 6, read: 7, skipped: [[6, "(the line)", "not UTF-8"]] })
@@ -125,7 +123,7 @@ describe("text", () => {
     const path = put("mark.jsonl", `\ufeff${jsonl(pairs(2))}\ufeff${jsonl([pair("after a mark")])}`)
     expect(await skips(path)).toEqual({ rows: 3, read: 3, skipped: [] })
   })
-  it("with half of a surrogate pair: those rows alone are skipped, by field", async () => {
+  it("with half of a surrogate pair: only those rows are skipped, by field", async () => {
     const path = put(
       "halves.jsonl",
       '{"prompt": "\\ud800?", "chosen": "a", "rejected": "b"}\n{"prompt": "\\ud834\\udd1e?", "chosen": "a", "rejected": "b\\udc00"}\n'.concat(
@@ -227,7 +225,7 @@ describe("a full disk", () => {
   unmount()
   afterAll(() => void unmount())
 
-  it.skipIf(!isAllowed)(`ends the import, with what to do${isAllowed ? "" : " (skipped: mounting is not allowed here)"}`, async () => {
+  it.skipIf(!isAllowed)(`ends the import, with a hint${isAllowed ? "" : " (skipped: mounting is not allowed here)"}`, async () => {
     expect(mounted()).toBe(true)
     const { stage } = importPreferences
     const program = Effect.gen(function* () {

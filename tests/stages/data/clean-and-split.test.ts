@@ -1,4 +1,4 @@
-/** What goes out of data, and how it is split: rows are counted by the rule that took them, and no prompt of the test rows is among the others. */
+/** Cleaning and splitting data: removed rows are counted by rule, and no prompt of the test rows is among the others. */
 import { describe, expect, it } from "vitest"
 import type { Message, Preference, Prompt } from "../../../schemas/rows.ts"
 import { Demonstrations, Preferences, Prompts, Texts } from "../../../schemas/rows.ts"
@@ -20,7 +20,7 @@ const promptRow = (id: string, content: string, more: Partial<Prompt> = {}): Pro
 const words = (from: number, count: number) => Array.from({ length: count }, (_, i) => `word${from + i}`).join(" ")
 
 describe("pairs are cleaned", () => {
-  it("of what is there before, is empty or twice the same: each counted by its rule, the others in their order", async () => {
+  it("of exact duplicates, empty answers and equal answers: each counted by its rule, the others in order", async () => {
     const rows = [
       pair("1", "q", "yes", "no"),
       pair("2", "q", "yes", "no", { source: "b", rating: 1 }),
@@ -34,7 +34,7 @@ describe("pairs are cleaned", () => {
     expect(result.metrics).toEqual({ rows: 3, empty: 1, same: 1, contaminated: 0, duplicates: 1, nearDuplicates: 0 })
   })
 
-  it("of what is nearly there before, where that is asked for", async () => {
+  it("of near-duplicates, on request", async () => {
     const rows = [
       pair("1", words(0, 100), "yes", "no"),
       pair("2", `${words(0, 99)} other`, "yes", "no"),
@@ -46,7 +46,7 @@ describe("pairs are cleaned", () => {
     expect([(await rowsIn(near, Preferences)).map(({ id }) => id), near.metrics.nearDuplicates]).toEqual([["1", "3"], 1])
   })
 
-  it("of what other datasets have", async () => {
+  it("of rows in other datasets", async () => {
     const others = [await rowsArtifact(Preferences, [pair("o", "q", "yes", "no"), pair("p", words(0, 100), "yes", "no")])]
     const rows = [
       pair("1", "q", "yes", "no", { source: "b" }),
@@ -61,7 +61,7 @@ describe("pairs are cleaned", () => {
     expect(result.metrics).toMatchObject({ rows: 1, duplicates: 1, nearDuplicates: 1 })
   })
 
-  it("of what evaluation sets hold: a run of 13 words anywhere, a follow-up, or the whole of a shorter prompt", async () => {
+  it("of rows in evaluation sets: a run of 13 words anywhere, a follow-up, or all of a shorter prompt", async () => {
     const evaluation = [
       await rowsArtifact(Prompts, [
         promptRow("e1", `Please: ${words(0, 13)}`),
@@ -80,7 +80,7 @@ describe("pairs are cleaned", () => {
     const result = await runStage(cleanPreferences, given)
     expect((await rowsIn(result, Preferences)).map(({ id }) => id)).toEqual(["twelve words only", "asked within more", "in an answer"])
     expect(result.metrics.contaminated).toBe(3)
-    // Only whole prompts.
+    // Only complete prompts.
     expect((await runStage(cleanPreferences, given, { sharedWords: 0 })).metrics.contaminated).toBe(2)
     expect((await runStage(cleanPreferences, given, { sharedWords: 12 })).metrics.contaminated).toBe(4)
   })
@@ -113,7 +113,7 @@ it("demonstrations, prompts and texts are cleaned by the same rules", async () =
 })
 
 describe("a split", () => {
-  // 600 pairs of 200 prompts, of three sources of different sizes.
+  // 600 pairs with 200 prompts, from three sources of different sizes.
   const rows = Array.from({ length: 600 }, (_, i) => {
     const prompt = (i * 7) % 200
     return pair(`${i}`, `Question ${prompt}${i % 2 === 0 ? "?" : " !"}`, `yes ${i}`, "no", {
@@ -131,34 +131,34 @@ describe("a split", () => {
     return { train: parts[0]!, test: parts[1]! }
   }
 
-  it("has every row once, in its order, and no prompt in both parts, however it is written", async () => {
+  it("has every row once, in order, and no prompt in both parts, however it is written", async () => {
     const { test, train } = await partsOf({ share: 0.1 })
     expect([...train, ...test].map(({ id }) => Number(id)).sort((a, b) => a - b)).toEqual(rows.map((_, i) => i))
     for (const part of [train, test])
       expect(part.map(({ id }) => Number(id))).toEqual(part.map(({ id }) => Number(id)).toSorted((a, b) => a - b))
     const prompts = (part: ReadonlyArray<Preference>) => new Set(part.map(({ prompt }) => groupOf(prompt)))
     expect([...prompts(test)].filter((prompt) => prompts(train).has(prompt))).toEqual([])
-    // Shares that no number of whole groups makes.
+    // Shares that no number of complete groups gives.
     for (const share of [0.07, 0.113, 0.5]) {
       const parts = await partsOf({ share })
       expect([...prompts(parts.test)].filter((prompt) => prompts(parts.train).has(prompt))).toEqual([])
     }
   })
 
-  it("has the same share of every source, to a prompt's rows", async () => {
+  it("has the same share of every source, except for a prompt's rows", async () => {
     const { test } = await partsOf({ share: 0.1 })
     const counts = Object.fromEntries([...Map.groupBy(test, ({ source }) => source)].map(([source, of]) => [source, of.length]))
     // 60, 180 and 360 rows: a tenth is 6, 18, 36; a prompt has three.
     expect(counts).toEqual({ small: 6, middle: 18, large: 36 })
   })
 
-  it("depends on the seed, and on nothing but the rows and the seed", async () => {
+  it("depends only on the rows and the seed", async () => {
     const ids = async (seed: number) => (await partsOf({ share: 0.1 }, seed)).test.map(({ id }) => id)
     expect(await ids(1)).toEqual(await ids(1))
     expect(await ids(2)).not.toEqual(await ids(1))
   })
 
-  it("keeps dialogues that begin alike together, whatever the system says, and whatever follows", () => {
+  it("keeps dialogues with the same first question together, with any system message and continuation", () => {
     const begun = asked("Hello, you!")
     expect(groupOf([{ role: "system", content: "s" }, ...begun, { role: "assistant", content: "a" }, ...asked("more")])).toBe(
       groupOf(asked("hello  YOU"))
@@ -166,8 +166,8 @@ describe("a split", () => {
     expect(groupOf(asked("?!"))).not.toBe(groupOf(asked("!!")))
   })
 
-  it("takes whole groups, of each kind until its share is there: by hand", () => {
-    // Places: three rows of one group at 1, then 2, 3, 4, 5 alone; kinds 0 and 1.
+  it("takes complete groups, of each kind until its share is reached: by hand", () => {
+    // Positions: three rows of one group at 1, then 2, 3, 4, 5 alone; kinds 0 and 1.
     const places = Float64Array.of(1, 1, 1, 2, 3, 4, 5)
     const kinds = Uint16Array.of(0, 1, 0, 1, 0, 1, 0)
     // Kind 0 has the group of three (its first row is of kind 0) and two rows: half is 2.5, rounded 3. Kind 1 has two rows: 1.
@@ -177,7 +177,7 @@ describe("a split", () => {
     expect([...testRows(places, Uint16Array.of(0, 0, 0, 1, 0, 1, 0), 0.2)]).toEqual([1, 1, 1, 0, 0, 0, 0])
   })
 
-  it("of demonstrations and prompts is of the same kind; of nothing it is refused", async () => {
+  it("of demonstrations and prompts has the same kind; without rows it is rejected", async () => {
     const prompts = Array.from({ length: 100 }, (_, i) => promptRow(`${i}`, `Question ${i}`, { safety: i % 4 === 0 }))
     const test = await rowsIn(
       await runStage(splitPrompts, { rows: await rowsArtifact(Prompts, prompts) }, { part: "test", share: 0.2 }),
@@ -211,19 +211,19 @@ describe("a mixture", () => {
     }
   }
 
-  it("says how many rows came from which dataset", async () => {
+  it("reports how many rows came from which dataset", async () => {
     const { metrics, sources } = await counts({ weights: [0.5, 2, 0] })
     expect(metrics).toMatchObject({ rows: 130, from1: 50, from2: 80 })
     expect(sources).toEqual({ a: 50, b: 80 })
   })
 
-  it("has at most so many different rows of each, and the weights go for those", async () => {
+  it("has at most a given number of different rows of each, and the weights apply to those", async () => {
     const { ids, metrics } = await counts({ weights: [2, 1, 1], caps: [30, 0, 50] })
     expect(metrics).toMatchObject({ rows: 110, from1: 60, from2: 40, from3: 10 })
     expect(new Set(ids.filter((id) => id.startsWith("a"))).size).toBe(30)
   })
 
-  it("by shares is as large as it can be without a row twice", async () => {
+  it("by shares is as large as possible without repeating a row", async () => {
     // Halves of 100 and 40 rows: the 40 run out first; a quarter of b's share is c's.
     const { ids, metrics } = await counts({ by: "shares", weights: [2, 2, 0] })
     expect(metrics).toMatchObject({ rows: 80, from1: 40, from2: 40 })
@@ -231,19 +231,19 @@ describe("a mixture", () => {
     expect((await counts({ by: "shares", weights: [0.6, 0.2, 0.2] })).metrics).toMatchObject({ rows: 50, from1: 30, from2: 10, from3: 10 })
   })
 
-  it("is of an order that depends on the seed alone", async () => {
+  it("has an order that depends only on the seed", async () => {
     const config = { weights: [1, 1, 1], caps: [50, 0, 0] }
     expect((await counts(config)).ids).toEqual((await counts(config)).ids)
     expect((await counts(config, 2)).ids).not.toEqual((await counts(config)).ids)
-    // Of all rows, once each: no choice of rows depends on the seed, and the order does.
+    // All rows, once each: the choice of rows does not depend on the seed, but the order does.
     const [whole, other] = [(await counts({ weights: [1, 1, 1] })).ids, (await counts({ weights: [1, 1, 1] }, 2)).ids]
     expect(whole).not.toEqual(other)
     expect(whole.toSorted()).toEqual(other.toSorted())
-    // Mixed: of the first ten rows some are of each of the larger sets.
+    // Mixed: the first ten rows include some of each of the larger sets.
     expect(new Set(whole.slice(0, 10).map((id) => id[0])).size).toBeGreaterThan(1)
   })
 
-  it("takes a random choice of a capped set, in its order, and of a fraction of one", async () => {
+  it("takes a random choice of a capped set, in order, and of a fraction of one", async () => {
     const rows = Array.from({ length: 50 }, (_, i) => i)
     const [chosen, other] = [1, 2].map((seed) => cappedRows([rows], [20], seed)[0]!)
     expect(chosen).toEqual(chosen!.toSorted((a, b) => a - b))
@@ -253,7 +253,7 @@ describe("a mixture", () => {
     expect(await half(1)).not.toEqual(await half(2))
   })
 
-  it("refuses caps and shares that fit nothing", async () => {
+  it("rejects impossible caps and shares", async () => {
     const given = { datasets: [await set("a", 2), await set("b", 2)] }
     expect(await failureOf(mixPreferences, given, { weights: [1, 1], caps: [1] })).toMatch(
       /caps must be empty or have one number per dataset, 0 for no cap; got 1 \(\[1\]\)/

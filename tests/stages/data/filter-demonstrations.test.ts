@@ -1,4 +1,4 @@
-/** Quality rules of public demonstrations at their limits (the stage as a whole is in prompts.test.ts). */
+/** Quality rules of public demonstrations at their limits (prompts.test.ts tests the complete stage). */
 import { describe, expect, it } from "vitest"
 import { decodeConfig } from "../../../schemas/hyper.ts"
 import * as Effect from "effect/Effect"
@@ -26,7 +26,7 @@ const rule = (...messages: ReadonlyArray<Message>) => brokenRule(of(...messages)
 const answered = (answer: string) => rule(user("q"), assistant(answer))
 
 describe("a demonstration", () => {
-  it("of exactly as many characters as allowed stays; one more or less goes", () => {
+  it("with exactly as many characters as allowed stays; one more or less is removed", () => {
     expect(["abc", "ab", "a".repeat(12), "a".repeat(13)].map(answered)).toEqual([undefined, "short", undefined, "long"])
   })
   it("is measured by its last answer and counted by its user messages", () => {
@@ -34,15 +34,15 @@ describe("a demonstration", () => {
     expect(rule(user("q"), assistant("fine"), user("q"), assistant("fine"), user("q"), assistant("fine"))).toBe("turns")
     expect(rule({ role: "system", content: "s" }, user("q"), assistant("fine"), user("q"), assistant("fine"))).toBeUndefined()
   })
-  it("of half letters stays, of fewer goes", () => {
+  it("with half letters stays, with fewer is removed", () => {
     expect([letterShare("ab--"), letterShare("a---")]).toEqual([0.5, 0.25])
     expect([answered("ab--"), answered("a---")]).toEqual([undefined, "letters"])
   })
-  it("of which half the lines repeat stays, of more goes", () => {
+  it("with half of the lines repeated stays, with more is removed", () => {
     expect([repeatedShare("ok a\nok a"), repeatedShare("ok\nok\nok")]).toEqual([0.5, 1 - 1 / 3])
     expect([answered("ok a\nok a"), answered("ok\nok\nok")]).toEqual([undefined, "repeated"])
   })
-  it("that the chat format can't hold goes for its format, before anything else is looked at", () => {
+  it("that the chat format can't represent is removed for its format, before any other check", () => {
     expect(rule()).toBe("format")
     expect(rule(user("q"))).toBe("format")
     expect(rule(user("q"), assistant(""))).toBe("format")
@@ -52,7 +52,7 @@ describe("a demonstration", () => {
 })
 
 describe("demonstrations", () => {
-  it("that are there twice stay once, the first; another answer, question or system prompt is another demonstration", async () => {
+  it("that are duplicates stay once, the first; another answer, question or system prompt makes another demonstration", async () => {
     const rows = [
       of(user("Why?"), assistant("So it is.")),
       of(user(" why? "), assistant("so   it is.")),
@@ -64,7 +64,7 @@ describe("demonstrations", () => {
     expect((await rowsIn(made, Demonstrations)).map(({ id }) => id)).toEqual(["0", "2", "3", "4"])
     expect(made.metrics).toMatchObject({ kept: 4, duplicate: 1 })
   })
-  it("keep their loss and their order in what is left, and come in another order under another seed in subsets", async () => {
+  it("keep their loss and their order, and have another order with another seed in subsets", async () => {
     const rows = Array.from({ length: 20 }, (_, i) => ({
       ...of(user(`q${i}`), assistant(`answer ${i}`)),
       id: `${i}`,

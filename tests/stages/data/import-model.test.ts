@@ -1,4 +1,4 @@
-/** Importing a model's folder: what is checked before anything is trained, and what its checkpoints carry. */
+/** Importing a model's folder: what is checked before anything is trained, and what its checkpoints contain. */
 import { cpSync, existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -25,7 +25,7 @@ const messages = [
   { role: "assistant" as const, content: "A model." }
 ]
 
-/** A folder with a small model and a tokenizer of that kind, and changes to it. */
+/** A folder with a small model and a tokenizer of the given kind, and changes to it. */
 const folderOf = async (kind: string, change: (folder: string) => void = () => {}, role: Role = "policy"): Promise<string> => {
   const tokens = mkdtempSync(join(root, "tokenizer-"))
   cpSync(join(golden, kind), tokens, { recursive: true })
@@ -51,20 +51,20 @@ const failure = async (stage: typeof importPolicy | typeof importHelpfulnessRewa
     (cause: Error) => cause.message
   )
 
-describe("a first look at a model's folder", () => {
+describe("a first check of a model's folder", () => {
   const look = (path: string) =>
     Effect.runPromise(importPolicy.stage.looks.folder!(path)).then(
       () => "nothing",
       (cause: Error) => cause.message
     )
-  it("takes a config.json alone, to plan with, and of a family that is not known or without config.json says so", async () => {
+  it("accepts only a config.json for planning, and reports an unknown family or a missing config.json", async () => {
     const folder = await folderOf("llama3")
     expect(await look(folder)).toBe("nothing")
     rmSync(join(folder, "model.safetensors"))
     expect(await look(folder)).toBe("nothing")
     edit(join(folder, "config.json"), (json) => ({ ...json, model_type: "gpt2" }))
     expect(await look(folder)).toMatch(/model_type.*gpt2/)
-    // Weights of PyTorch alone, and what is a file.
+    // Only PyTorch's weights, and a file instead of a folder.
     writeFileSync(join(folder, "pytorch_model.bin"), "")
     expect(await look(folder)).toMatch(/which only PyTorch can read/)
     expect(await look(join(folder, "config.json"))).toMatch(/expected a folder with config\.json, found none/)
@@ -72,13 +72,13 @@ describe("a first look at a model's folder", () => {
 })
 
 describe("a model's folder", () => {
-  it("whose weights are not those of its config.json is refused as it is imported, by the user's name for it", async () => {
+  it("with weights that contradict its config.json is rejected on import, by the user's name for it", async () => {
     const folder = await folderOf("llama3", (path) => edit(join(path, "config.json"), (json) => ({ ...json, intermediate_size: 32 })))
     expect(await failure(importPolicy, folder)).toContain(
       `Reading the weights in ${folder}: expected the tensors of its config.json, found of another shape: model.layers.0.mlp.gate_proj.weight (24, 16) instead of (32, 16)`
     )
   })
-  it("with weights that overlap in their file is refused as it is imported", async () => {
+  it("with overlapping weights in their file is rejected on import", async () => {
     let [name, expected, found] = ["", 0, 0]
     const folder = await folderOf("llama3", (path) => {
       const file = join(path, "model.safetensors")
@@ -101,7 +101,7 @@ describe("a model's folder", () => {
       `Reading ${join(folder, "model.safetensors")}: expected tensor ${name} at byte ${expected}, directly after the previous tensor, found byte ${found}. The file is truncated or not a safetensors file: download it or save it again.`
     )
   })
-  it("of a language model is no reward model, and the other way round", async () => {
+  it("of a language model is not a reward model, and vice versa", async () => {
     expect(await failure(importHelpfulnessReward, await folderOf("llama3"))).toContain(
       "found missing: score.weight; unknown: lm_head.weight"
     )
@@ -109,7 +109,7 @@ describe("a model's folder", () => {
       "found missing: lm_head.weight; unknown: score.weight"
     )
   })
-  it("may be made of links, as Hugging Face's cache is", async () => {
+  it("may consist of links, like Hugging Face's cache", async () => {
     const folder = await folderOf("llama3")
     const links = mkdtempSync(join(root, "links-"))
     for (const name of readdirSync(folder)) symlinkSync(join(folder, name), join(links, name))
@@ -117,7 +117,7 @@ describe("a model's folder", () => {
     expect(lstatSync(join(output.path, "model.safetensors")).isFile()).toBe(true)
     expect(readFileSync(join(output.path, "model.safetensors")).equals(readFileSync(join(folder, "model.safetensors")))).toBe(true)
   })
-  it("with pickles alone is refused with a command that converts them", async () => {
+  it("with only pickles is rejected with a command that converts them", async () => {
     const folder = await folderOf("llama3", (path) => {
       rmSync(join(path, "model.safetensors"))
       for (const name of ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]) writeFileSync(join(path, name), "")
@@ -128,13 +128,13 @@ describe("a model's folder", () => {
     )
     expect(message).toContain('python3 -c "import glob, torch')
   })
-  it("whose chat template can't be trained on is refused", async () => {
+  it("with a chat template that can't be trained on is rejected", async () => {
     const folder = await folderOf("llama3", (path) => writeFileSync(join(path, "chat_template.jinja"), "{{ raise_exception('no') }}"))
     expect(await failure(importPolicy, folder)).toContain(
       `Trying the chat template on a dialogue of two questions and answers (${folder}): expected`
     )
   })
-  it("without a template and without BOS is told what to do", async () => {
+  it("without a template and without BOS is rejected with a hint", async () => {
     const folder = await folderOf("qwen2", (path) => rmSync(join(path, "chat_template.jinja")))
     expect(await failure(importPolicy, folder)).toContain(
       "expected a chat template (chat_template.jinja), or a beginning-of-sequence token for Llama 2's format, found neither"
@@ -142,8 +142,8 @@ describe("a model's folder", () => {
   })
 })
 
-describe("what an imported model's checkpoints carry", () => {
-  it("is the tokenizer's files, the template that was named, the date and the stop tokens, and so does what is trained from it", async () => {
+describe("an imported model's checkpoints contain", () => {
+  it("the tokenizer's files, the named template, the date and the stop tokens, and so do models trained from it", async () => {
     const folder = await folderOf("llama3", (path) =>
       edit(join(path, "generation_config.json"), (json) => ({ ...json, eos_token_id: [601, 606], temperature: 0.6, top_p: 0.9 }))
     )
@@ -164,14 +164,14 @@ describe("what an imported model's checkpoints carry", () => {
     })
     expect(JSON.parse(readFileSync(join(again, "config.json"), "utf8"))).toMatchObject({ bos_token_id: 600, eos_token_id: [606, 601] })
   })
-  it("is its own template where none is named", async () => {
+  it("its own template if none is named", async () => {
     const folder = await folderOf("qwen2")
     const imported = await runStage(importPolicy, ref(folder))
     expect(readFileSync(join(imported.path, "chat_template.jinja"), "utf8")).toBe(templates["qwen2.5"])
     const { tokenizer } = await Effect.runPromise(loadPolicyFrom(imported.path))
     expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toContain("You are Qwen")
   })
-  it("is Llama 2's format where it has no template, and a template of it for transformers", async () => {
+  it("Llama 2's format if it has no template, and a template of it for transformers", async () => {
     const imported = await runStage(importPolicy, ref(await folderOf("llama3", (path) => rmSync(join(path, "chat_template.jinja")))))
     expect(existsSync(join(imported.path, "chat_template.jinja"))).toBe(false)
     const loaded = await Effect.runPromise(loadPolicyFrom(imported.path))
@@ -184,7 +184,7 @@ describe("what an imported model's checkpoints carry", () => {
       expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toBe("[INST] Who are you? [/INST] A model. ")
     }
   })
-  it("takes days alone for the date", () => {
+  it("only a day as the date", () => {
     const refuse = hyperInfo(importPolicy.stage.config.fields.chatDate)!.refuse!
     expect(["2024-02-29", "2023-02-29", "26 Jul 2024", "2024-7-1"].map((day) => refuse(day) === undefined)).toEqual([
       true,

@@ -1,4 +1,4 @@
-/** Preference pairs of the user's files, as the stage brings them in. */
+/** Importing preference pairs of users' files. */
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as arrow from "apache-arrow"
@@ -25,7 +25,7 @@ const judged = { rating: 1, chosenSafe: true, rejectedSafe: false }
 const labelsOf = async (ref: ArtifactRef<any>) =>
   (await rowsIn(ref, Preferences)).map(({ id, rating, chosenSafe, rejectedSafe }) => [id, rating, chosenSafe, rejectedSafe])
 
-it("pairs of a file keep the rating and the labels that they have; of a file without any, nothing is asked", async () => {
+it("pairs of a file keep their rating and labels; a file without any is accepted", async () => {
   const whole = await runStage(
     importPreferences,
     { file: file([pair(judged), pair({ ...judged, rating: 3, rejectedSafe: true })]) },
@@ -48,7 +48,7 @@ it("pairs of a file keep the rating and the labels that they have; of a file wit
 })
 
 describe("a pair whose chosen response is unsafe while the other is safe (§3.2.1)", () => {
-  it("is dropped and counted, and no other", async () => {
+  it("is dropped and counted, and no other is", async () => {
     const rows = [
       [false, true],
       [true, false],
@@ -60,20 +60,20 @@ describe("a pair whose chosen response is unsafe while the other is safe (§3.2.
     expect((await labelsOf(made)).map(([id]) => id)).toEqual(["2", "3", "4"])
     expect(made.metrics).toMatchObject({ rows: 3, rowsRead: 5, rowsSkipped: 0, droppedUnsafe: 2 })
   })
-  it("is told by both labels: where one is missing the pair stays", async () => {
+  it("is decided by both labels: if one is missing the pair stays", async () => {
     const rows = [pair({ chosenSafe: false }), pair({ rejectedSafe: true })]
     const made = await runStage(importPreferences, { file: file(rows) }, { shape, unlabelled: "keep" })
     expect(made.metrics).toMatchObject({ rows: 2, droppedUnsafe: 0, withoutLabels: 2 })
   })
 })
 
-describe("labels that are required", () => {
+describe("required labels", () => {
   const required = { shape, labels: "required" as const }
-  it("stop the run where no pair has one, and say how many pairs there are", async () => {
+  it("stop the run if no pair has one, and say how many pairs there are", async () => {
     const message = await failureOf(importPreferences, { file: file([pair(), pair({ rating: null })]) }, required)
     expect(message).toMatch(/expected safety labels.*found 2 pairs without any safety label.*in pipelines\/rlhf\.ts --set safety=false/)
   })
-  it("are there where one answer has one: what the others lack is told by unlabelled", async () => {
+  it("exist if one answer has one: the metric unlabelled counts the others", async () => {
     const rows = [pair({ chosenSafe: true }), pair()]
     const made = await runStage(importPreferences, { file: file(rows) }, { ...required, unlabelled: "keep" })
     expect(made.metrics).toMatchObject({ rows: 2, withoutLabels: 2 })
@@ -81,11 +81,11 @@ describe("labels that are required", () => {
   })
 })
 
-describe("a file that is judged in part", () => {
+describe("a partially judged file", () => {
   const failure = async (rows: ReadonlyArray<unknown>, config: object = {}) =>
     failureOf(importPreferences, { file: file(rows) }, { shape, ...config })
 
-  it("of ratings stops the run: how many there are without one, the first lines, and what to do", async () => {
+  it("with ratings stops the run: how many lack one, the first lines, and what to do", async () => {
     const message = await failure([pair({ rating: 1 }), pair(), pair({ rating: 2 }), pair({ rating: null })])
     expect(message).toMatch(
       /^Importing the pairs of .*\.jsonl: expected a rating for every pair, or for none, found 2 of 4 pairs without one, on lines 2, 4\. /
@@ -94,14 +94,14 @@ describe("a file that is judged in part", () => {
     expect(await failure([pair({ rating: 1 }), ...Array.from({ length: 6 }, () => pair())])).toContain(
       "6 of 7 pairs without one, first on lines 2, 3, 4, 5, 6."
     )
-    // What is allowed of labels says nothing of ratings.
+    // Allowing missing labels does not allow missing ratings.
     expect(await failure([pair({ rating: 1 }), pair()], { unlabelled: "keep" })).toContain("1 of 2 pairs without one, on line 2.")
   })
   it.each([
     ["some pairs have both labels, others none", [judged, judged, { rating: 1 }]],
     ["a pair has one of its two labels alone", [judged, judged, { ...judged, rejectedSafe: null }]],
     ["a pair has the other alone", [judged, judged, { ...judged, chosenSafe: null }]]
-  ])("of safety labels stops the run: %s", async (_, rows) => {
+  ])("with safety labels stops the run: %s", async (_, rows) => {
     const message = await failure(rows.map(pair))
     expect(message).toContain(
       "expected chosenSafe and rejectedSafe for every pair, or for none, found 1 of 3 pairs without one or both, on line 3. Label them"
@@ -109,12 +109,12 @@ describe("a file that is judged in part", () => {
     expect(message).toContain('set unlabelled to "keep"')
     expect(await failure(rows.map(pair), { unrated: "keep" })).toBe(message.replace(/\d+\.jsonl/, `${files - 1}.jsonl`))
   })
-  it("of safety labels stops the run where every pair has one label of two: the safety rule can't be told", async () => {
+  it("with safety labels stops the run if every pair has one label of two: the safety rule can't be applied", async () => {
     expect(await failure([pair({ chosenSafe: false }), pair({ chosenSafe: true })])).toContain(
       "2 of 2 pairs without one or both, on lines 1, 2."
     )
   })
-  it("is taken as it is where that is asked for, and counted", async () => {
+  it("is accepted on request, and counted", async () => {
     const rows = [pair(judged), pair({ rating: 0 }), pair()]
     const made = await runStage(importPreferences, { file: file(rows) }, { shape, unrated: "keep", unlabelled: "keep" })
     expect(await labelsOf(made)).toEqual([
@@ -133,17 +133,17 @@ describe("a rating or label outside the set", () => {
     [{ rating: "better" }, /field rating: expected .*, found "better"\./],
     [{ rating: 1, chosenSafe: "yes" }, /field chosenSafe: expected true, false or null, found "yes"\./],
     [{ rating: 1, rejectedSafe: 1 }, /field rejectedSafe: expected true, false or null, found 1\./]
-  ])("is never skipped, one in five hundred or not: %j", async (over, message) => {
+  ])("is never skipped, even one in five hundred: %j", async (over, message) => {
     const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { shape })
     expect(found).toMatch(/^Importing the pairs of .*\.jsonl, line 321, field/)
     expect(found).toMatch(message)
     expect(found).toContain("Rows with an invalid value are never skipped")
   })
-  it("beside rows that do not fit, which are skipped as before", async () => {
+  it("among invalid rows, which are skipped as before", async () => {
     const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { shape })
     expect(made.metrics).toMatchObject({ rows: 499, rowsSkipped: 1 })
   })
-  it("of a Parquet file is named by row", async () => {
+  it("in a Parquet file is reported by row", async () => {
     const path = join(folder, `${files++}.parquet`)
     const columns = { prompt: ["q", "q"], chosen: ["a", "a"], rejected: ["b", "b"], rating: Int32Array.of(1, 9) }
     const { Table, writeParquet } = await import("parquet-wasm/node")
@@ -182,13 +182,13 @@ describe("rows that can't be used", () => {
     )
   })
 
-  it("are too many where they are all of them, whatever may be skipped", async () => {
+  it("are too many if all rows are, whatever may be skipped", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
       String.raw`found none in the first 1 rows; line 1, field chosen: a transcript begins with "\n\nHuman:" or "\n\nAssistant:". Set the correct shape, or fix the file.`
     )
   })
 
-  it.each(["prompt", "chosen", "rejected"])("hold a tag of the chat format in the %s, unless it is to be escaped", async (name) => {
+  it.each(["prompt", "chosen", "rejected"])("contain a tag of the chat format in the %s, unless it is to be escaped", async (name) => {
     const given = [pair({ [name]: tagged }), pair()]
     const refused = await runStage(importPreferences, { file: file(given) }, { shape })
     expect(refused.skippedRows).toMatchObject([{ line: 1, reason: "with a tag of the chat format in the text" }])
@@ -202,7 +202,7 @@ describe("rows that can't be used", () => {
     ])
   })
 
-  it("of demonstrations are the same: 90 of 101 dialogues with a tag stop the stage, or are escaped", async () => {
+  it("of demonstrations are handled the same: 90 of 101 dialogues with a tag stop the stage, or are escaped", async () => {
     const dialogue = (content: string) => ({
       messages: [
         { role: "user", content },

@@ -20,7 +20,7 @@ const file = (rows: ReadonlyArray<unknown>) => {
 const question = { role: "user", content: "And now?" }
 
 describe("prompts of a file", () => {
-  it("are texts or dialogues that end with the user, tagged by the row or else by the file", async () => {
+  it("are texts or dialogues that end with the user, tagged by the row or otherwise by the file", async () => {
     const rows = [
       { prompt: "Hello?" },
       {
@@ -45,7 +45,7 @@ describe("prompts of a file", () => {
     ])
   })
 
-  it("without an id get one of what they ask and their tag: other rows, and where it stands, change nothing", async () => {
+  it("without an id get one from their question and tag: other rows, and its position, change nothing", async () => {
     const idsOf = async (rows: ReadonlyArray<unknown>, safety = false) =>
       (await rowsIn(await runStage(importPrompts, { file: file(rows) }, { safety }), Prompts)).map(({ id }) => id)
     const [hello, bad] = [{ prompt: "Hello?" }, { prompt: "Bad?" }]
@@ -63,13 +63,13 @@ describe("prompts of a file", () => {
     ["the chat format's tags", { prompt: "[INST] x [/INST]" }, "the tag [INST]"],
     ["an id that is there before", { id: "first", prompt: "Again?" }, '"first" occurs a second time'],
     ["a text as a safety tag", { prompt: "Well?", safety: "yes" }, "expected {prompt} or {messages}"]
-  ])("with %s are refused, and the line named", async (_, row, why) => {
+  ])("with %s are rejected, and the line named", async (_, row, why) => {
     const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) }, {}, null)
     expect(message).toMatch(/skipped 1 of 2 rows \(50%\): 1 .* The first: line 2 of .*\.jsonl(, field \S+)?: /)
     expect(message).toContain(why)
   })
 
-  it("with the chat format's tags are kept where that is asked for, a backslash in each tag", async () => {
+  it("with the chat format's tags are kept on request, with a backslash in each tag", async () => {
     const rows = [{ prompt: "[INST] x [/INST]", followUps: ["<</SYS>>"] }, { prompt: "a\nb \\ [INST" }]
     const out = await runStage(importPrompts, { file: file(rows) }, { chatTags: "escape" })
     expect((await rowsIn(out, Prompts)).map(({ followUps, messages }) => [messages[0]!.content, followUps])).toEqual([

@@ -1,6 +1,6 @@
 /**
- * A small file of each shape, written by us in the form that it is published in (tests/data/shapes/files/), is told without a hint and gives these rows: from the file as
- * it is, as a JSON list, as Parquet.
+ * A small file of each shape, written by us in the published format (tests/data/shapes/files/), is detected without a hint and gives these rows: from the file
+ * itself, as a JSON list, as Parquet.
  */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -26,7 +26,7 @@ const said = (messages: ReadonlyArray<Message>) => messages.map(({ role, content
 
 const asking = (content: string) => [{ role: "user", content }]
 
-/** What a pair is: prompt, chosen, rejected, then rating and labels where there are any. */
+/** A pair: prompt, chosen, rejected, then rating and labels if there are any. */
 const pairsOf = async (path: string, config: object = {}) => {
   const result = await runStage(importPreferences, at(path), { ...config })
   const rows = await rowsIn(result, Preferences)
@@ -84,7 +84,7 @@ const byHuman: Readonly<Record<string, string>> = {
 }
 
 describe("the shape of a file", () => {
-  it("is told for each, and every shape has a file", async () => {
+  it("is detected for each, and every shape has a file", async () => {
     const told: Record<string, string | undefined> = {}
     for (const name of readdirSync(files).filter((each) => each !== "question-answer.jsonl"))
       told[name] = shapeOf(await lookAtPath(join(files, name), { documents: "line", map: {} }))?.name
@@ -92,7 +92,7 @@ describe("the shape of a file", () => {
     expect(new Set(shapes.map(({ name }) => name))).toEqual(new Set(Object.values(byHuman)))
   })
 
-  it("that gives other rows is refused with the stage that takes it", async () => {
+  it("that gives other rows is rejected with the stage that imports it", async () => {
     expect(await failureOf(importDemonstrations, at(join(files, "pku-safe-rlhf.jsonl")))).toMatch(
       /rows that give demonstrations, found the shape pku-safe-rlhf .*Import it with importPreferences \(preferenceDemonstrations/
     )
@@ -102,13 +102,13 @@ describe("the shape of a file", () => {
     )
   })
 
-  it("that none is, is refused with the columns that are there", async () => {
+  it("that is unknown is rejected with the file's columns", async () => {
     expect(await failureOf(importPreferences, at(join(files, "question-answer.jsonl")))).toMatch(
       /a known shape, found the columns question \(object\), better \(text\), worse \(text\), how_much \(number\)\. Map your columns/
     )
   })
 
-  it("is given by naming columns, also those within others", async () => {
+  it("is given by naming columns, including nested ones", async () => {
     const map = { prompt: "question.full", chosen: "better", rejected: "worse", rating: "how_much" }
     expect((await pairsOf(join(files, "question-answer.jsonl"), { map })).pairs).toEqual([
       ["u: Capital of Peru?", "Lima.", "Quito.", 1],
@@ -122,7 +122,7 @@ describe("the shape of a file", () => {
     )
   })
 
-  it("may be named: then the file is not looked at", async () => {
+  it("may be named: then the file is not inspected", async () => {
     expect((await pairsOf(join(files, "hh-rlhf.jsonl"), { shape: "chosen-rejected" })).pairs[0]).toEqual([
       "u: \n\nHuman: Which bird sings at night?\n\nAssistant:",
       " The nightingale does.",
@@ -151,7 +151,7 @@ describe("preference pairs", () => {
     [
       "ultrafeedback.jsonl",
       [
-        // Scores 9, 8.5, 6, 4: differences of 0.5, 3, 5, 2.5, 4.5, 2 by the thresholds 1, 2, 4.
+        // Scores 9, 8.5, 6, 4: differences of 0.5, 3, 5, 2.5, 4.5, 2 with the thresholds 1, 2, 4.
         ["u: Explain rain.", "Rain is the condensed vapour of the air, which falls in drops.", "Water falls from clouds.", 3],
         ["u: Explain rain.", "Rain is the condensed vapour of the air, which falls in drops.", "It is wet.", 1],
         ["u: Explain rain.", "Rain is the condensed vapour of the air, which falls in drops.", "No.", 0],
@@ -181,7 +181,7 @@ describe("preference pairs", () => {
         ["u: What is 2 + 2?", "4", "Five", 0],
         ["u: Name a sea. | a: The Baltic. | u: Another.", "Mount Etna.", "The North Sea.", 2]
       ],
-      // An answer whose prompt has no other, and two of one score.
+      // An answer whose prompt has no other, and two with the same score.
       { leftOut: 2, rowsRead: 7 }
     ],
     [
@@ -190,7 +190,7 @@ describe("preference pairs", () => {
         ["u: What is 2 + 2?", "4", "Five", 0],
         ["u: Name a sea.", "The Baltic.", "Etna.", 1],
         ["u: Name a lake.", "Como.", "Garda.", 2],
-        // About the same; one annotator found the second slightly better, and -100 says that neither is any good.
+        // About the same; one annotator found the second slightly better, and -100 means that neither is any good.
         ["u: Pick one.", "Right.", "Left.", 3]
       ],
       { leftOut: 1 }
@@ -284,7 +284,7 @@ describe("preference pairs", () => {
     }
   )
 
-  it("of a judgement outside its set stop the import, whatever the shape", async () => {
+  it("with a judgement outside its set stop the import, for every shape", async () => {
     const changed = (name: string, from: string, to: string) => {
       const path = join(folder, `bad-${name}`)
       writeFileSync(path, readFileSync(join(files, name), "utf8").replace(from, to))
@@ -309,7 +309,7 @@ describe("preference pairs", () => {
       expect(await failureOf(importPreferences, changed(name, from, to), {}, 0)).toMatch(message)
   })
 
-  it("of a label outside its set stops the import of prompts and dialogues too, and does not crash it", async () => {
+  it("with a label outside its set stops the import of prompts and dialogues too, with an error", async () => {
     const prompts = join(folder, "labels.csv")
     const rows = Array.from({ length: 200 }, (_, i) => `${i},Question ${i}?,homonyms,${i === 150 ? "unsure" : "safe"},f,n`)
     writeFileSync(prompts, `id,prompt,type,label,focus,note\n${rows.join("\n")}\n`)
@@ -391,7 +391,7 @@ describe("demonstrations", () => {
     expect(found.metrics).toMatchObject({ rows: expected.length, ...metrics })
   })
 
-  it("say why messages of tools and parts that are no text were skipped", async () => {
+  it("say why messages of tools and parts that are not text were skipped", async () => {
     const { skippedRows } = await runStage(importDemonstrations, at(join(files, "messages-openai.jsonl")))
     expect(skippedRows.map(({ field, found, line, reason }) => [line, field, found ?? reason])).toEqual([
       [4, "messages[1]", "field messages[]: a tool call, which the chat format does not support"],
@@ -400,7 +400,7 @@ describe("demonstrations", () => {
   })
 })
 
-it("prompts of each shape that has them", async () => {
+it("prompts from each shape that has them", async () => {
   const promptsOf = async (name: string) =>
     (await rowsIn(await runStage(importPrompts, at(join(files, name))), Prompts)).map(({ category, followUps, messages, safety }) => [
       said(messages),
@@ -426,7 +426,7 @@ it("prompts of each shape that has them", async () => {
     ["u: Write about a hill.", false, "writing", "Now in rhyme."],
     ["u: What is heavier?", false, "reasoning", "Why?"]
   ])
-  // What was asked, where answers stand beside it.
+  // Only the questions, where the row also has answers.
   expect(await promptsOf("trl-prompt-completion.jsonl")).toEqual(await promptsOf("trl-prompt-only.jsonl"))
   expect(await promptsOf("trl-preference.jsonl")).toEqual([["u: The sky is", false, null]])
   expect(await promptsOf("xp3.jsonl")).toEqual([
@@ -435,7 +435,7 @@ it("prompts of each shape that has them", async () => {
   ])
 })
 
-it("texts of rows and of plain files", async () => {
+it("texts from rows and from plain files", async () => {
   const textsOf = async (name: string, config = {}) =>
     (await rowsIn(await runStage(importTexts, at(join(files, name)), config), Texts)).map(({ text }) => text)
   expect(await textsOf("trl-language-modeling.jsonl")).toEqual(["The sky is blue.", "Grass is green."])
@@ -454,7 +454,7 @@ describe("rows are the same", () => {
     if (shape.demonstrations !== undefined) return await rowsIn(await runStage(importDemonstrations, at(path)), Demonstrations)
     return await rowsIn(await runStage(importPrompts, at(path)), Prompts)
   }
-  // Arrow has one type a column: not so a message's content that is text or a list.
+  // Arrow has one type per column, so content can't be text in one message and a list in another.
   const uniform = Object.keys(byHuman).filter((name) => !["text", "unpaired"].includes(byHuman[name]!) && name !== "messages-openai.jsonl")
 
   it.each(uniform)("from %s as a JSON list and as Parquet", async (name) => {
@@ -465,14 +465,14 @@ describe("rows are the same", () => {
     const list = join(folder, `${name}-list.json`)
     writeFileSync(list, JSON.stringify(values, undefined, 2))
     expect((await rowsOf(list, name)).map((row) => ({ ...row, id: "" }))).toEqual(expected)
-    // Trees have a type of their own at every depth.
+    // Trees have a different type at every depth.
     if (name === "oasst-trees.jsonl") return
     const parquet = join(folder, `${name}.parquet`)
     writeFileSync(parquet, await parquetOf(tableOf(values)))
     expect((await rowsOf(parquet, name)).map((row) => ({ ...row, id: "" }))).toEqual(expected)
   })
 
-  it("from a table, whose numbers, labels and messages are read from text", async () => {
+  it("from a table, whose numbers, labels and messages are parsed from text", async () => {
     const path = join(folder, "table.csv")
     const cell = (value: unknown) => `"${(typeof value === "string" ? value : JSON.stringify(value)).replaceAll('"', '""')}"`
     const tabled = (rows: ReadonlyArray<Record<string, unknown>>) =>
@@ -495,7 +495,7 @@ describe("rows are the same", () => {
     }
   })
 
-  it("in several files, whose rows' ids say which file they are of", async () => {
+  it("in several files, with the file's name in the rows' ids", async () => {
     const result = await runStage(importPreferences, at(join(files, "trl-preference*.jsonl")))
     expect((await rowsIn(result, Preferences)).map(({ id }) => id)).toEqual(["trl-preference-messages.jsonl:1", "trl-preference.jsonl:1"])
   })

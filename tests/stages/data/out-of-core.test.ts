@@ -1,4 +1,4 @@
-/** Importing, cleaning, mixing and splitting hold no dataset: rows that are larger than the heap may be go through. */
+/** Importing, cleaning, mixing and splitting do not hold a dataset in memory: rows larger than the heap can be processed. */
 import { spawnSync } from "node:child_process"
 import { closeSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
@@ -9,7 +9,7 @@ import { removeFolder, workFolder } from "../../cli/caravan.ts"
 const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
-/** MiB that the heap may have, beside 95 of rows. */
+/** MiB of heap, for 95 MiB of rows. */
 const heap = 64
 
 it("95 MiB of pairs in a heap of 64", { timeout: 300_000 }, () => {

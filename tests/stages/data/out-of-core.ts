@@ -1,5 +1,5 @@
 /**
- * For out-of-core.test.ts, in a process whose heap is smaller than the rows: imports pairs from a file, cleans, mixes and splits them, and tells how many rows each step has.
+ * For out-of-core.test.ts, in a process whose heap is smaller than the rows: imports pairs from a file, cleans, mixes and splits them, and prints the number of rows after each step.
  *
  *     node --max-old-space-size=64 --max-semi-space-size=16 tests/stages/data/out-of-core.ts <folder>
  */

@@ -1,4 +1,4 @@
-/** Prompts by round, dialogues that grow, pairs held out; filters of demonstrations; samples that are kept. */
+/** Prompts by round, continued dialogues, held-out pairs; filters of demonstrations; kept samples. */
 import { describe, expect, it } from "vitest"
 import { type Demonstration, Demonstrations, type Preference, Preferences, Prompts, type ScoredCompletion } from "../../../schemas/rows.ts"
 import { demonstrationSubset, filterDemonstrations, letterShare, repeatedShare } from "../../../stages/data/filter-demonstrations.ts"
@@ -15,7 +15,7 @@ const pairOf = (id: string, question: string): Preference => ({
 
 describe("batches of prompts", () => {
   const prompts = Array.from({ length: 23 }, (_, i) => ask(`${i}`, `q${i}`))
-  it("share none and leave none out; sizes differ by one at most", async () => {
+  it("share none and leave none out; sizes differ by at most one", async () => {
     const given = await rowsArtifact(Prompts, prompts)
     const batches = await Promise.all(
       [0, 1, 2, 3, 4].map(async (batch) => rowsIn(await runStage(promptBatch, { prompts: given }, { batches: 5, batch }), Prompts))
@@ -29,7 +29,7 @@ describe("batches of prompts", () => {
   })
 })
 
-it("a dialogue grows by the chosen response and what the user says next, until there is nothing more to say", async () => {
+it("a dialogue is continued with the chosen response and the user's next message, until there are no more messages", async () => {
   const prompts = await rowsArtifact(Prompts, [
     ask("a", "one", { followUps: ["two", "three"], safety: true }),
     ask("b", "x"),
@@ -51,7 +51,7 @@ it("a dialogue grows by the chosen response and what the user says next, until t
   expect(made.metrics).toMatchObject({ grown: 1, ended: 2 })
 })
 
-it("a dialogue does not grow by the answer to another prompt of its id", async () => {
+it("a dialogue is not continued with the answer to another prompt with its id", async () => {
   const prompts = await rowsArtifact(Prompts, [ask("a", "one", { followUps: ["two"] })])
   const preferences = await rowsArtifact(Preferences, [pairOf("a", "uno")])
   expect(await failureOf(continueDialogues, { prompts, preferences })).toMatch(
@@ -59,7 +59,7 @@ it("a dialogue does not grow by the answer to another prompt of its id", async (
   )
 })
 
-describe("pairs held out", () => {
+describe("held-out pairs", () => {
   const pairs = Array.from({ length: 200 }, (_, i) => pairOf(`${i}`, `question ${i % 50}`))
   it("and the rest are all pairs, and share no first question", async () => {
     const preferences = await rowsArtifact(Preferences, pairs)
@@ -71,7 +71,7 @@ describe("pairs held out", () => {
     const asked = new Set(train.map(({ prompt }) => prompt[0]!.content))
     expect(test.some(({ prompt }) => asked.has(prompt[0]!.content))).toBe(false)
   })
-  it("are half of a small batch at most", () => {
+  it("are at most half of a small batch", () => {
     expect(heldOutPairs(pairs.slice(0, 10), 1000).size).toBe(5)
     expect(heldOutPairs([], 1000).size).toBe(0)
   })
@@ -86,7 +86,7 @@ describe("public demonstrations", () => {
     ],
     loss: "answers"
   })
-  it("lose what is malformed, too short or long, no words, repetitive or there twice; each rule counts", async () => {
+  it("lose malformed, too short, too long, wordless, repetitive and duplicate ones; each rule is counted", async () => {
     const rows = [
       row("good", "A fine answer."),
       row("twice", "a fine   ANSWER."),
@@ -112,12 +112,12 @@ describe("public demonstrations", () => {
     expect((await rowsIn(made, Demonstrations)).map(({ id }) => id)).toEqual(["good", "other question"])
     expect(made.metrics).toMatchObject({ kept: 2, format: 1, short: 1, long: 1, turns: 1, letters: 1, repeated: 1, duplicate: 1 })
   })
-  it("are measured by hand: 3 of 4 characters are letters, 2 of 3 lines are new; other scripts have letters too", () => {
+  it("are measured as by hand: 3 of 4 characters are letters, 2 of 3 lines are new; other scripts have letters too", () => {
     expect(letterShare("ab c!")).toBe(0.75)
     expect(letterShare("こんにちは")).toBe(1)
     expect(repeatedShare("a\nb\n\nA ")).toBeCloseTo(1 / 3, 12)
   })
-  it("come in subsets that hold one another", async () => {
+  it("come in nested subsets", async () => {
     const demonstrations = await rowsArtifact(
       Demonstrations,
       Array.from({ length: 30 }, (_, i) => row(`${i}`, `answer ${i}`))
@@ -154,14 +154,14 @@ describe("samples", () => {
     sample("b", 9, { finished: false }),
     sample("c", 0, { finished: false })
   ]
-  it("that are kept are the best few of each prompt, without their scores, in their order", () => {
+  it("that are kept are the best few of each prompt, without their scores, in order", () => {
     const kept = (count: number, unfinished: "drop" | "keep" = "drop") => keepBestOf(scored, { count, unfinished }).map(({ text }) => text)
     expect(kept(1)).toEqual(["b5", "a3"])
     expect(kept(2)).toEqual(["b5", "a3", "a2"])
     expect(kept(1, "keep")).toEqual(["a3", "b9", "c0"])
     expect(keepBestOf(scored, { count: 1, unfinished: "drop" })[0]).not.toHaveProperty("reward")
   })
-  it("at random are one of each prompt's finished ones, each as likely, whatever their reward", () => {
+  it("at random are one of each prompt's finished ones, with equal probability, whatever their reward", () => {
     const counts = new Map<string, number>()
     for (let seed = 0; seed < 600; seed++)
       for (const { text } of randomOf(scored, { unfinished: "drop", seed })) counts.set(text, (counts.get(text) ?? 0) + 1)

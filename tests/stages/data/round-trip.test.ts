@@ -1,6 +1,6 @@
 /**
- * Rows of every shape come back as they were: from a file as it is published into a dataset, out as the Parquet file that `caravan export` writes, and in again, with
- * nothing said of either file.
+ * Rows of every shape survive a round trip: from a published file into a dataset, out as the Parquet file that `caravan export` writes, and in again, without
+ * naming a shape.
  */
 import { mkdirSync, readdirSync } from "node:fs"
 import { join } from "node:path"
@@ -28,7 +28,7 @@ const kinds: Readonly<Record<Kind, readonly [AnyStage, any]>> = {
   prompts: [importPrompts, Prompts],
   texts: [importTexts, Texts]
 }
-/** What may differ: a pair's or dialogue's id is its place, and a pair's source the shape that it was read by. */
+/** Allowed differences: a pair's or dialogue's id is its position, and a pair's source is the shape with which it was read. */
 const ofPlace: Readonly<Record<Kind, ReadonlyArray<string>>> = {
   preferences: ["id", "source"],
   demonstrations: ["id"],

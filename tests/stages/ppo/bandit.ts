@@ -1,4 +1,4 @@
-/** One token, whose reward is known: the best policy at weight beta is pi*(a) ~ pi_0(a) exp(r(a) / beta). */
+/** A one-token task with known rewards: the best policy with weight beta is pi*(a) ~ pi_0(a) exp(r(a) / beta). */
 import { deriveSeed } from "../../../engine/random.ts"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { llamaConfig } from "../../../models/config.ts"
@@ -10,13 +10,13 @@ export const temperature = 0.7
 export const rewards = [0.3, -0.5, 0.9, 0, 0.6, -1, 1, -0.2]
 const config = llamaConfig({ vocabSize: rewards.length, dim: 8, layers: 1, heads: 2, kvHeads: 1, ffn: 12, maxPositions: 4 })
 
-/** The policy that it begins with, far from uniform. */
+/** The initial policy, far from uniform. */
 export const bandit = (): Llama => {
   const model = initLlama(config, { seed: 5 })
   scoped(() => noGrad(() => model.parameter("lm_head.weight").mul_(20)))
   return model
 }
-/** Of the first token, as it is drawn. */
+/** The distribution of the first token, as sampled. */
 export const probabilities = (model: Llama, at = temperature): Array<number> =>
   scoped(() =>
     noGrad(() =>

@@ -1,4 +1,4 @@
-/** PPO by LoRA: adapters on shared weights, their gradients, what is in memory, what is kept and what is refused. */
+/** PPO with LoRA: adapters on shared weights, their gradients, what is in memory, what is kept and what is rejected. */
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -39,14 +39,14 @@ const configOf = (over: Partial<PpoConfig> = {}): PpoConfig =>
   Schema.decodeSync(PpoConfig)({ ...{ microBatchSize: 2, inferenceBatchSize: 3, loraRank: 2, loraAlpha: 4 }, ...over })
 
 const shape = smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 })
-/** Weights that are far from uniform, so that adapters show. */
+/** Weights that are far from uniform, so that adapters have an effect. */
 const strong = (seed: number): Llama => {
   const model = initLlama(shape, { seed })
   scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
   return model
 }
 const policyOf = (seed: number) => artifact(Policy, (slot) => saveCheckpoint(slot, { model: strong(seed), tokenizer }))
-/** A reward model as a stage leaves one that was trained by LoRA on a checkpoint. */
+/** A reward model as saved by a stage that trained it with LoRA on a checkpoint. */
 const rewardOn = async (type: typeof HelpfulnessReward | typeof SafetyReward, base: ArtifactRef<any>, seed: number) => {
   const lora = initLora(shape, { rank: 3, alpha: 3, rankStabilised: false, targets: ["q_proj", "v_proj", "down_proj"] }, { seed })
   scoped(() => noGrad(() => Object.values(lora.parameters).forEach((weight) => weight.normal_(0, 0.3))))
@@ -69,7 +69,7 @@ beforeAll(async () => {
     )
   }
 })
-/** Its rewards are by models. */
+/** Model rewards. */
 type Loaded = PpoModels & { readonly helpfulness: LoadedReward; readonly safety: LoadedReward | undefined }
 const load = (inputs: object, over: Partial<PpoConfig> = {}, device: Device = "cpu"): Promise<Loaded> =>
   run(Effect.scoped(loadModels({ ...given, ...inputs }, { config: configOf(over), device, seed: 5 }))) as Promise<Loaded>
@@ -83,7 +83,7 @@ const reading = { padId: 0, config: configOf({ temperature: 0.7 }) }
 const ids = () => tensor([[1, 9, 8, 5, 6]], { dtype: "int64" })
 const bytesOf = (model: Llama | RewardModel) => Object.fromEntries(Object.entries(model.parameters).map(([n, w]) => [n, w.toBytes()]))
 
-describe.each(devices)("policy and value model by LoRA, on $device", ({ device, skip }) => {
+describe.each(devices)("policy and value model with LoRA, on $device", ({ device, skip }) => {
   it.skipIf(skip)("have PEFT's losses and PEFT's gradient of every matrix and of the head", async () => {
     const expected = JSON.parse(readFileSync(golden("ppo-lora/expected.json"), "utf8"))
     const start = golden("llama-gqa/model")
@@ -144,7 +144,7 @@ describe.each(devices)("policy and value model by LoRA, on $device", ({ device, 
       return statistics
     }
     expect(iterate().kl).toBe(0)
-    // B has moved, then A does: now the policy leaves a reference that stays.
+    // First B moves, then A: now the policy differs from its fixed reference.
     for (let i = 0; i < 3; i++) iterate()
     expect(iterate().kl).not.toBe(0)
     expect([bytesOf(models.reference), bytesOf(models.helpfulness.model)]).toEqual(before)
@@ -152,8 +152,8 @@ describe.each(devices)("policy and value model by LoRA, on $device", ({ device, 
   })
 })
 
-describe("the value model by LoRA", () => {
-  it("starts as the reward model that it starts from, with another head", async () => {
+describe("the value model with LoRA", () => {
+  it("starts as the reward model from which it is copied, with another head", async () => {
     const hidden = (model: Llama) => scoped(() => noGrad(() => model.hidden(ids()).toNumbers()))
     for (const inputs of [{}, { base }]) {
       const { helpfulness, value } = await load(inputs)
@@ -200,13 +200,13 @@ describe("each distinct base", () => {
     const before = liveTensors()
     const models = await load({ ...(inputs.base ? { base } : {}), ...(inputs.policy ? { policy: base } : {}) }, over)
     expect(sum(tensorsOf(models))).toBe(wanted)
-    // What a plan reckons, but that it does not know of a base that is the policy.
+    // The planned memory, except that the plan does not know a base that is also the policy.
     const costed = ({ config, adapter }: RewardModel) => ({ config, scalarHead: true, adapter: adapter?.config })
     const rewards = [models.helpfulness.model, models.safety!.model].map(costed)
     const shapes = shapesOf(configOf(over), { policy: { config: shape, scalarHead: false }, rewards, keepsBest: false })
     expect(heldWeights(shapes)).toBe(wanted + (inputs.policy ? head : 0))
     expect(heldWeights({ ...shapes, keepsBest: true }) - heldWeights(shapes)).toBe(sum(Object.values(trainedParameters(models.policy))))
-    // Nothing else lives: what was read on the way is gone.
+    // Nothing else is alive: everything read in between is freed.
     expect(liveTensors() - before).toBe(tensorsOf(models).length)
   })
 
@@ -224,7 +224,7 @@ describe("each distinct base", () => {
 })
 
 describe("reward models on their base", () => {
-  it("give the scores of the whole models", async () => {
+  it("give the scores of the complete models", async () => {
     const on = await load({ base })
     for (const [ref, model] of [
       [given.helpfulness, on.helpfulness.model],
@@ -250,7 +250,7 @@ describe("reward models on their base", () => {
     change(path)
     return { ...ref, path }
   }
-  it("are refused on another base, of the same shape or of another", async () => {
+  it("are rejected on another base, with the same shape or another", async () => {
     const other = await policyOf(7)
     expect(await failureOf(ppo, { ...given, base: other }, quick)).toMatch(
       /^Applying the adapter .*adapter to .*: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found other weights \([0-9a-f]{12}\)\. Pass the base that/
@@ -263,13 +263,13 @@ describe("reward models on their base", () => {
     const safety = await rewardOn(SafetyReward, other, 4)
     expect(await failureOf(ppo, { ...given, safety, base }, quick)).toContain("expected the weights that it was trained on")
   })
-  it("are refused when they were trained with all weights, and what to do is said", async () => {
+  it("are rejected if all their weights were trained, with a hint", async () => {
     const whole = copyOf(given.helpfulness, (path) => rmSync(join(path, "adapter"), { recursive: true }))
     expect(await failureOf(ppo, { ...given, helpfulness: whole, base }, quick)).toMatch(
       /^Reading the reward model .* as an adapter on .*: expected a reward model trained with LoRA, with a folder adapter, found a complete model without this folder\. Remove PPO's input base/
     )
   })
-  it("are refused when their folder adapter has a language model's", async () => {
+  it("are rejected if their folder adapter has a language model's", async () => {
     const policyAdapter = await runStage(ppo, { ...given, base }, quick)
     const mixed = copyOf(given.helpfulness, (path) => {
       for (const file of ["adapter_config.json", "adapter_model.safetensors"])
@@ -277,22 +277,22 @@ describe("reward models on their base", () => {
     })
     expect(await failureOf(ppo, { ...given, helpfulness: mixed, base }, quick)).toContain("expected the task_type SEQ_CLS, found CAUSAL_LM")
   })
-  it("are no whole checkpoints themselves: an adapter where one belongs is refused", async () => {
+  it("are not complete checkpoints themselves: an adapter instead of one is rejected", async () => {
     const adapter = { ...given.helpfulness, path: join(given.helpfulness.path, "adapter") }
     expect(await failureOf(ppo, { ...given, helpfulness: adapter }, quick)).toContain("found an adapter (adapter_config.json)")
     expect(await failureOf(ppo, { ...given, base: adapter }, quick)).toContain("found an adapter (adapter_config.json)")
   })
 })
 
-/** Small enough to run in a moment. */
+/** Small enough to run quickly. */
 const quick = {
   ...{ iterations: 2, batchSize: 6, miniBatchSize: 3, microBatchSize: 2, maxNewTokens: 5, noEos: "penalty", temperature: 0.7 },
   ...{ learningRate: 1e-2, valueLearningRate: 1e-2, evaluateEvery: 1, loraRank: 2, loraAlpha: 4 }
 }
 const recordOf = (ref: { readonly path: string }) => run(readDiagnostics(ref.path))
 
-describe("the stage by LoRA", () => {
-  it("puts out the checkpoint that it began with, its adapter merged in, and the adapter beside", async () => {
+describe("the stage with LoRA", () => {
+  it("outputs its initial checkpoint with its adapter merged in, and the adapter next to it", async () => {
     const made = await runStage(ppo, { ...given, base }, { ...quick, loraTargets: "q_proj,up_proj" })
     const [before, after] = [await run(loadLlama(given.policy.path)), await run(loadLlama(made.path))]
     const moved = Object.keys(before.parameters).filter(
@@ -305,7 +305,7 @@ describe("the stage by LoRA", () => {
     expect(other.message).toContain("expected the weights that it was trained on")
   })
 
-  it("is the same bit for bit a second time; other ranks, targets and scales make other policies, rank 0 no adapter", async () => {
+  it("is the same bit for bit a second time; other ranks, targets and scales give other policies, rank 0 no adapter", async () => {
     const digest = async (over: object) => (await runStage(ppo, given, { ...quick, ...over })).digest
     const usual = await digest({})
     expect(await digest({})).toBe(usual)
@@ -315,7 +315,7 @@ describe("the stage by LoRA", () => {
     expect(existsSync(join((await runStage(ppo, given, { ...quick, loraRank: 0 })).path, "adapter"))).toBe(false)
   })
 
-  it("keeps the policy as it was at the best of its evaluations, the first too", async () => {
+  it("keeps the policy of the best of its evaluations, including the first", async () => {
     const still = await runStage(ppo, { ...given, base, heldOut: given.prompts }, { ...quick, learningRate: 0, patience: 3, iterations: 9 })
     expect((await recordOf(still)).kept).toBe(0)
     expect(existsSync(join(still.path, "adapter", "adapter_config.json"))).toBe(true)
@@ -329,10 +329,10 @@ describe("the stage by LoRA", () => {
     for (const file of ["model.safetensors", "adapter/adapter_model.safetensors"])
       expect(readFileSync(join(made.path, file))).toEqual(readFileSync(join(alone.path, file)))
   })
-  /** Under which the best policy is one in the middle. */
+  /** Settings with which the best policy is one in the middle. */
   const middleSeed = 1
 
-  it("keeps of a run that it may go on from no weight of a base: adapters, heads and the optimisers' states", async () => {
+  it("saves for resuming no weight of a base: only adapters, heads and the optimisers' states", async () => {
     const one = { name: "ppo", stage: ppo, inputs: { ...given, base, heldOut: given.prompts }, config: { ...quick, patience: 9 } }
     const point = newFolder()
     await live(one, point, { after: 1, when: "written" })
@@ -347,7 +347,7 @@ describe("the stage by LoRA", () => {
     }
   })
 
-  it("raises the reward of held-out prompts in twenty iterations, of a policy that was tuned to answer in one of a few ways", async () => {
+  it("raises the reward of held-out prompts in twenty iterations, for a policy tuned to answer in one of a few ways", async () => {
     const texts = ["ab", "ba ab", "abab", "b", "a ba", "aab"]
     const answers = ["ab", "ba", "abab", "b a", "a"]
     const policy = await talkingPolicy(
@@ -364,7 +364,7 @@ describe("the stage by LoRA", () => {
     expect(evaluated[1]! - evaluated[0]!).toBeGreaterThan(0.3)
   })
 
-  it("is not written by saveCheckpoint without its base: nobody could tell what it belongs on", async () => {
+  it("is not written by saveCheckpoint without its base: its base could not be identified", async () => {
     const { policy } = await load({})
     const slot = { path: mkdtempSync(join(tmpdir(), "caravan-ppo-lora-")), type: Policy }
     afterAll(() => rmSync(slot.path, { recursive: true, force: true }))
@@ -372,7 +372,7 @@ describe("the stage by LoRA", () => {
     expect(readdirSync(slot.path)).toEqual([])
   })
 
-  it("refuses layers to adapt without a rank", async () => {
+  it("rejects target layers without a rank", async () => {
     expect(await failureOf(ppo, given, { ...quick, loraRank: 0, loraTargets: "q_proj" })).toContain(
       "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
     )

@@ -1,4 +1,4 @@
-/** PPO's rewards, advantages and losses against PyTorch in float64 (tests/golden/rlhf-losses), and the details that others got wrong. */
+/** PPO's rewards, advantages and losses compared with PyTorch in float64 (tests/golden/rlhf-losses), and the details that other implementations got wrong. */
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
@@ -39,7 +39,7 @@ const flat = (rows: ReadonlyArray<ArrayLike<number>>): Array<number> => rows.fla
 const wide = (values: ArrayLike<number>): Tensor => tensor(Float64Array.from(values))
 const options = { gamma: golden.gamma, lambda: golden.lam }
 
-describe("PPO's numbers are PyTorch's in float64", () => {
+describe("PPO's numbers equal PyTorch's in float64", () => {
   const old = tokensOf(golden.logp_old)
   const rewards = old.map((logProbabilities, i) =>
     tokenRewards(
@@ -104,7 +104,7 @@ describe("a response with no end-of-sequence token (detail 11)", () => {
   ] as const)("under the rule %s is worth %d instead of 0.7", (noEos, wanted) => {
     expect(terminalScore(0.7, false, { noEos, noEosPenalty: 2 })).toBeCloseTo(wanted, 12)
   })
-  it.each(["none", "penalty", "replace"] as const)("leaves finished responses alone under the rule %s", (noEos) => {
+  it.each(["none", "penalty", "replace"] as const)("leaves finished responses unchanged with the rule %s", (noEos) => {
     expect(terminalScore(0.7, true, { noEos, noEosPenalty: 2 })).toBe(0.7)
   })
 })
@@ -120,15 +120,15 @@ describe("the terminal score (detail 12)", () => {
       { gamma: 1, lambda: 0.95 }
     ).advantages[2]!
   }
-  it("sits on the last token: with zero values, gamma 1 and lambda .95 the EOS advantage is 1", () => {
+  it("is on the last token: with zero values, gamma 1 and lambda .95 the EOS advantage is 1", () => {
     expect([...reward("last-token")].map(Math.abs)).toEqual([0, 0, 1])
     expect(eosAdvantage("last-token")).toBe(1)
   })
-  it("sits one past it: the EOS advantage is .95", () => {
+  it("is one past it: the EOS advantage is .95", () => {
     expect([...reward("past-end")].map(Math.abs)).toEqual([0, 0, 0, 1])
     expect(eosAdvantage("past-end")).toBeCloseTo(0.95, 12)
   })
-  it("adds to the last token's KL penalty and does not replace it", () => {
+  it("is added to the last token's KL penalty and does not replace it", () => {
     const rewards = tokenRewards(
       { logProbabilities: [-1, -2], reference: [-1.5, -3], score: 10, beta: 0.1 },
       { klEstimator: "k1", terminal: "last-token" }
@@ -148,7 +148,7 @@ describe("KL estimates on an analytic categorical (detail 15)", () => {
   }
   const draw = () => softmax(Array.from({ length: 9 }, () => 2 * random.normal()))
   const cases = Array.from({ length: 5 }, () => ({ pi: draw(), reference: draw() }))
-  /** Over all tokens, weighed by how likely pi draws them: no sampling error. */
+  /** Over all tokens, weighted by pi's probabilities: no sampling error. */
   const expectation = (estimator: (typeof klEstimators)[number], pi: ReadonlyArray<number>, reference: ReadonlyArray<number>) =>
     pi.reduce((sum, p, i) => sum + p * klEstimate(estimator, Math.log(p), Math.log(reference[i]!)), 0)
 
@@ -159,7 +159,7 @@ describe("KL estimates on an analytic categorical (detail 15)", () => {
       expect(Math.abs(expectation(estimator, pi, reference) - exact)).toBeLessThanOrEqual(float64)
     }
   })
-  it("E[k2] is half the mean squared log-ratio, which is not the KL but near it for near distributions", () => {
+  it("E[k2] is half the mean squared log-ratio, which is not the KL but close to it for close distributions", () => {
     const pi = softmax([0.1, 0, -0.1])
     const reference = softmax([0, 0.05, 0])
     const exact = pi.reduce((sum, p, i) => sum + p * Math.log(p / reference[i]!), 0)
@@ -174,7 +174,7 @@ describe("KL estimates on an analytic categorical (detail 15)", () => {
   it.each(klEstimators)("%s of equal log-probabilities is exactly 0 (detail 14)", (estimator) => {
     expect(Math.abs(klEstimate(estimator, -3.7, -3.7))).toBe(0)
   })
-  it("k3 between old and new policy is the same estimate as tensors have it", () => {
+  it("k3 between old and new policy equals the estimate from tensors", () => {
     const old = [-1, -0.2, -3]
     const now = [-1.1, -0.3, -2.5]
     const wanted = old.reduce((sum, a, i) => sum + klEstimate("k3", a, now[i]!), 0)
@@ -253,13 +253,13 @@ describe("advantages (detail 19)", () => {
 
 describe("the value model's loss (detail 20)", () => {
   const loss = (now: number, old: number, target: number) => scoped(() => valueLoss(wide([now]), wide([old]), wide([target]), 0.2).item())
-  it("is half the square where the value moved little", () => {
+  it("is half the square if the value moved little", () => {
     expect(loss(1.1, 1, 2)).toBeCloseTo(0.405, 12) // 0.9^2 / 2
   })
-  it("is the greater of both: a value that ran towards its return beyond the clip counts as clipped", () => {
+  it("is the maximum of both: a value that moved towards its return beyond the clip counts as clipped", () => {
     expect(loss(1.9, 1, 2)).toBeCloseTo(0.32, 12) // (1.2 - 2)^2 / 2
   })
-  it("is the greater of both: a value that ran away counts in full", () => {
+  it("is the maximum of both: a value that moved away counts in full", () => {
     expect(loss(0, 1, 2)).toBeCloseTo(2, 12)
   })
 })
@@ -283,8 +283,8 @@ describe("the policy's loss", () => {
   })
 })
 
-describe("what is watched", () => {
-  it("explained variance is 1 for perfect values, 0 for a constant, negative for worse, 0 where returns do not vary", () => {
+describe("diagnostics", () => {
+  it("explained variance is 1 for perfect values, 0 for a constant, negative for worse, 0 if returns do not vary", () => {
     const returns = [[1, 2], [6]]
     expect(explainedVariance(returns, returns)).toBe(1)
     expect(explainedVariance([[5, 5], [5]], returns)).toBeCloseTo(0, 12)

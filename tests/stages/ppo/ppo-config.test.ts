@@ -1,4 +1,4 @@
-/** The stage ppo hands every setting on to the losses: each, changed alone, makes another policy. What each does is tested where it is done. */
+/** The stage ppo passes every setting on to the losses: each, changed alone, gives another policy. The effect of each is tested with its code. */
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -37,7 +37,7 @@ beforeAll(async () => {
   }
 })
 
-// Two iterations of two steps: in the second, policy and reference differ, and what the value model learnt is in the advantages.
+// Two iterations of two steps: in the second, policy and reference differ, and the advantages depend on what the value model learnt.
 const base = {
   ...{ iterations: 2, batchSize: 6, miniBatchSize: 3, maxNewTokens: 5, temperature: 0.7 },
   ...{ learningRate: 1e-3, valueLearningRate: 1e-3, beta: 0.1 }
@@ -50,7 +50,7 @@ const weights = async (config: Record<string, unknown> = {}) =>
 const iterations = async (config: Record<string, unknown> = {}) =>
   (await Effect.runPromise(readDiagnostics((await run(config)).path))).iterations
 
-describe("another policy is made by another", () => {
+describe("the policy changes with", () => {
   let usual: string
   beforeAll(async () => {
     usual = await weights()
@@ -83,26 +83,26 @@ describe("another policy is made by another", () => {
   it.each([
     // Values move towards their returns by more than that, step after step.
     [{ epochs: 4, valueLearningRate: 1e-2 }, { valueClip: 1e-5 }],
-    // The first KL is 0 whatever the target: beta is another from the third iteration on.
+    // The first KL is 0 whatever the target: beta differs from the third iteration on.
     [{ klControl: "adaptive", klEstimator: "k3", klHorizon: 12, iterations: 3 }, { klTarget: 1e-5 }],
     [{ klControl: "adaptive" }, { klHorizon: 12 }],
     [{ noEos: "penalty" }, { noEosPenalty: 3 }]
   ])("with %j: %j", async (first, changed) => {
     expect(await weights({ ...first, ...changed })).not.toBe(await weights(first))
   })
-  it("but not by what the diagnostics quote", async () => {
+  it("but not with settings that only appear in the diagnostics", async () => {
     expect(await weights({ sampleTexts: 0 })).toBe(usual)
   })
 })
 
 describe("an iteration's diagnostics", () => {
-  it.each([0.5, 2])("have the update's distribution as the sampler's, at temperature %f (detail 7)", async (temperature) => {
+  it.each([0.5, 2])("show that the update uses the sampler's distribution, at temperature %f (detail 7)", async (temperature) => {
     for (const { kl, mismatchKl } of (await iterations({ temperature })).slice(0, 1))
       expect([Math.abs(kl) < 1e-5, Math.abs(mismatchKl) < 1e-6]).toEqual([true, true])
   })
-  it("have the beta that was asked for, and where it adapts the one that follows from the KL before it (detail 16)", async () => {
+  it("have the requested beta, and if it adapts the one that follows from the previous KL (detail 16)", async () => {
     expect((await iterations()).map(({ beta }) => beta)).toEqual([0.1, 0.1])
-    // The first KL is 0: the error is clipped at -0.2, and six responses of a horizon of twelve take a tenth away.
+    // The first KL is 0: the error is clipped at -0.2, and six responses with a horizon of twelve reduce it by a tenth.
     const adapted = await iterations({ klControl: "adaptive", klHorizon: 12 })
     expect(adapted[0]!.beta).toBe(0.1)
     expect(Math.abs(adapted[1]!.beta - 0.09)).toBeLessThanOrEqual(float64)

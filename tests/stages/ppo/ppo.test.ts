@@ -1,4 +1,4 @@
-/** The stage ppo on small models: what it keeps, records, refuses, and that the reward rises. */
+/** The stage ppo on small models: what it keeps, records and rejects, and that the reward rises. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -49,7 +49,7 @@ const model = (seed: number, over: { readonly vocabSize?: number; readonly maxPo
 }
 const policyRef = (llama: Llama, pieces: Tokenizer = tokenizer) =>
   artifact(Policy, (slot) => saveCheckpoint(slot, { model: llama, tokenizer: pieces }))
-/** Fine-tuned for a moment to answer every prompt with one of these. */
+/** Briefly fine-tuned to answer every prompt with one of these. */
 const tuned = async (answers: ReadonlyArray<string>): Promise<Llama> => {
   const llama = model(1)
   const dialogues = prompts.flatMap(({ messages }) =>
@@ -89,7 +89,7 @@ const prompt = (id: string, content: string, safety = false): Prompt => ({
 })
 const prompts = ["ab", "ba ab", "abab", "b", "a ba", "aab"].map((content, i) => prompt(`p${i}`, content, i % 3 === 2))
 
-/** Small enough to run in a moment. */
+/** Small enough to run quickly. */
 const quick = {
   iterations: 2,
   batchSize: 6,
@@ -122,7 +122,7 @@ const initialWeights = (): Array<number> => Object.values(start.parameters).flat
 const recordOf = (ref: { readonly path: string }) => Effect.runPromise(readDiagnostics(ref.path))
 
 describe("ppo", () => {
-  it("gives a changed policy and the diagnostics of every iteration, which ppo-diagnostics reads out", async () => {
+  it("gives a changed policy and the diagnostics of every iteration, which ppo-diagnostics reads", async () => {
     const made = await runStage(ppo, given, quick)
     expect(largestDifference(await weightsOf(made), initialWeights())).toBeGreaterThan(1e-4)
     const report = await runStage(ppoDiagnostics, { policy: made })
@@ -156,7 +156,7 @@ describe("ppo", () => {
     expect(largestDifference(a, b)).toBeLessThanOrEqual(sameInFloat32)
   })
 
-  it("raises the reward of a policy that was tuned to answer in one of a few ways", async () => {
+  it("raises the reward of a policy tuned to answer in one of a few ways", async () => {
     const policy = await policyRef(await tuned(["ab", "ba", "abab", "b a", "a"]))
     const config = { ...quick, iterations: 15, batchSize: 64, miniBatchSize: 16, microBatchSize: 16, maxNewTokens: 8, noEos: "none" }
     const { iterations } = await recordOf(
@@ -168,7 +168,7 @@ describe("ppo", () => {
     expect(iterations.at(-1)!.kl).toBeGreaterThan(0.5)
   })
 
-  it("maximises helpfulness alone where there is no safety model", async () => {
+  it("maximises only helpfulness without a safety model", async () => {
     const { safety: _, ...rest } = given
     const record = await recordOf(await runStage(ppo, rest, quick))
     expect(record.helpfulnessOnly).toBe(true)
@@ -178,7 +178,7 @@ describe("ppo", () => {
     for (const { reward, helpfulness } of readable) expect(reward).toBeCloseTo(logit(helpfulness!), 6)
   })
 
-  it("rewards safety prompts by the safety score (detail 22)", async () => {
+  it("rewards safety prompts with the safety score (detail 22)", async () => {
     const record = await recordOf(await runStage(ppo, given, { ...quick, sampleTexts: 6 }))
     const samples = record.iterations.flatMap((iteration) => iteration.samples).filter(({ helpfulness }) => helpfulness !== null)
     const isSafety = (id: string) => prompts.find((prompt) => prompt.id === id)!.safety
@@ -187,7 +187,7 @@ describe("ppo", () => {
       expect(reward).toBeCloseTo(logit(isSafety(promptId) || safety! < 0.15 ? safety! : helpfulness!), 6)
   })
 
-  it("computes old log-probabilities again if asked, which in float32 changes nothing to speak of", async () => {
+  it("recomputes old log-probabilities on request, which in float32 has a negligible effect", async () => {
     const [a, b] = [
       await recordOf(await runStage(ppo, given, quick)),
       await recordOf(await runStage(ppo, given, { ...quick, oldLogProbabilities: "recomputed" }))
@@ -196,7 +196,7 @@ describe("ppo", () => {
     expect(Math.abs(a.iterations[1]!.policyLoss - b.iterations[1]!.policyLoss)).toBeLessThanOrEqual(sameInFloat32)
   })
 
-  it("learns in bfloat16 and keeps the weights so; log-probabilities computed again are the update's own", async () => {
+  it("learns in bfloat16 and keeps the weights in it; recomputed log-probabilities are the update's own", async () => {
     const made = await runStage(ppo, given, { ...quick, iterations: 1, precision: "bfloat16", oldLogProbabilities: "recomputed" })
     const rounded = await weightsOf(given.policy, "bfloat16")
     expect(await weightsOf(made, "bfloat16")).toEqual(await weightsOf(made))
@@ -211,7 +211,7 @@ describe("ppo", () => {
     expect(await loss({})).not.toBe(await loss({ valueInit: "policy" }))
   })
 
-  it("tells each iteration's reward, KL and where the time went", async () => {
+  it("reports each iteration's reward, KL and times", async () => {
     const told: Array<Progress> = []
     const path = mkdtempSync(join(tmpdir(), "caravan-ppo-"))
     afterAll(() => rmSync(path, { recursive: true, force: true }))
@@ -246,7 +246,7 @@ describe("ppo", () => {
 })
 
 describe("early stopping on held-out prompts", () => {
-  /** Under which the best policy is one in the middle, after others that were the best for a while. */
+  /** Settings with which the best policy is one in the middle, after others that were the best for a while. */
   const middleSeed = 4
   it("ends after `patience` evaluations without a better one, and keeps the best policy", async () => {
     const heldOut = given.prompts
@@ -259,13 +259,13 @@ describe("early stopping on held-out prompts", () => {
     expect([record.kept, record.stopped, record.iterations.length]).toEqual([0, "early-stopping", 3])
     expect(await weightsOf(made)).toEqual(initialWeights())
   })
-  it("evaluates every so many iterations and at the end, and keeps the policy as it was at the best of them", async () => {
+  it("evaluates at intervals and at the end, and keeps the best evaluated policy", async () => {
     const made = await runStage(ppo, { ...given, heldOut: given.prompts }, { ...quick, iterations: 7, evaluateEvery: 2 }, middleSeed)
     const record = await recordOf(made)
     expect(record.heldOut.map(({ iteration }) => iteration)).toEqual([0, 2, 4, 6, 7])
     const best = record.heldOut.reduce((a, b) => (b.reward > a.reward ? b : a))
     expect(record.kept).toBe(best.iteration)
-    // Neither the first nor the last; held-out prompts change nothing of how it is trained.
+    // Neither the first nor the last; held-out prompts do not affect training.
     expect([2, 4, 6]).toContain(record.kept)
     const alone = await runStage(ppo, given, { ...quick, iterations: record.kept }, middleSeed)
     expect(await weightsOf(made)).toEqual(await weightsOf(alone))
@@ -273,7 +273,7 @@ describe("early stopping on held-out prompts", () => {
   it.each([
     [[1], 0, true, false],
     [[1, 2], 1, true, false],
-    [[1, 2, 2], 1, false, false], // an equal one is no better
+    [[1, 2, 2], 1, false, false], // an equal one is not better
     [[1, 2, 0, 1], 1, false, true],
     [[1, 2, 0, 3], 3, true, false]
   ])("judges %j: the best is number %i", (rewards, best, isLast, stop) => {
@@ -281,13 +281,13 @@ describe("early stopping on held-out prompts", () => {
   })
 })
 
-describe("what is paid for a batch", () => {
+describe("the rewards of a batch", () => {
   const generated = { prompt: prompts[0]!, promptTokens: [1], tokens: [2], logProbabilities: [-1], text: "" }
   const responses = [true, false].map((finished) => ({ ...generated, finished }))
   const rewards = [1, 3].map((reward) => ({ reward, helpfulness: 0.5, safety: null }))
   const scores = (config: typeof PpoConfig.Encoded) =>
     scoredRollouts(responses, rewards, Schema.decodeSync(PpoConfig)(config)).map(({ score }) => score)
-  it("is the rewards, whitened over the batch, and then what how they ended is worth (details 11 and 22)", () => {
+  it("are whitened over the batch, and then adjusted for how responses ended (details 11 and 22)", () => {
     expect(largestDifference(scores({ noEos: "none" }), [-1, 1])).toBeLessThan(1e-7)
     expect(largestDifference(scores({ noEos: "penalty", noEosPenalty: 0.5 }), [-1, 0.5])).toBeLessThan(1e-7)
     expect(scores({ noEos: "replace", noEosPenalty: 2 })[1]).toBe(-2)
@@ -295,13 +295,13 @@ describe("what is paid for a batch", () => {
 })
 
 describe("prompts", () => {
-  it("come in a fresh permutation each time they are gone through (detail 21)", () => {
+  it("come in a new permutation each time they are exhausted (detail 21)", () => {
     const numbers = [0, 1, 2, 3, 4, 5, 6, 7]
     const passes = [1, 2].map((iteration) => nextPrompts(numbers, { size: 8, iteration, seed: 5 }))
     for (const pass of passes) expect(pass.toSorted((a, b) => a - b)).toEqual(numbers)
     expect(passes[0]).not.toEqual(passes[1])
   })
-  it("go on in the next batch where the last one ended", () => {
+  it("continue in the next batch where the last one ended", () => {
     const batches = (size: number, count: number) =>
       Array.from({ length: count }, (_, i) => nextPrompts(["a", "b", "c"], { size, iteration: i + 1, seed: 5 })).flat()
     for (const size of [1, 2, 3, 5, 20]) expect(batches(size, 60 / size)).toEqual(batches(60, 1))
@@ -324,14 +324,14 @@ describe("the reward of a response", () => {
   const scalar = (rewardModel: RewardModel, tokens: ReadonlyArray<number>) =>
     scoped(() => noGrad(() => scoreSequences(rewardModel, [tokens], { padId: 0, device: "cpu" }).item()))
 
-  it.each(["", " \n", "see [INST] ab"])("that no model can read (%j) is the logit of a set score", async (text) => {
+  it.each(["", " \n", "see [INST] ab"])("that no model can read (%j) is the logit of a fixed score", async (text) => {
     expect(await rewardOf(text)).toEqual({ reward: Math.log(0.02 / 0.98), helpfulness: null, safety: null })
   })
-  it("that one of two models can't read is that score too, not the other's", async () => {
+  it("that one of two models can't read is also that score, not the other's", async () => {
     const safety = { model: reward(3, { maxPositions: 4 }), tokenizer }
     expect(await rewardOf("ab", true, { safety })).toEqual({ reward: Math.log(0.02 / 0.98), helpfulness: null, safety: null })
   })
-  it("is read at its end-of-sequence token, or at its last word where it was cut off (detail 3)", async () => {
+  it("is read at its end-of-sequence token, or at its last word if it was truncated (detail 3)", async () => {
     const { tokens } = fitDialogue(tokenizer, [...prompts[0]!.messages, { role: "assistant", content: "ba ab" }], 64)!
     const [whole, cut] = [await rewardOf("ba ab"), await rewardOf("ba ab", false)]
     expect(whole.helpfulness).toBeCloseTo(scoreOf(scalar(models.helpfulness.model, tokens)), 5)
@@ -339,7 +339,7 @@ describe("the reward of a response", () => {
     expect(tokens.at(-1)).toBe(tokenizer.eosId)
     expect(whole.helpfulness).not.toBeCloseTo(cut.helpfulness!, 5)
   })
-  it("is an error when a model gives no number", async () => {
+  it("is an error if a model gives NaN", async () => {
     const broken = loaded(4)
     scoped(() => noGrad(() => void broken.model.head.fill_(NaN)))
     await expect(rewardOf("ab", true, { safety: broken })).rejects.toThrow("expected a finite score, found NaN")
@@ -347,14 +347,14 @@ describe("the reward of a response", () => {
 })
 
 describe("ppo fails", () => {
-  it("for top-k and top-p, which the update would not know of, and for greedy sampling (details 7 and 9)", async () => {
+  it("for top-k and top-p, which the update would not account for, and for greedy sampling (details 7 and 9)", async () => {
     const refusal = (config: object) =>
       Effect.runPromise(Effect.flip(decodeConfig(PpoConfig, config, "Stage ppo"))).then((error) => error.message)
     expect(await refusal({ topK: 5 })).toContain('has no field "topK"')
     expect(await refusal({ topP: 0.9 })).toContain('has no field "topP"')
     expect(await refusal({ temperature: 0 })).toContain("temperature")
   })
-  it("for a reward model whose tokenizer is another, and says where they differ", async () => {
+  it("for a reward model with another tokenizer, and says where they differ", async () => {
     const other = trainTokenizer(["ba baba ba"], { vocabSize: 264 })
     expect(other.vocabSize).toBe(tokenizer.vocabSize)
     const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer: other }))
@@ -363,24 +363,24 @@ describe("ppo fails", () => {
     const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer: other }))
     expect(await failureOf(ppo, { ...given, safety }, quick)).toContain("PPO with this safety reward model")
   })
-  it("without prompts, and when none fits", async () => {
+  it("without prompts, and if none fits", async () => {
     expect(await failureOf(ppo, { ...given, prompts: await rowsArtifact(Prompts, []) }, quick)).toContain("0 prompts")
     const heldOut = await rowsArtifact(Prompts, [prompt("long", "ab ".repeat(60))])
     expect(await failureOf(ppo, { ...given, heldOut }, quick)).toContain("1 held-out prompts, none of which fits 57 tokens") // 64 - 2 - 5
   })
-  it("when responses leave no room for a prompt in the smallest context", async () => {
+  it("if responses leave no space for a prompt in the smallest context", async () => {
     const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3, { maxPositions: 40 }), tokenizer }))
     expect(await failureOf(ppo, { ...given, safety }, { ...quick, maxNewTokens: 38 })).toContain("holds 38 tokens")
   })
   it("for the best by held-out prompts without any", async () => {
     expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`wire the input heldOut`)
   })
-  it("when it diverges, and names the iteration and what was no number", async () => {
+  it("if it diverges, and names the iteration and the NaN value", async () => {
     const message = await failureOf(ppo, given, { ...quick, learningRate: 1e30 })
     expect(message).toMatch(/^PPO diverged in iteration [12] of 2: .*(NaN|not numbers|Infinity)/)
     expect(message).toContain("Lower learningRate")
   })
-  it("when it diverges, with advice that can be followed: no fewer iterations than one, no other rates where no step was taken", () => {
+  it("if it diverges, with advice that can be followed: never fewer iterations than one, nor other rates if no step was taken", () => {
     const told = (iteration: number, steps: number) =>
       UpdateDivergedError.of({ method: { name: "PPO", rates: "learningRate or valueLearningRate" }, iteration, of: 9, steps, what: "x" })
         .message
@@ -395,7 +395,7 @@ describe("ppo fails", () => {
   it.each([
     ["before its first iteration", true, "PPO diverged before the first of 2 iterations: generate: the model's logits are not numbers"],
     ["in its first iteration", false, "PPO diverged in iteration 1 of 2: generate: the model's logits are not numbers"]
-  ])("%s when the policy that it was given is no numbers, and says that no step was taken", async (_, heldOut, wanted) => {
+  ])("%s if the given policy has NaN weights, and says that no step was taken", async (_, heldOut, wanted) => {
     const broken = model(1)
     scoped(() => noGrad(() => void Object.values(broken.parameters)[0]!.fill_(NaN)))
     const inputs = { ...given, policy: await policyRef(broken), ...(heldOut ? { heldOut: given.prompts } : {}) }
@@ -404,15 +404,15 @@ describe("ppo fails", () => {
     expect(message).toContain("No step was taken yet")
     expect(message).not.toContain("Lower learningRate")
   })
-  it("when sampling and the update disagree about the policy by more than maxMismatchKl, and not where they agree", async () => {
-    // Under an adapter in bfloat16 sampling reads merged weights, rounded, and the update does not.
+  it("if sampling and the update disagree about the policy by more than maxMismatchKl, but not if they agree", async () => {
+    // With an adapter in bfloat16, sampling reads merged, rounded weights, and the update does not.
     const narrow = { ...quick, precision: "bfloat16", loraRank: 2, learningRate: 1e-2 }
     expect(await failureOf(ppo, given, { ...narrow, maxMismatchKl: 0 })).toMatch(
       /^PPO diverged in iteration [12] of 2: the update's log-probabilities of the sampled tokens differ from those recorded while sampling by a KL of \S+ nats a token, more than maxMismatchKl \(0\)\. Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl\.$/
     )
     await runStage(ppo, given, narrow)
   })
-  it("not, when it diverges and the best policy is to be kept", async () => {
+  it("not if it diverges and the best policy is to be kept", async () => {
     const config = { ...quick, learningRate: 1e30, onDivergence: "keep-best" }
     const made = await runStage(ppo, { ...given, heldOut: given.prompts }, config)
     const record = await recordOf(made)

@@ -1,4 +1,4 @@
-/** A hundred updates of PPO against plain PyTorch (tests/peers/ppo_reference.py), step by step, from the same weights on the same responses. */
+/** A hundred updates of PPO compared with plain PyTorch (tests/peers/ppo_reference.py), step by step, from the same weights on the same responses. */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -22,7 +22,7 @@ interface Run {
   }
   readonly rollouts: ReadonlyArray<ReadonlyArray<Omit<Rollout, "logProbabilities">>>
   readonly orders: ReadonlyArray<Numbers>
-  /** Of the whole batch, and of its first response. */
+  /** Of the complete batch, and of its first response. */
   readonly iterations: ReadonlyArray<Record<"kl" | "beta", number> & Record<"old" | "values" | "advantages" | "returns", Numbers>>
   readonly updates: ReadonlyArray<Omit<StepStatistics, "diverged">>
 }
@@ -33,7 +33,7 @@ const reference = JSON.parse(readFileSync(golden("stages-ppo100/ppo100.json"), "
 
 const load = (device: Device) => Effect.runPromise(loadLlama(golden("llama-gqa/model"), { device }))
 
-/** What our trainer sees and does on the run's responses. */
+/** What our trainer computes on the run's responses. */
 const follow = async ({ options, rollouts, orders }: Run, device: Device) => {
   const start = await load(device)
   const policy = cloneLlama(start)
@@ -43,7 +43,7 @@ const follow = async ({ options, rollouts, orders }: Run, device: Device) => {
   const config = Schema.decodeSync(PpoConfig)({
     ...rest,
     ...(klTarget === null ? { klControl: "fixed" } : { klControl: "adaptive", klTarget, klHorizon: klHorizon! }),
-    microBatchSize: 1, // two parts a mini-batch: the reference takes it whole
+    microBatchSize: 1, // two parts per mini-batch: the reference uses it as a whole
     inferenceBatchSize: 3,
     epochs: 1,
     weightDecay: 0.1,
@@ -54,7 +54,7 @@ const follow = async ({ options, rollouts, orders }: Run, device: Device) => {
   const updates: Array<StepStatistics> = []
   const iterations = rollouts.map((batch, iteration): Run["iterations"][number] => {
     const { experience, statistics } = trainer.advantages(batch.map((rollout) => ({ ...rollout, logProbabilities: [] })))
-    // The order is the reference's: its random numbers are others.
+    // The reference's order: it has other random numbers.
     for (const miniBatch of chunks(orders[iteration]!, config.miniBatchSize))
       updates.push(scoped(() => trainer.step(trainer.loss(miniBatch.map((i) => experience[i]!)))))
     trainer.finish(statistics, batch.length)
@@ -93,7 +93,7 @@ for (const { device, skip } of devices) {
       }
     )
     it.each(["policyGradientNorm", "valueGradientNorm"] as const)("have PyTorch's %s at every update", async (field) => {
-      // As a share of the norm, where it is above 1: it may be 0, when every value of a mini-batch is beyond its clip.
+      // Relative to the norm if that is above 1: it may be 0, if every value of a mini-batch is beyond its clip.
       const { updates } = await ours
       const scaled = (steps: Run["updates"]) => steps.map((step, i) => step[field] / Math.max(1, wanted.updates[i]![field]))
       expect(largestDifference(scaled(updates), scaled(wanted.updates))).toBeLessThanOrEqual(hundredNorms)
@@ -102,7 +102,7 @@ for (const { device, skip } of devices) {
 }
 
 describe("the hundred updates", () => {
-  it("go far enough to say something: tokens are clipped, and the policy leaves its reference", () => {
+  it("go far enough to be meaningful: tokens are clipped, and the policy leaves its reference", () => {
     const { updates, iterations } = reference.paper
     expect(updates.filter(({ clipFraction }) => clipFraction > 0).length).toBeGreaterThan(20)
     expect(Math.max(...iterations.map(({ kl }) => Math.abs(kl)))).toBeGreaterThan(0.5)

@@ -1,4 +1,4 @@
-/** PPO's trainer on responses that are given: what it must not depend on, and toy tasks whose optimum is known. */
+/** PPO's trainer on given responses: independence of irrelevant choices, and toy tasks with a known optimum. */
 import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { deriveSeed } from "../../../engine/random.ts"
@@ -16,7 +16,7 @@ import { bandit, distance, drawn, optimum, probabilities, reference, temperature
 
 const eosId = 2
 
-/** A small model that is far from uniform, so that details show. */
+/** A small model that is far from uniform, so that details matter. */
 const strong = (seed: number, device: "cpu" | "cuda" = "cpu"): Llama => {
   const model = initLlama(smallConfig(), { seed, device })
   scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(12))))
@@ -24,7 +24,7 @@ const strong = (seed: number, device: "cpu" | "cuda" = "cpu"): Llama => {
 }
 const valueModel = (seed: number, device: "cpu" | "cuda" = "cpu"): RewardModel => initRewardModel(strong(seed, device), { seed })
 
-/** Responses of 1 to 9 tokens to prompts of 1 to 6, drawn from the model. */
+/** Responses of 1 to 9 tokens to prompts of 1 to 6, sampled from the model. */
 const rolloutsOf = (policy: Llama, n = 7): Array<Rollout> => {
   const prompts = Array.from({ length: n }, (_, i) => [1, ...Array.from({ length: i % 6 }, (_, j) => 5 + ((7 * i + 3 * j) % 50))])
   const generated = generate(policy, prompts, {
@@ -57,7 +57,7 @@ interface Given {
   readonly models?: Partial<Pick<PpoTrainerOptions, "reference" | "padId" | "schedule">>
 }
 
-/** An iteration as stages/ppo/ppo.ts makes it. */
+/** An iteration like that of stages/ppo/ppo.ts. */
 const iterate = (trainer: PpoTrainer, rollouts: ReadonlyArray<Rollout>) => {
   const { experience, statistics } = trainer.advantages(rollouts)
   const steps: Array<StepStatistics> = []
@@ -87,7 +87,7 @@ for (const { device, skip } of devices) {
           recorded
         )
       ).toBeLessThanOrEqual(sameInFloat32)
-      // The temperature matters: at another one they differ.
+      // The temperature matters: with another one they differ.
       const other = logProbabilitiesOf(policy, rollouts, { padId: 0, config: configOf({ inferenceBatchSize: 3, temperature: 1 }) })
       expect(
         largestDifference(
@@ -107,7 +107,7 @@ for (const { device, skip } of devices) {
       expect(steps[1]!.approximateKl).toBeGreaterThan(1e-6)
     })
 
-    it("does not depend on how mini-batches are split, nor on what padding is (details 2, 14 and 18)", () => {
+    it("does not depend on how mini-batches are split, nor on the padding's contents (details 2, 14 and 18)", () => {
       const run = (over: Partial<PpoConfig>, padId = 0) => {
         const given = options({ config: { epochs: 2, ...over }, models: { padId, reference: strong(9, device) } })
         const { statistics, steps } = iterate(new PpoTrainer(given), rolloutsOf(given.policy))
@@ -124,12 +124,12 @@ for (const { device, skip } of devices) {
       }
     })
 
-    it("in bfloat16 has the gradients of the whole mini-batch, however that is split (detail 18)", () => {
+    it("in bfloat16 has the gradients of the complete mini-batch, however it is split (detail 18)", () => {
       const n = 192
       const gradients = (microBatchSize: number) => {
         const [policy, start] = [1, 2].map((seed) => initLlama(smallConfig(), { seed, device, dtype: "bfloat16" })) as [Llama, Llama]
         const value = initRewardModel(start, { seed: 2 })
-        // Whether a token is clipped hangs on a rounding, so none is.
+        // Whether a token is clipped would depend on rounding, so none is.
         const config = configOf({ microBatchSize, miniBatchSize: n, clip: 1e9, valueClip: 1e9, whitenAdvantages: "none" })
         const trainer = new PpoTrainer({ config, policy, reference: cloneLlama(policy), value, padId: 0, seed: 3 })
         const { experience } = trainer.advantages(rolloutsOf(initLlama(smallConfig(), { seed: 1, device }), n))
@@ -175,7 +175,7 @@ describe("an iteration of PPO", () => {
     expect(lengths("past-end")).toEqual(rollouts.map(({ response }) => response.length + 1))
   })
 
-  it("reads a token's value where the token is chosen: at the state of the token before it", () => {
+  it("reads a token's value where the token is chosen: at the state of the previous token", () => {
     const value = valueModel(2)
     const [prompt, response] = [
       [1, 9, 8],

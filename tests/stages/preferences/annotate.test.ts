@@ -1,4 +1,4 @@
-/** Annotators: people by a file, a model behind an endpoint. */
+/** Annotators: people with a file, a model behind an endpoint. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { execFileSync } from "node:child_process"
 import { createServer, type Server } from "node:http"
@@ -42,7 +42,7 @@ describe("the safety rule (§3.2.1)", () => {
   })
 })
 
-describe("people, by a file,", () => {
+describe("people, with a file,", () => {
   const rows = [deedPair("p1", "aa", "bb"), deedPair("p2", "cc", "dd"), deedPair("p3", "ee", "ff")]
   const pairsFile = join(root, "pairs.jsonl")
   const writtenPairs = () => readFileSync(pairsFile, "utf8")
@@ -60,7 +60,7 @@ describe("people, by a file,", () => {
     const { inputs, config } = await run(labels)
     return failureOf(annotate, inputs as never, config)
   }
-  /** What the pair is called in the files. */
+  /** The pair's name in the files. */
   const named = (id: string) => {
     const found = rows.find((row) => row.id === id)
     return found === undefined ? id : labelId(found)
@@ -68,7 +68,7 @@ describe("people, by a file,", () => {
   const label = (id: string, over: Record<string, unknown> = {}) =>
     JSON.stringify({ id: named(id), choice: "A", rating: 1, safeA: true, safeB: false, ...over })
 
-  it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
+  it("are asked: the pairs are written, and the message says what is awaited and how to continue", async () => {
     expect(await failure(undefined)).toMatch(
       /Waiting for labels: 3 pairs were written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object per line, for example \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating is how much better \(0 significantly better, .*Then pass that file as the stage's input `labels`, and run again: earlier results are kept/
     )
@@ -87,14 +87,14 @@ describe("people, by a file,", () => {
     expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they were written to/)
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
   })
-  it("are told where labels go in the words of whoever wired the stage", async () => {
+  it("are told where to put labels, in the pipeline author's words", async () => {
     const { inputs, config } = await run(undefined)
     const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
     expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
       /Then save it as labels-1\.jsonl and run again with --set labelled=1: earlier results are kept\. Or label them in the browser with caravan ui --allow-control\.$/
     )
   })
-  it.skipIf(process.platform !== "linux")("are not asked by way of a pipe", async () => {
+  it.skipIf(process.platform !== "linux")("are not asked through a pipe", async () => {
     const { inputs, config } = await run(undefined)
     const pipe = `${config.pairsFile}.pipe`
     execFileSync("mkfifo", [pipe])
@@ -102,7 +102,7 @@ describe("people, by a file,", () => {
       /\.pipe is a FIFO \(a named pipe\), not a file/
     )
   })
-  it("keep what they wrote into the file of pairs: it is not written over", async () => {
+  it("keep what they wrote into the file of pairs: it is not overwritten", async () => {
     await failure(undefined)
     const lines = writtenPairs().split("\n")
     const inPlace = [lines[0], JSON.stringify({ ...(JSON.parse(lines[1]!) as object), choice: "B" }), lines[2], ""].join("\n")
@@ -117,7 +117,7 @@ describe("people, by a file,", () => {
     writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
     expect(await failure(undefined)).toMatch(/found line 1/)
   })
-  it("find the pairs that are left in a file of this batch's pairs, and no half of a file when writing fails", async () => {
+  it("find the remaining pairs in a file of this batch's pairs, and no partial file if writing fails", async () => {
     await failure(undefined)
     const whole = writtenPairs()
     expect(await failure(undefined)).toMatch(/Waiting for labels/)
@@ -131,7 +131,7 @@ describe("people, by a file,", () => {
       /^Labelling with a file: ENOENT.* Check the paths of labels and pairsFile, and that their folders exist\.$/
     )
   })
-  it("can label in the file of pairs, all of them: of some, the rest is not written over them", async () => {
+  it("can label all pairs in the file of pairs; if they label some, the rest does not overwrite them", async () => {
     await failure(undefined)
     const labelled = (lines: ReadonlyArray<string>) =>
       lines.map((line) => JSON.stringify({ ...(JSON.parse(line) as object), choice: "A", rating: 0, safeA: true, safeB: true })).join("\n")
@@ -149,7 +149,7 @@ describe("people, by a file,", () => {
     writeFileSync(pairsFile, labelled(lines))
     expect((await runStage(annotate, inputs as never, config)).metrics).toMatchObject({ preferences: 3 })
   })
-  it("are followed once all labels are there", async () => {
+  it("are used once all labels exist", async () => {
     const { inputs, config } = await run(
       `\uFEFF${[label("p3", { choice: "B", safeA: true, safeB: true, rating: 3 }), label("p1"), "", label("p2", { choice: "B" })].join("\r\n")}`
     )
@@ -192,7 +192,7 @@ describe("people, by a file,", () => {
     ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
     ["no JSON", "p1 A", /line 1, entire line: expected a JSON object/],
     ["a list", "[1]", /expected a JSON object, found \[1\]/]
-  ])("that write %s hear of the line", async (_, text, message) => {
+  ])("that write %s get an error with the line", async (_, text, message) => {
     expect(await failure(text)).toMatch(message)
   })
 })
@@ -222,7 +222,7 @@ describe("a judge", () => {
     server.closeAllConnections()
     server.close()
   })
-  /** Prefers the response that says "good", wherever it stands. */
+  /** Prefers the response that says "good", in either position. */
   const sensible = (body: string) => ({
     content: `\`\`\`json\n{"better": ${body.indexOf("good") < body.indexOf("bad") ? 1 : 2}, "rating": 1}\n\`\`\``
   })
@@ -239,7 +239,7 @@ describe("a judge", () => {
   }
   const failure = async (over: Partial<JudgeOptions> = {}) => (await Effect.runPromise(Effect.flip(judge(over)))).message
 
-  it("is asked once a pair, in an order of the two that is drawn; its verdict is turned back", async () => {
+  it("is asked once per pair, in a random order of the two; its verdict is mapped back", async () => {
     answers = sensible
     const verdicts = await Effect.runPromise(judge())
     expect(verdicts.map((verdict) => verdict?.choice)).toEqual(rows.map(({ responseA }) => (responseA === "good" ? "A" : "B")))
@@ -248,7 +248,7 @@ describe("a judge", () => {
     expect(swapped).toBeGreaterThan(1)
     expect(swapped).toBeLessThan(11)
   })
-  it("that always takes the first is no friend of either response", async () => {
+  it("that always chooses the first favours neither response", async () => {
     answers = () => ({ content: '{"better": 1, "rating": 0}' })
     const chosen = (await Effect.runPromise(judge())).map((verdict) => verdict?.choice)
     expect(new Set(chosen)).toEqual(new Set(["A", "B"]))
@@ -263,20 +263,20 @@ describe("a judge", () => {
     expect(await Effect.runPromise(judge({ timeout: 0.15 }, rows.slice(0, 2)))).toHaveLength(2)
     expect(seen.length).toBe(6)
   })
-  it("that refuses the key is not asked again, and the message has no key", async () => {
+  it("that rejects the key is not asked again, and the message has no key", async () => {
     answers = () => ({ status: 401 })
     const message = await failure({ concurrency: 1 })
     expect(message).toMatch(/Asking the judge m at .*: it answered 401 .* after 0 of 12 verdicts/)
     expect(message).not.toContain("secret")
     expect(seen.length).toBe(1)
   })
-  it("that echoes its key, and a key that no header can hold, which fetch quotes: the message has none", async () => {
+  it("that echoes its key, and a key that is not a valid header, which fetch quotes: the message has neither", async () => {
     answers = () => ({ status: 401, reason: "sk-1234 is no key" })
     expect(await failure({ environment: { JUDGE_KEY: "sk-1234" } })).toMatch(/it answered 401 \[secret\] is no key, after/)
     const broken = await failure({ environment: { JUDGE_KEY: "sk-\u20ac1234" } })
     expect(broken).not.toContain("1234")
   })
-  it("that answers with a page, or its key, in place of JSON is not asked again; the message has no part of the key", async () => {
+  it("that answers with a web page, or its key, instead of JSON is not asked again; the message has no part of the key", async () => {
     for (const raw of ["sk-1234567890", "<html>"]) {
       seen = []
       answers = () => ({ raw })
@@ -288,13 +288,13 @@ describe("a judge", () => {
     answers = () => ({ raw: "null" })
     expect(await failure({ concurrency: 1 })).toMatch(/gave 3 of 3 answers without a readable verdict/)
   })
-  it("that answers nonsense or refuses: a few pairs are left out, more stop the stage", async () => {
+  it("that gives invalid answers or refuses: a few pairs are left out, more stop the stage", async () => {
     answers = (body, count) => (count === 3 ? { content: "I'd rather not." } : sensible(body))
     expect((await Effect.runPromise(judge({ concurrency: 1 }))).filter((verdict) => verdict === null)).toHaveLength(1)
     answers = () => ({ content: '{"better": 3}' })
     expect(await failure({ concurrency: 1 })).toMatch(/gave 3 of 3 answers without a readable verdict .*more than the share 0\.2 of 12/)
   })
-  it("may give no answer that is no verdict where maxUnreadable is 0; of a few pairs one, where it is more", async () => {
+  it("may give no invalid answer if maxUnreadable is 0; one in a few pairs, if it is more", async () => {
     const once = (body: string, count: number) => (count === 2 ? { content: "No." } : sensible(body))
     answers = once
     expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(
@@ -304,7 +304,7 @@ describe("a judge", () => {
     const few = await Effect.runPromise(judge({ maxUnreadable: 0.01, concurrency: 1 }, rows.slice(0, 3)))
     expect(few.filter((verdict) => verdict === null)).toHaveLength(1)
   })
-  it("with maxUnreadable 0 is asked again for the one answer of a journal that was no verdict", async () => {
+  it("with maxUnreadable 0 is asked again for the one invalid answer in a journal", async () => {
     const journal = join(root, "none.jsonl")
     answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
     await Effect.runPromise(judge({ journal, concurrency: 1 }))
@@ -314,7 +314,7 @@ describe("a judge", () => {
     expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
     expect(seen).toHaveLength(1)
   })
-  it("is asked again for what was no verdict, once those are too many: it may have been mended since", async () => {
+  it("is asked again for invalid answers, once there are too many: it may have been fixed since", async () => {
     const journal = join(root, "nonsense.jsonl")
     answers = (body, count) => (count % 2 === 0 ? { content: "No." } : sensible(body))
     expect(await failure({ journal, concurrency: 1 })).toMatch(/gave 3 of 6 answers without a readable verdict/)
@@ -323,7 +323,7 @@ describe("a judge", () => {
     const verdicts = await Effect.runPromise(judge({ journal, concurrency: 1 }))
     expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
     expect(seen.length).toBe(3 + 6)
-    // Few enough, they stay what they are: the judge is not asked until it says what one likes.
+    // If they are few, they stay: the judge is not asked until it gives a desired answer.
     const few = join(root, "few.jsonl")
     answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
     seen = []
@@ -332,7 +332,7 @@ describe("a judge", () => {
     expect((await Effect.runPromise(judge({ journal: few }))).filter((verdict) => verdict === null)).toHaveLength(1)
     expect(seen).toEqual([])
   })
-  it("loses no verdict that it gave: they are read again from the journal, whose cut-off end is asked again", async () => {
+  it("loses no verdict that it gave: they are read from the journal, whose truncated end is asked again", async () => {
     const journal = join(root, "verdicts.jsonl")
     answers = (body, count) => (count > 5 ? { status: 400 } : sensible(body))
     expect(await failure({ journal, concurrency: 1 })).toMatch(/after 5 of 12 verdicts\. They are stored in/)
@@ -346,7 +346,7 @@ describe("a judge", () => {
     await Effect.runPromise(judge({ journal }))
     expect(seen).toEqual([])
   })
-  it("fails for good where something has to be mended, and else may be tried again", async () => {
+  it("fails permanently if something must be fixed, and otherwise may be retried", async () => {
     const isRetryable = async (over: Partial<JudgeOptions> = {}) => (await Effect.runPromise(Effect.flip(judge(over)))).isRetryable
     for (const [status, passes] of [
       [429, true],
@@ -377,14 +377,14 @@ describe("a judge", () => {
     }
   })
   it.each(["https://me:sk-1234@host/v1", "https://sk-1234@host/v1", "https://host/v1?key=sk-1234", "https://host/v1#sk-1234"])(
-    "has no address that holds a key, which the journal would keep: %s",
+    "has no address that contains a key, which the journal would record: %s",
     async (url) => {
       const { message } = await Effect.runPromise(Effect.flip(decodeConfig(annotate.stage.config, { url }, "The node")))
       expect(message).toMatch(/The node: field "url" .* which would be recorded with the run/)
       expect(message).not.toContain("sk-1234")
     }
   )
-  it("needs an endpoint, and the key that is named", async () => {
+  it("needs an endpoint, and the named key", async () => {
     expect(await failure({ url: "" })).toMatch(/set url .* and model/)
     expect(await failure({ environment: {} })).toMatch(/read from the environment variable JUDGE_KEY, which is not set/)
   })

@@ -1,4 +1,4 @@
-/** Pairs of responses: from two checkpoints at two temperatures, comparable, in an order that tells nothing. */
+/** Pairs of responses: from two checkpoints at two temperatures, comparable, in an order that reveals nothing. */
 import { beforeAll, describe, expect, it } from "vitest"
 import { Prompts, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
 import { encodePrompt } from "../../../models/chat.ts"
@@ -21,7 +21,7 @@ beforeAll(async () => {
 })
 
 describe("pairs of responses", () => {
-  it("hold one of each checkpoint, at its temperature, and what the prompt says", () => {
+  it("have one from each checkpoint, at its temperature, and the prompt's fields", () => {
     expect(pairs.length).toBeGreaterThan(20)
     for (const pair of pairs) {
       const prompt = prompts.find(({ id }) => id === pair.id)!
@@ -36,7 +36,7 @@ describe("pairs of responses", () => {
       ])
     }
   })
-  it("are never equal or empty; those that stay so are counted", () => {
+  it("are never equal or empty; those that remain so are counted", () => {
     for (const { responseA, responseB } of pairs) {
       expect(responseA === "" || responseB === "" || responseA === responseB).toBe(false)
     }
@@ -53,7 +53,7 @@ describe("pairs of responses", () => {
     expect(await again({ batchSize: 5 })).toEqual(pairs)
     expect(await again({}, 2)).not.toEqual(pairs)
   })
-  it("of one greedy checkpoint with itself are all alike: none is given", async () => {
+  it("of one greedy checkpoint with itself are all equal: none is returned", async () => {
     const made = await runStage(
       collectPairs,
       { ...inputs, second: inputs.first },
@@ -65,7 +65,7 @@ describe("pairs of responses", () => {
     const long = await rowsArtifact(Prompts, [ask("long", "ba".repeat(200)), prompts[0]!])
     expect((await runStage(collectPairs, { ...inputs, prompts: long }, config)).metrics).toMatchObject({ promptsTooLong: 1 })
   })
-  it("count prompts that lost their oldest exchanges once, however often they are drawn", async () => {
+  it("count prompts that lost their oldest exchanges once, however often they are sampled", async () => {
     const dialogue = ask("long", "", {
       messages: [
         { role: "user", content: "ba".repeat(200) },
@@ -86,14 +86,14 @@ describe("pairs of responses", () => {
       promptsShortened: 1
     })
   })
-  it("are refused of an id that stands for two prompts", async () => {
+  it("are rejected if an id is shared by two prompts", async () => {
     const given = await rowsArtifact(Prompts, [ask("p", "ab"), ask("p", "ba")])
     expect(await failureOf(collectPairs, { ...inputs, prompts: given }, config)).toMatch(/two different prompts with the id "p"/)
     expect(await failureOf(sample, { policy: inputs.first, prompts: given })).toMatch(/two different prompts with the id "p"/)
   })
 })
 
-describe("prompts of which none leaves room for an answer", () => {
+describe("prompts none of which leaves space for an answer", () => {
   const shortest = encodePrompt(tokenizer, [{ role: "user", content: "ab" }]).length
   it.each([
     ["maxNewTokens takes the context", prompts, { maxNewTokens: 160 }, `Lower maxNewTokens to ${160 - shortest} or less`],
@@ -111,7 +111,7 @@ describe("prompts of which none leaves room for an answer", () => {
       expect(message).toContain(advice)
     }
   })
-  it("are not meant where there were none: the result is empty", async () => {
+  it("are different from no prompts: then the result is empty", async () => {
     const none = await rowsArtifact(Prompts, [])
     expect((await runStage(sample, { policy: inputs.first, prompts: none })).metrics).toMatchObject({ completions: 0, promptsTooLong: 0 })
   })

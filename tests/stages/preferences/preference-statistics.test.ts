@@ -36,7 +36,7 @@ const safety = [
   preference("h", { prompt: theft, chosenSafe: false, rejectedSafe: false, rating: 3 }),
   preference("i")
 ]
-/** Beside the comparisons: equal answers, one right and one wrong answer, and a refusal beside a theft. */
+/** In addition to the comparisons: equal answers, one right and one wrong answer, and a refusal and a theft. */
 const collected = [
   ...safety.map(({ id }) => shown(id)),
   shown("equal", { responseA: "d-a-g.", responseB: "d-a-b." }),
@@ -55,7 +55,7 @@ const statistics = async (stage = preferenceStatistics) => reportIn(await runSta
 const tokens = (text: string) => tokenizer.encode(text).length
 
 describe("statistics of preferences", () => {
-  it("count comparisons and turns, batch by batch and in all", async () => {
+  it("count comparisons and turns, by batch and in total", async () => {
     const found = (await statistics()).helpfulness
     expect(found.batches.map(({ comparisons, turnsPerDialogue }) => [comparisons, turnsPerDialogue])).toEqual([
       [2, 2],
@@ -74,7 +74,7 @@ describe("statistics of preferences", () => {
     expect(total.tokensPerExample).toBeCloseTo(all.reduce((a, b) => a + b, 0) / 8, 10)
     expect(total.tokensPerExample!).toBeGreaterThan(total.tokensPerPrompt! + total.tokensPerResponse!)
   })
-  it("give shares of the rated pairs, and of the pairs that have both labels", async () => {
+  it("give shares of the rated pairs, and of the pairs with both labels", async () => {
     const found = await statistics()
     expect(found.helpfulness.total.ratings).toEqual({
       significantlyBetter: expect.closeTo(1 / 3, 10) as number,
@@ -86,11 +86,11 @@ describe("statistics of preferences", () => {
     expect(found.helpfulness.total.safety).toBeNull()
     expect(found.safety!.total.safety).toEqual({ bothSafe: 0.5, chosenSafeOnly: 0.25, bothUnsafe: 0.25 })
   })
-  it("count what is left out, and of the world's oracle what had no choice and what the safety rule dropped", async () => {
+  it("count what is left out, and for the world's oracle pairs without a choice and those that the safety rule dropped", async () => {
     expect((await statistics()).safety!.batches[0]!.leftOut).toEqual({ pairs: 3, undecided: null, droppedUnsafe: null })
     expect((await statistics(worldPreferenceStatistics)).safety!.total.leftOut).toEqual({ pairs: 3, undecided: 2, droppedUnsafe: 1 })
   })
-  it("have no means of an empty batch, and of empty batches alone there are none", async () => {
+  it("have no means for an empty batch, and there are none if all batches are empty", async () => {
     const empty = await rowsArtifact(Preferences, [])
     const given = { ...(await inputs()), safety: [empty], safetyPairs: [] }
     const found = await reportIn(await runStage(preferenceStatistics, given), PreferenceStatisticsReport)
@@ -103,7 +103,7 @@ describe("statistics of preferences", () => {
     })
     expect(await failureOf(preferenceStatistics, { ...given, helpfulness: [empty], safety: [] })).toMatch(/count: got 1 batches, all empty/)
   })
-  it("refuse pairs that are not of the batches", async () => {
+  it("reject pairs that are not in the batches", async () => {
     const given = await inputs()
     expect(await failureOf(preferenceStatistics, { ...given, helpfulnessPairs: given.safetyPairs })).toMatch(
       /1 sets of pairs for 2 batches/

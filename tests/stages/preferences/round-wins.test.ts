@@ -1,4 +1,4 @@
-/** The win rate that comes for free from each round's pairs, counted by hand. */
+/** The win rate computed from each round's pairs, compared with counts by hand. */
 import { describe, expect, it } from "vitest"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
 import { roundWins, roundWinsOf, RoundWinsReport } from "../../../stages/preferences/round-wins.ts"
@@ -6,7 +6,7 @@ import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
 import { talkingPolicy } from "../talking.ts"
 
 const prompt = [{ role: "user" as const, content: "Spell dak." }]
-/** The newer model's answer is "new", whichever side it is on; the newer one is at temperature 1, the other at 1.3. */
+/** The newer model's answer is "new", on either side; the newer one is at temperature 1, the other at 1.3. */
 const pair = (id: string, newerIs: "A" | "B", newer = "new-model"): ResponsePair => {
   const [mine, other] = [
     { response: "new", policy: newer, temperature: 1 },
@@ -31,18 +31,18 @@ const pairsOf = (newer?: string) => [
 ]
 const choices = [chose("a", "new", 0), chose("b", "new", 1), chose("c", "new", 3), chose("d", "old", 1)]
 
-describe("wins by a round's pairs", () => {
-  it("are the choices of the newer model's answer, whichever side it was shown on", () => {
+describe("wins from a round's pairs", () => {
+  it("are the choices of the newer model's answer, on whichever side it was shown", () => {
     const found = roundWinsOf("v2 over v1", "new-model", pairsOf(), choices)
     expect(found).toMatchObject({ name: "v2 over v1", comparisons: 4, wins: 3, clearWins: 2, clearLosses: 1, leftOut: 1 })
     expect(found.temperatures).toEqual({ newer: 1, older: 1.3 })
     // Wilson's interval of 3 of 4.
     expect(found.rate).toMatchObject({ mean: 0.75, low: expect.closeTo(0.3006, 3) as number, high: expect.closeTo(0.9544, 3) as number })
   })
-  it("are none where nothing was chosen", () => {
+  it("are none if nothing was chosen", () => {
     expect(roundWinsOf("v1", "new-model", pairsOf(), [])).toMatchObject({ comparisons: 0, wins: 0, leftOut: 5, rate: null })
   })
-  it("are told round by round by the stage, which goes by the models' digests", async () => {
+  it("are reported round by round by the stage, which uses the models' digests", async () => {
     const policy = await talkingPolicy(1)
     const pairs = await rowsArtifact(ResponsePairs, pairsOf(policy.contentDigest))
     const inputs = {
@@ -56,7 +56,7 @@ describe("wins by a round's pairs", () => {
       ["two", 0]
     ])
   })
-  it("are refused of pairs that have no answer of the newer model, or names that are not as many as the rounds", async () => {
+  it("reject pairs without an answer of the newer model, or a number of names that differs from the rounds", async () => {
     const policy = await talkingPolicy(1)
     const inputs = {
       newer: [policy],

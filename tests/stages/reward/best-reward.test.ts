@@ -14,7 +14,7 @@ import { rewardAccuracy, RewardAccuracyReport } from "../../../stages/reward/eva
 import { smallConfig, smallTokenizer } from "../../models/small.ts"
 import { artifact, failureOf, runStage } from "../running.ts"
 
-/** A report on `pairs` pairs, of which so many are right. */
+/** A report on `pairs` pairs, with the given number right. */
 const accuracy = (right: number, pairs: number) => {
   const scores = Array.from({ length: pairs }, (_, i): PairScore => ({
     id: `${i}`,
@@ -39,7 +39,7 @@ beforeAll(async () => {
 
 describe("the most accurate of some", () => {
   const of = (...means: ReadonlyArray<number>) => mostAccurate(means.map((mean) => ({ accuracy: { mean, low: 0, high: 1 } })))
-  it("has the highest accuracy, and among equals is the latest", () => {
+  it("has the highest accuracy, and is the latest among equals", () => {
     expect([of(0.6, 0.7, 0.65), of(0.7, 0.7, 0.65), of(0.7, 0.6, 0.7), of(0.5)]).toEqual([1, 1, 2, 0])
   })
 })
@@ -51,7 +51,7 @@ describe("the best reward model", () => {
     expect(best.digest).toBe(candidates[1]!.digest)
     expect(best.metrics).toEqual({ candidate: 2, candidates: 3, accuracy: 0.9 })
   })
-  it("takes no room: its weights are the same file on disk", async () => {
+  it("takes no space: its weights are the same file on disk", async () => {
     const best = await runStage(bestHelpfulnessReward, { candidates: candidates.slice(0, 1), scores: [await accuracy(1, 2)] })
     const inode = (ref: ArtifactRef<any>) => statSync(join(ref.path, "model.safetensors")).ino
     expect(inode(best)).toBe(inode(candidates[0]!))
@@ -64,7 +64,7 @@ describe("the best reward model", () => {
     expect(readdirSync(best.path).length).toBe(readdirSync(candidate.path).length - 1)
     expect(JSON.parse(readFileSync(join(best.path, "caravan.json"), "utf8"))).toMatchObject({ role: "safety-reward" })
   })
-  it("can't be told from fewer reports than candidates, of none, or from reports on different pairs", async () => {
+  it("can't be determined from fewer reports than candidates, from none, or from reports on different pairs", async () => {
     const scores = [await accuracy(6, 10), await accuracy(9, 10)]
     expect(await failureOf(bestHelpfulnessReward, { candidates, scores })).toContain("3 candidates and 2 reports")
     expect(await failureOf(bestHelpfulnessReward, { candidates: [], scores: [] })).toContain("no candidates")

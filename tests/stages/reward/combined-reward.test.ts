@@ -1,4 +1,4 @@
-/** Combined rewards against PyTorch in float64 (tests/golden/rlhf-losses). */
+/** Combined rewards compared with PyTorch in float64 (tests/golden/rlhf-losses). */
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { combineRewards, logit, whiten } from "../../../stages/reward/combined-reward.ts"
@@ -23,13 +23,13 @@ describe.each(["combine", "combine_gate"] as const)("the combined reward of %s",
   const combined = wanted.safety.map((safety, i) =>
     combineRewards({ safety, helpfulness: wanted.helpfulness[i]!, isSafetyPrompt: wanted.is_safety_prompt[i]! })
   )
-  it("is the safety score for safety prompts and below 0.15, else the helpfulness score", () => {
+  it("is the safety score for safety prompts and below 0.15, otherwise the helpfulness score", () => {
     expect(combined).toEqual(wanted.combined)
   })
   it("has PyTorch's logit", () => {
     expect(largestDifference(combined.map(logit), wanted.logit)).toBeLessThanOrEqual(float64)
   })
-  it("is whitened as PyTorch does, with the population's variance", () => {
+  it("is whitened like PyTorch, with the population's variance", () => {
     expect(largestDifference(whiten(combined.map(logit)), wanted.whitened)).toBeLessThanOrEqual(float64)
   })
 })
@@ -44,7 +44,7 @@ describe("the parts of a combined reward", () => {
     expect(whiten([3, 3, 3])).toEqual([0, 0, 0])
     expect(whiten([])).toEqual([])
   })
-  it("a score that is no probability is refused, and told", () => {
+  it("an invalid score is rejected and reported", () => {
     for (const score of [0, 1, -0.5, 2, NaN]) expect(() => logit(score)).toThrow(`above 0 and below 1, got ${score}`)
   })
 })

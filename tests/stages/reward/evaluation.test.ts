@@ -48,7 +48,7 @@ describe("a proportion's Wilson interval", () => {
     expect(low).toBeCloseTo(0.490162, 5)
     expect(high).toBeCloseTo(0.943318, 5)
   })
-  it("stays within 0 and 1, and says nothing of no trials", () => {
+  it("stays within 0 and 1, and is undefined without trials", () => {
     expect(proportion(5, 5).high).toBe(1)
     expect(proportion(0, 0)).toEqual({ mean: Number.NaN, low: 0, high: 1 })
   })
@@ -75,7 +75,7 @@ describe("statistics", () => {
     expect(Math.abs(low - (middle - half))).toBeLessThan(0.15 * half)
     expect(Math.abs(high - (middle + half))).toBeLessThan(0.15 * half)
   })
-  it("a bootstrapped mean of two values reaches from one to the other: a resample is all of one with probability 1/4", () => {
+  it("a bootstrapped mean of two values ranges from one to the other: a resample consists of one of them with probability 1/4", () => {
     expect(bootstrapMean([0, 1], 7)).toEqual({ mean: 0.5, low: 0, high: 1 })
   })
   it("a bootstrapped mean of equal values has no width, and the seed decides the resamples", () => {
@@ -104,13 +104,13 @@ const completions = (promptId: string, rewards: ReadonlyArray<number>, finished 
   }))
 
 describe("a summary of rewards", () => {
-  it("is of each prompt's mean, median and greatest reward, and prompts count alike however many samples they have", () => {
+  it("has each prompt's mean, median and maximum reward, and prompts have equal weight for any number of samples", () => {
     const summary = summariseRewards([...completions("a", [1, 2, 6]), ...completions("b", [10], false)], 1)
     expect(summary).toMatchObject({ prompts: 2, completions: 4, finished: 3 })
     expect(summary.mean.mean).toBe((3 + 10) / 2)
     expect(summary.median.mean).toBe((2 + 10) / 2)
     expect(summary.max.mean).toBe((6 + 10) / 2)
-    // Two prompts: a resample may hold one of them twice.
+    // Two prompts: a resample may contain one of them twice.
     expect([summary.mean.low, summary.mean.high]).toEqual([3, 10])
   })
 })
@@ -120,8 +120,8 @@ describe("the best of N", () => {
   const evaluator = [...completions("a", [10, 30, 20, 0, -5]), ...completions("b", [1, 2, 3, 7, 8])]
   const result = bestOfN(selector, evaluator, 1)
 
-  it("is the evaluator's reward of what the selector likes best among the first N, in powers of two and all", () => {
-    // a: best of the first 1, 2, 4, 5 by the selector are samples 0, 1, 1, 4; b: 0, 0, 3, and 3 again, the first of two equals.
+  it("is the evaluator's reward of the selector's favourite among the first N, in powers of two and for all", () => {
+    // a: best of the first 1, 2, 4, 5 according to the selector are samples 0, 1, 1, 4; b: 0, 0, 3, and 3 again, the first of two equals.
     expect(result.byN.map(({ n, reward }) => [n, reward.mean])).toEqual([
       [1, (10 + 1) / 2],
       [2, (30 + 1) / 2],
@@ -136,7 +136,7 @@ describe("the best of N", () => {
     expect(result.gain.low).toBeCloseTo(-16, 12)
     expect(result.gain.high).toBeCloseTo(2.8, 12)
   })
-  it("leaves out what the evaluator did not score, completions and whole prompts", () => {
+  it("leaves out completions and prompts that the evaluator did not score", () => {
     const partly = bestOfN(selector, [...completions("b", [1, 2]), ...completions("c", [100])], 1)
     expect(partly.prompts).toBe(1)
     expect(partly.byN.map(({ n, reward }) => [n, reward.mean])).toEqual([
@@ -144,7 +144,7 @@ describe("the best of N", () => {
       [2, 1]
     ])
   })
-  it("of a number of samples that is a power of two names it once", () => {
+  it("for a number of samples that is a power of two has it once", () => {
     const four = completions("a", [1, 2, 3, 4])
     expect(bestOfN(four, four, 1).byN.map(({ n }) => n)).toEqual([1, 2, 4])
     expect(bestOfN(four.slice(0, 1), four, 1).byN.map(({ n }) => n)).toEqual([1])
@@ -170,11 +170,11 @@ describe("a reward model's accuracy", () => {
   const scores = [score(null, 1, 2), score(3, 1, 1), score(0, 3, 1), score(0, -1, -2), score(3, 0, 1, [20, 10]), score(1, 2, 1, [15, 15])]
   const report = rewardAccuracy(scores, 1)
 
-  it("is how often the chosen response scores higher, a tie counting half, with a Wilson interval", () => {
+  it("is how often the chosen response scores higher, with ties counting half, and a Wilson interval", () => {
     expect(report.pairs).toBe(6)
     expect(report.accuracy).toEqual(proportion(3.5, 6))
   })
-  it("is told for each rating that occurs, the clearest first and what was not rated last", () => {
+  it("is reported for each rating that occurs, the clearest first and unrated pairs last", () => {
     expect(report.byRating).toEqual([
       { rating: "significantly better", pairs: 2, accuracy: proportion(2, 2) },
       { rating: "better", pairs: 1, accuracy: proportion(1, 1) },
@@ -182,7 +182,7 @@ describe("a reward model's accuracy", () => {
       { rating: "unrated", pairs: 1, accuracy: proportion(0, 1) }
     ])
   })
-  it("is told for each source, in the order in which they come", () => {
+  it("is reported for each source, in order of occurrence", () => {
     const mixed = [score(0, 1, 0, [1, 1], "b"), score(0, 0, 1, [1, 1], "a"), score(2, 1, 0, [1, 1], "b"), score(3, 1, 1, [1, 1], "b")]
     expect(rewardAccuracy(mixed, 1).bySource).toEqual([
       { source: "b", pairs: 3, accuracy: proportion(2.5, 3) },
@@ -193,10 +193,10 @@ describe("a reward model's accuracy", () => {
     const scores = [await rowsArtifact(PairScores, [])]
     expect(await failureOf(evaluateReward, { scores })).toContain("1 sets of scored pairs, all empty")
   })
-  it("stands beside that of always preferring the shorter response", () => {
+  it("is next to that of always preferring the shorter response", () => {
     expect(report.controls.preferShorter).toEqual(proportion(4.5, 6))
   })
-  it("stands beside that on labels swapped at random, which is near a half even for a perfect model", () => {
+  it("is next to that on randomly swapped labels, which is near a half even for a perfect model", () => {
     const perfect = Array.from({ length: 1000 }, () => score(0, 1, 0))
     const { accuracy, controls } = rewardAccuracy(perfect, 1)
     expect(accuracy.mean).toBe(1)
@@ -208,7 +208,7 @@ describe("a reward model's accuracy", () => {
 
 describe("the length-only classifier", () => {
   const pair = (chosen: number, rejected: number) => ({ chosen: "x".repeat(chosen), rejected: "x".repeat(rejected) })
-  it("prefers what is right more often on the training pairs, however much longer the others are", () => {
+  it("prefers the length that is right more often on the training pairs, whatever the lengths of the others", () => {
     expect(fitLength([pair(1, 2), pair(2, 3), pair(500, 1)]).prefers).toBe("shorter")
     expect(fitLength([pair(2, 1), pair(3, 2), pair(1, 500)]).prefers).toBe("longer")
     expect(fitLength([pair(1, 2), pair(2, 1)]).prefers).toBe("longer")
@@ -221,11 +221,11 @@ describe("the length-only classifier", () => {
 })
 
 describe("the bag-of-words classifier", () => {
-  it("takes words in lower case, numbers, and every other sign by itself", () => {
+  it("uses words in lower case, numbers, and every other sign separately", () => {
     expect(words("Don't pay 12.5 Euros -- \u00c9t\u00e9!")).toEqual([..."don ' t pay 12 . 5 euros - -".split(" "), "\u00e9t\u00e9", "!"])
     expect(words("  ")).toEqual([])
   })
-  it("sees how often each word is in the one response less how often it is in the other", () => {
+  it("uses how often each word is in one response minus how often it is in the other", () => {
     const vocabulary = new Map([
       ["a", 0],
       ["b", 1],
@@ -262,7 +262,7 @@ describe("the bag-of-words classifier", () => {
     expect([w[columns - 2], w[columns - 1]]).toEqual([0, 0])
     expect(Math.max(...w.map(Math.abs))).toBeGreaterThan(0.1)
   })
-  it("stays finite on pairs that words tell apart wholly, and on large counts", () => {
+  it("stays finite on pairs that words separate completely, and on large counts", () => {
     const rows: ReadonlyArray<SparseRow> = [
       { columns: [0], values: [1000] },
       { columns: [0, 1], values: [800, -500] }
@@ -270,7 +270,7 @@ describe("the bag-of-words classifier", () => {
     for (const weight of fitLogistic(rows, 2, 1e-6)) expect(Number.isFinite(weight)).toBe(true)
     expect([...fitLogistic([], 2, 1)]).toEqual([0, 0])
   })
-  it("finds the words that were chosen, and knows nothing of those it never saw", () => {
+  it("finds the words that were chosen, and has no preference for unseen words", () => {
     const train = ["one", "two", "three"].map((word) => ({ chosen: `${word} please`, rejected: `${word} never` }))
     const { score, weights } = fitBagOfWords(train, 1)
     expect([
@@ -330,11 +330,11 @@ describe("recall of unsafe responses (table 29)", () => {
     { score: 0.3, safe: true },
     { score: 0.9, safe: true }
   ]
-  it("is the share of unsafe responses that score below the threshold; precision the share unsafe of what does", () => {
+  it("is the share of unsafe responses that score below the threshold; precision is the share of those below that are unsafe", () => {
     expect(recallBelow(responses, 0.5)).toEqual({ threshold: 0.5, flagged: 3, recall: proportion(2, 3), precision: proportion(2, 3) })
     expect(recallBelow(responses, 0.15)).toEqual({ threshold: 0.15, flagged: 1, recall: proportion(1, 3), precision: proportion(1, 1) })
   })
-  it("has no value where nothing is unsafe, or nothing below", () => {
+  it("has no value if nothing is unsafe, or nothing is below", () => {
     expect(recallBelow(responses.slice(3), 0.2)).toEqual({ threshold: 0.2, flagged: 0, recall: null, precision: null })
   })
 })
@@ -354,7 +354,7 @@ describe("pairs and responses scored by a reward model", () => {
     preference("c", { chosen: "aa", rejected: "bbb", rejectedSafe: true })
   ]
 
-  it("come pair by pair in their order, each response by itself; pairs that do not fit are counted", async () => {
+  it("come pair by pair in order, each response separately; pairs that do not fit are counted", async () => {
     const out = await runStage(scorePairs, { reward: await saved(), pairs: await rowsArtifact(Preferences, rows) }, { batchPairs: 2 })
     const scores = await rowsIn(out, PairScores)
     expect(scores.map(({ id, rating, source }) => [id, rating, source])).toEqual([
@@ -370,7 +370,7 @@ describe("pairs and responses scored by a reward model", () => {
     }
     expect(out.metrics).toMatchObject({ pairs: 3, unfit: 1 })
   })
-  it("give the recall over the responses that were labelled, one by one", async () => {
+  it("give the recall over the labelled responses, one by one", async () => {
     const reward = await saved()
     const labelled = [
       { score: scoreOf(scalar(rows[0]!, "ab ab ab")), safe: true },

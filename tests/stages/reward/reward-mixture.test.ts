@@ -1,4 +1,4 @@
-/** The two mixtures of preference data (§3.2.2): what is taken whole, what is drawn, how many. */
+/** The two mixtures of preference data (§3.2.2): what is taken completely, what is sampled, how much. */
 import { describe, expect, it } from "vitest"
 import { type Preference, Preferences } from "../../../schemas/rows.ts"
 import { drawMixture, helpfulnessMixture, pairsForShare, safetyMixture } from "../../../stages/reward/reward-mixture.ts"
@@ -26,8 +26,8 @@ const bySource = (rows: ReadonlyArray<Preference>): Record<string, number> => {
 }
 const ids = (rows: ReadonlyArray<Preference>) => rows.map(({ id }) => id)
 
-describe("drawing a mixture", () => {
-  it("takes each pair of the pool with the same chance, whatever part it is in", () => {
+describe("sampling a mixture", () => {
+  it("takes each pair of the pool with equal probability, from any part", () => {
     // 200 draws of 4 from 2 + 8: each is taken with probability 0.4, 80 times; five deviations are 5 sqrt(200 . 0.24) = 35.
     const times = new Map<string, number>()
     const pool = [
@@ -38,14 +38,14 @@ describe("drawing a mixture", () => {
     expect(times.size).toBe(10)
     for (const count of times.values()) expect(Math.abs(count - 80)).toBeLessThan(35)
   })
-  it("keeps the kept rows, draws none twice, and counts what each part gave", () => {
+  it("keeps the kept rows, samples none twice, and counts the rows of each part", () => {
     const { rows, drawn, missing } = drawMixture(["x", "y"], [["a", "b"], ["c"]], 2, 3)
     expect(rows).toEqual(expect.arrayContaining(["x", "y"]))
     expect(new Set(rows).size).toBe(4)
     expect(drawn[0]! + drawn[1]!).toBe(2)
     expect(missing).toBe(0)
   })
-  it("takes the whole pool where that is too small, and says how many are missing", () => {
+  it("takes the complete pool if it is too small, and says how many are missing", () => {
     expect(drawMixture(["x"], [["a"], []], 5, 3)).toMatchObject({ drawn: [1, 0], missing: 4 })
     expect(drawMixture(["x"], [], 2, 3)).toEqual({ rows: ["x"], drawn: [], missing: 2 })
   })
@@ -61,7 +61,7 @@ describe("the helpfulness mixture", () => {
     expect(new Set(ids(rows)).size).toBe(40)
     expect(out.metrics).toMatchObject({ rows: 40, helpfulness: 20, safety: counts["s"], openSource: counts["o"], missing: 0 })
   })
-  it("is shuffled; the seed decides what is drawn, and gives it again", async () => {
+  it("is shuffled; the seed determines the sample reproducibly", async () => {
     const inputs = { helpfulness: [await set("h", 20)], safety: [await set("s", 30)], openSource: [] }
     const rows = async (seed: number) => ids(await rowsIn(await runStage(helpfulnessMixture, inputs, {}, seed), Preferences))
     const [one, again, other] = [await rows(1), await rows(1), await rows(2)]
@@ -69,7 +69,7 @@ describe("the helpfulness mixture", () => {
     expect(other.toSorted()).not.toEqual(one.toSorted())
     expect(one.slice(0, 20).every((id) => id.startsWith("h"))).toBe(false)
   })
-  it("says how many pairs the others are short of, and takes sources that are left out", async () => {
+  it("says how many pairs the others are short of, and accepts missing sources", async () => {
     const inputs = { helpfulness: [await set("h", 6)], safety: [], openSource: [await set("o", 2)] }
     const out = await runStage(helpfulnessMixture, inputs)
     expect(out.metrics).toMatchObject({ rows: 8, helpfulness: 6, safety: 0, openSource: 2, missing: 4 })
@@ -78,14 +78,14 @@ describe("the helpfulness mixture", () => {
     const none = await runStage(helpfulnessMixture, inputs, { others: 0 })
     expect(none.metrics).toMatchObject({ rows: 6, missing: 0 })
   })
-  it("of no helpfulness pairs is an error: there is nothing to set the amount by", async () => {
+  it("without helpfulness pairs is an error: there is nothing to set the amount by", async () => {
     const inputs = { helpfulness: [], safety: [await set("s", 2)], openSource: [] }
     expect(await failureOf(helpfulnessMixture, inputs)).toContain("no helpfulness pairs")
   })
 })
 
 describe("the safety mixture", () => {
-  it("is all of safety and harmlessness, with helpfulness and open source as a tenth of the whole", async () => {
+  it("is all of safety and harmlessness, with helpfulness and open source as a tenth of the total", async () => {
     const out = await runStage(safetyMixture, {
       safety: [await set("s", 30), await set("t", 15)],
       harmless: [await set("n", 45)],
@@ -118,10 +118,10 @@ describe("the safety mixture", () => {
     [0.1, 4, 0], // 0.44
     [0.5, 7, 7],
     [0, 90, 0]
-  ])("a share of %f beside %i pairs is %i", (share, others, wanted) => {
+  ])("a share of %f next to %i pairs is %i", (share, others, wanted) => {
     expect(pairsForShare(share, others)).toBe(wanted)
   })
-  it("of neither safety nor harmlessness pairs is an error", async () => {
+  it("without safety and harmlessness pairs is an error", async () => {
     expect(await failureOf(safetyMixture, { safety: [], harmless: [], helpfulness: [await set("h", 2)], openSource: [] })).toContain(
       "no safety or harmlessness pairs"
     )

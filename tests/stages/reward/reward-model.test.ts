@@ -1,4 +1,4 @@
-/** The ranking loss against PyTorch in float64 (tests/golden/rlhf-losses), the safety loss by hand, how pairs reach them, and training. */
+/** The ranking loss compared with PyTorch in float64 (tests/golden/rlhf-losses), the safety loss by hand, how pairs reach them, and training. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -54,10 +54,10 @@ describe.each(["small", "large"] as const)("the ranking loss with %s margins", (
     return { loss: loss.item(), chosen: chosen.grad()!.toNumbers(), rejected: rejected.grad()!.toNumbers() }
   })
 
-  it("takes table 27's margin for each rating", () => {
+  it("uses table 27's margin for each rating", () => {
     expect(largestDifference(margin, wanted.margin)).toBeLessThanOrEqual(float64)
   })
-  it("is PyTorch's", () => {
+  it("equals PyTorch's", () => {
     expect(Math.abs(ours.loss / pairs - wanted.loss)).toBeLessThanOrEqual(float64)
   })
   it("has PyTorch's gradients, for chosen and for rejected scores", () => {
@@ -77,7 +77,7 @@ describe.each(["small", "large"] as const)("the ranking loss with %s margins", (
 })
 
 describe("the ranking loss", () => {
-  it("stays finite where the sigmoid is 0 in float32", () => {
+  it("stays finite if the sigmoid is 0 in float32", () => {
     const loss = scoped(() => rankingLoss(tensor([-200]), tensor([0]), tensor([0])).item())
     expect(loss).toBe(200) // log(1 + e^200) is 200 to 87 digits
   })
@@ -99,7 +99,7 @@ for (const { device, skip } of devices) {
     const loss = (some: ReadonlyArray<TokenisedPair>, padId = 0) =>
       scoped(() => noGrad(() => pairLoss(model, some, { padId, device }).item()))
 
-    it("reads each score at the last response token, whatever padding follows", () => {
+    it("reads each score at the last response token, with any padding after it", () => {
       const score = (ids: ReadonlyArray<number>) =>
         scoped(() => {
           const last = tensor([ids.length - 1], { dtype: "int64", device })
@@ -108,7 +108,7 @@ for (const { device, skip } of devices) {
       const wanted = pairs.reduce((sum, pair) => sum + Math.log1p(Math.exp(score(pair.rejected) + pair.margin - score(pair.chosen))), 0)
       expect(Math.abs(loss(pairs) - wanted)).toBeLessThanOrEqual(sameInFloat32)
     })
-    it("does not depend on what the padding is", () => {
+    it("does not depend on the padding's contents", () => {
       expect(loss(pairs, 55)).toBe(loss(pairs, 0))
     })
     it("does not depend on how pairs are split into parts", () => {
@@ -119,7 +119,7 @@ for (const { device, skip } of devices) {
 }
 
 describe("batches of pairs", () => {
-  it("hold every pair once an epoch, in another order each epoch, the last batch smaller", () => {
+  it("contain every pair once per epoch, in another order each epoch, with a smaller last batch", () => {
     const many = Array.from({ length: 11 }, (_, i): TokenisedPair => ({ chosen: [1, i], rejected: [1], margin: 0 }))
     let seen: Array<number> = []
     const batches = pairBatches(many, { batchPairs: 4 }, 7, (part) => {
@@ -156,7 +156,7 @@ describe("a pair's tokens", () => {
     source: "test",
     ...over
   })
-  it("end with the end-of-sequence token and carry the rating's margin; without a rating 0", () => {
+  it("end with the end-of-sequence token and have the rating's margin; without a rating 0", () => {
     const pair = tokenisePair(tokenizer, preference({}), "large", 100)!
     expect([pair.chosen.at(-1), pair.rejected.at(-1)]).toEqual([tokenizer.eosId, tokenizer.eosId])
     expect(pair.margin).toBe(2)
@@ -165,7 +165,7 @@ describe("a pair's tokens", () => {
     expect(tokenisePair(tokenizer, preference({ rating: null }), "large", 100)!.margin).toBe(0)
     expect(tokenisePair(tokenizer, preference({ rating: 0 }), "none", 100)!.margin).toBe(0)
   })
-  it("lose the same exchanges where one response is longer: both answer the same prompt", () => {
+  it("lose the same exchanges if one response is longer: both answer the same prompt", () => {
     const turns = [
       { role: "user" as const, content: "ab ab ab" },
       { role: "assistant" as const, content: "ba" },
@@ -174,12 +174,12 @@ describe("a pair's tokens", () => {
     const whole = tokenisePair(tokenizer, preference({ prompt: turns }), "none", 1000)!
     expect(whole.shortened).toBe(false)
     const last = tokenisePair(tokenizer, preference({ prompt: turns.slice(2) }), "none", 1000)!
-    // Room for the chosen response after all three turns, for the rejected one after the last alone.
+    // Space for the chosen response after all three turns, for the rejected one only after the last.
     expect(whole.chosen.length).toBeLessThan(whole.rejected.length)
     const shortened = tokenisePair(tokenizer, preference({ prompt: turns }), "none", whole.rejected.length - 1)!
     expect(shortened).toEqual({ ...last, shortened: true })
   })
-  it("are none when either response does not fit", () => {
+  it("are none if either response does not fit", () => {
     const { chosen, rejected } = tokenisePair(tokenizer, preference({}), "none", 100)!
     expect(chosen.length).toBeLessThan(rejected.length)
     expect(tokenisePair(tokenizer, preference({}), "none", rejected.length - 1)).toBeUndefined()
@@ -202,7 +202,7 @@ describe("warm-up of the reward model (§3.2.2: 3% of the steps, at least 5)", (
 })
 
 describe("the safety auxiliary loss (table 29)", () => {
-  // Worked out apart: log(1 + e^-2), log(1 + e^1), log(1 + e^0.5), 0; derivatives -1/(1 + e^2), -1/(1 + e^-1), 1/(1 + e^-0.5), 0.
+  // Worked out separately: log(1 + e^-2), log(1 + e^1), log(1 + e^0.5), 0; derivatives -1/(1 + e^2), -1/(1 + e^-1), 1/(1 + e^-0.5), 0.
   const scores = [2, -1, 0.5, 3]
   const labels = [1, 1, -1, 0]
   const wanted = {
@@ -215,13 +215,13 @@ describe("the safety auxiliary loss (table 29)", () => {
     loss.backward()
     return { loss: loss.item(), gradients: leaf.grad()!.toNumbers() }
   })
-  it("is the cross-entropy of each response with its label: safe above, unsafe below, nothing without one", () => {
+  it("is the cross-entropy of each response with its label: safe above, unsafe below, nothing without a label", () => {
     expect(Math.abs(ours.loss - wanted.loss)).toBeLessThanOrEqual(float64)
   })
-  it("pulls safe scores up and unsafe ones down, by how wrong they are", () => {
+  it("raises safe scores and lowers unsafe ones, in proportion to their error", () => {
     expect(largestDifference(ours.gradients, wanted.gradients)).toBeLessThanOrEqual(float64)
   })
-  it("stays finite where the sigmoid is 0 or 1 in float32", () => {
+  it("stays finite if the sigmoid is 0 or 1 in float32", () => {
     const loss = (score: number, label: number) => scoped(() => safetyLoss(tensor([score]), tensor([label])).item())
     expect([loss(200, -1), loss(-200, 1)]).toEqual([200, 200])
     for (const none of [loss(200, 1), loss(-200, 0)]) expect(Math.abs(none)).toBe(0)
@@ -236,7 +236,7 @@ describe("the safety auxiliary loss (table 29)", () => {
       )
     )
 
-  it("joins the ranking loss by its weight, the mean over a pair's two responses; unlabelled ones add nothing", () => {
+  it("is added to the ranking loss with its weight, the mean over a pair's two responses; unlabelled ones add nothing", () => {
     const score = (ids: ReadonlyArray<number>) =>
       scoped(() => noGrad(() => scoreSequences(model, [ids], { padId: 0, device: "cpu" }).item()))
     const [a, b, c] = [score(pairs[0]!.chosen), score(pairs[0]!.rejected), score(pairs[1]!.chosen)]
@@ -248,11 +248,11 @@ describe("the safety auxiliary loss (table 29)", () => {
     expect(loss(labelled, 0)).toBe(loss(pairs))
     expect(loss(labelled)).toBe(loss(pairs))
   })
-  it("does not depend on how pairs are split into parts, however the labels fall", () => {
+  it("does not depend on how pairs are split into parts, for any labels", () => {
     const apart = labelled.reduce((sum, pair) => sum + loss([pair], 0.6), 0)
     expect(Math.abs(loss(labelled, 0.6) - apart)).toBeLessThanOrEqual(sameInFloat32)
   })
-  it("is in the safety model's config alone", () => {
+  it("is only in the safety model's config", () => {
     const fields = (stage: { readonly stage: { readonly config: { readonly fields: object } } }) => Object.keys(stage.stage.config.fields)
     expect(fields(safetyRewardModel)).toContain("safetyLossWeight")
     expect(fields(helpfulnessRewardModel)).not.toContain("safetyLossWeight")
@@ -285,7 +285,7 @@ describe("scores of a model in bfloat16", () => {
       })
     )
     expect(largestDifference(scores, wanted)).toBeLessThanOrEqual(fused)
-    // Rounded to bfloat16 they would be further off than that.
+    // Rounded to bfloat16 the difference would be larger.
     const rounded = scoped(() => tensor(wanted).to({ dtype: "bfloat16" }).toNumbers())
     expect(largestDifference(rounded, wanted)).toBeGreaterThan(10 * fused)
   })
@@ -314,7 +314,7 @@ describe("training a reward model", () => {
   ]).flat()
   const quick = { learningRate: 5e-3, epochs: 8, batchPairs: 8, warmupMinimum: 2, warmupFraction: 0 }
 
-  it("with the auxiliary loss puts unsafe responses below a score of a half; without it nothing puts them there", async () => {
+  it("with the auxiliary loss puts unsafe responses below a score of a half; without it they need not be", async () => {
     const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
     const trained = await runStage(safetyRewardModel, inputs, quick)
     const recall = await reportIn(await runStage(safetyRecall, { reward: trained, pairs: inputs.pairs }), SafetyRecallReport)
@@ -339,14 +339,14 @@ describe("training a reward model", () => {
       expect(Math.abs(whole.metrics[name]! - split.metrics[name]!)).toBeLessThanOrEqual(sameInFloat32)
     expect((await runStage(safetyRewardModel, inputs, { ...config, microBatchPairs: 3 })).digest).toBe(split.digest)
   })
-  it("in bfloat16 leaves a checkpoint in bfloat16, of the role asked for", async () => {
+  it("in bfloat16 gives a checkpoint in bfloat16, with the requested role", async () => {
     const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
     const trained = await runStage(generalRewardModel, inputs, { ...quick, epochs: 1, precision: "bfloat16" })
     const read = (name: string): unknown => JSON.parse(readFileSync(join(trained.path, name), "utf8"))
     expect(read("config.json")).toMatchObject({ torch_dtype: "bfloat16" })
     expect(read("caravan.json")).toEqual({ format: 1, role: "general-reward" })
   })
-  it("by LoRA trains an adapter and the head: its output is the base with both, and has them beside", async () => {
+  it("with LoRA trains an adapter and the head: its output is the base with both, and has them next to it", async () => {
     const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
     const config = { ...quick, learningRate: 2e-2, loraRank: 4, loraTargets: "v_proj,up_proj" }
     const trained = await runStage(safetyRewardModel, inputs, config)
@@ -364,13 +364,13 @@ describe("training a reward model", () => {
     expect(adapter.entries.size).toBe(1 + 2 * 2 * 2)
     await adapter.close()
   })
-  it("on pairs none of which fits says so", async () => {
+  it("reports if none of the pairs fits", async () => {
     const long = await rowsArtifact(Preferences, [pair("1", "ab".repeat(100), "b", null, null)])
     expect(await failureOf(helpfulnessRewardModel, { init: await policy(), pairs: long })).toBe(
       "Nothing to train a reward model on: got 1 pairs, 1 longer than 48 tokens. Use a model with a longer context."
     )
   })
-  it("counts pairs of which the chat format can't hold a response apart from long ones, and names the first where none is left", async () => {
+  it("counts pairs with a response that the chat format can't represent separately from long ones, and names the first if none is left", async () => {
     const init = await policy()
     const unfit = [pair("long", "ab".repeat(100), "b", null, null), pair("tagged", "b", "<<SYS>>", null, null)]
     const trained = await runStage(

@@ -1,4 +1,4 @@
-/** Completions scored by one reward model and by two: the rule of §3.2.3, what can't be scored, and the stages themselves. */
+/** Completions scored by one reward model and by two: the rule of §3.2.3, completions that can't be scored, and the stages themselves. */
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped } from "../../../engine/tensor.ts"
 import { encodeDialogue } from "../../../models/chat.ts"
@@ -60,22 +60,22 @@ describe("the combined reward of a completion (§3.2.3)", () => {
     ]
     rewards.forEach((value, i) => expect(Math.abs(value - wanted[i]!)).toBeLessThanOrEqual(float64))
   })
-  it("moves with the threshold", () => {
+  it("depends on the threshold", () => {
     expect(reward(false, { helpfulness: 1, safety: 0.5 }, { threshold: 0.7 })).toBeCloseTo(0.5, 9) // sigmoid(0.5) = 0.622
     expect(reward(false, { helpfulness: 1, safety: -9 }, { threshold: 0 })).toBeCloseTo(1, 9)
   })
-  it("is R_h's without a safety model, for safety prompts too, and then no safety score is given", () => {
+  it("is R_h's without a safety model, for safety prompts too, and then there is no safety score", () => {
     const scored = combineScalars(completion({ safety: true }), { helpfulness: -0.5, safety: undefined }, gate)
     expect(scored.reward).toBeCloseTo(-0.5, 9)
     expect(scored.safetyScore).toBeNull()
     expect(scored.helpfulnessScore).toBeCloseTo(1 / (1 + Math.exp(0.5)), 12)
   })
-  it("keeps both scores beside it", () => {
+  it("is returned with both scores", () => {
     const { helpfulnessScore, safetyScore } = combineScalars(completion(), { helpfulness: 1, safety: -2 }, gate)
     expect(helpfulnessScore).toBeCloseTo(0.7310585786300049, 12)
     expect(safetyScore).toBeCloseTo(0.11920292202211755, 12)
   })
-  it("orders completions as R_c does, and is finite in float32 for scalars of any size", () => {
+  it("orders completions like R_c, and is finite in float32 for scalars of any size", () => {
     const scalars = [-1e4, -20, -16, -3, 0, 0.1, 5, 16, 20, 1e4]
     const rewards = scalars.map((safety) => reward(true, { helpfulness: 0, safety }))
     expect(rewards).toEqual(rewards.toSorted((a, b) => a - b))
@@ -110,10 +110,10 @@ describe("the stages that score", () => {
     completion({ sample: 1, text: " \n" }),
     completion({ sample: 2, text: "a", safety: true }),
     completion({ sample: 3, text: "ab b", finished: false }),
-    completion({ sample: 4, text: "x".repeat(60) }), // more bytes than the context holds
+    completion({ sample: 4, text: "x".repeat(60) }), // more bytes than the context
     completion({ sample: 5, text: "bb" })
   ]
-  /** By hand: the dialogue's tokens, without the space and EOS where it was cut off; one at a time. */
+  /** By hand: the dialogue's tokens, without the space and EOS if it was truncated; one at a time. */
   const scalar = (of: RewardModel, row: Completion): number => {
     const { tokens } = encodeDialogue(tokenizer, [...row.prompt, { role: "assistant", content: row.text }])
     const read = row.finished ? tokens : tokens.slice(0, tokens.length - 2)
@@ -122,7 +122,7 @@ describe("the stages that score", () => {
   /** The samples that can be scored. */
   const kept = [0, 2, 3, 5]
 
-  it("leave out empty completions and those that do not fit, keep the order, and read a cut-off one at its last word", async () => {
+  it("leave out empty completions and those that do not fit, keep the order, and read a truncated one at its last word", async () => {
     const out = await runStage(score, { completions: await rowsArtifact(Completions, rows), reward: helpfulness }, { batchSize: 2 })
     const scored = await rowsIn(out, ScoredCompletions)
     expect(scored.map(({ sample }) => sample)).toEqual(kept)
@@ -130,7 +130,7 @@ describe("the stages that score", () => {
     expect(out.metrics).toMatchObject({ scored: 4, empty: 2, unfit: 1 })
     expect(scored[2]!.reward).not.toBeCloseTo(scalar(models.helpfulness, { ...scored[2]!, finished: true }), 4)
   })
-  it("give the score of the model's role, in (0, 1), beside the scalar; a general model has neither", async () => {
+  it("give the score of the model's role, in (0, 1), next to the scalar; a general model has neither", async () => {
     const completions = await rowsArtifact(Completions, rows.slice(0, 1))
     const scoredBy = async (reward: ArtifactRef<any>) =>
       (await rowsIn(await runStage(score, { completions, reward }), ScoredCompletions))[0]!
@@ -139,7 +139,7 @@ describe("the stages that score", () => {
     expect([s.helpfulnessScore, s.safetyScore]).toEqual([null, 1 / (1 + Math.exp(-s.reward))])
     expect([g.reward, g.helpfulnessScore, g.safetyScore]).toEqual([h.reward, null, null])
   })
-  it("do not depend on the batch's size, and are the same again", async () => {
+  it("do not depend on the batch size, and are reproducible", async () => {
     const completions = await rowsArtifact(Completions, rows)
     const one = await runStage(score, { completions, reward: safety }, { batchSize: 1 })
     const all = await runStage(score, { completions, reward: safety }, { batchSize: 32 })
@@ -158,10 +158,10 @@ describe("the stages that score", () => {
         )
       )
     )
-    /** Between the safety scores of two of the completions: one is gated, the other is not. */
+    /** Between the safety scores of two completions: one is gated, the other is not. */
     const threshold = (safetyScores[0]! + safetyScores[1]!) / 2
 
-    it("choose for each completion the scalar that the rule names", async () => {
+    it("select for each completion the scalar that the rule names", async () => {
       const out = await runStage(
         scoreCombined,
         { completions: await rowsArtifact(Completions, rows), helpfulness, safety },
@@ -186,7 +186,7 @@ describe("the stages that score", () => {
       })
       expect(gated[0]).not.toBe(gated[3])
     })
-    it("work without the safety model: the helpfulness scalar alone", async () => {
+    it("work without the safety model: only the helpfulness scalar", async () => {
       const out = await runStage(scoreCombined, { completions: await rowsArtifact(Completions, rows), helpfulness })
       for (const row of await rowsIn(out, ScoredCompletions)) {
         expect(Math.abs(row.reward - scalar(models.helpfulness, row))).toBeLessThanOrEqual(sameInFloat32)
@@ -196,7 +196,7 @@ describe("the stages that score", () => {
     })
   })
 
-  it("stop at a score that is no number", async () => {
+  it("stop at a NaN score", async () => {
     const broken = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize }), { seed: 1 }), { seed: 2 })
     noGrad(() => scoped(() => void broken.head.fill_(Number.NaN)))
     const reward = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: broken, tokenizer }))

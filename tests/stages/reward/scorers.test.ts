@@ -1,4 +1,4 @@
-/** Scorers in a reward model's place: what stages make of their numbers, and what is said where there is none. */
+/** Scorers instead of a reward model: how stages use their numbers, and the errors if there is none. */
 import { mkdtempSync, readdirSync, writeFileSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import { tmpdir } from "node:os"
@@ -38,7 +38,7 @@ describe.each([
   ["a function", byFunction],
   ["a program", byProgram]
 ] as const)("%s", (_, make) => {
-  it("scores completions where a reward model would, and leaves those without a word out", async () => {
+  it("scores completions instead of a reward model, and leaves out blank ones", async () => {
     const made = await runStage(score, { reward: await make(), completions: await completions("7", "8", " ", "7") }, { batchSize: 2 })
     expect(await rewardsOf(made)).toEqual([1, 0, 1])
     expect(made.metrics).toMatchObject({ scored: 3, empty: 1, unfit: 0 })
@@ -61,7 +61,7 @@ describe.each([
 })
 
 describe("two scorers", () => {
-  it("are combined by their roles: a safety scorer's number below -1.73 decides alone", async () => {
+  it("are combined by their roles: a safety score below -1.73 decides alone", async () => {
     const roles = { helpfulness: await byFunction(), safety: await runStage(safetyScorer, { code: file("constant.mjs") }) }
     const rows = await rowsArtifact(Completions, [
       answer("7"),
@@ -72,7 +72,7 @@ describe("two scorers", () => {
     const wanted = [1, -3, 2]
     rewards.forEach((reward, i) => expect(reward).toBeCloseTo(wanted[i]!, 9))
   })
-  it("of another role are refused", async () => {
+  it("of another role are rejected", async () => {
     const general = await runStage(generalScorer, { code })
     expect(general.type).toBe("checkpoint:general-reward")
     await expect(Effect.runPromise(helpfulnessScorer.stage.output.validate(general.path))).rejects.toThrow(
@@ -82,20 +82,20 @@ describe("two scorers", () => {
 })
 
 describe("a function's result", () => {
-  it("holds its code, so that it is another when the code is", async () => {
+  it("depends on its code, so that it changes with the code", async () => {
     const made = await byFunction()
     expect(readdirSync(made.path).sort()).toEqual(["caravan.json", "code", "scorer.json"])
     expect((await byFunction()).digest).toBe(made.digest)
     expect((await runStage(helpfulnessScorer, { code: file("constant.mjs") })).digest).not.toBe(made.digest)
   })
-  it("is not written to by what it does: it runs in a copy", async () => {
+  it("can't be modified by the function: it runs in a copy", async () => {
     const made = await runStage(helpfulnessScorer, { code: file("writing.mjs") })
     await runStage(score, { reward: made, completions: await completions("7") })
     expect(readdirSync(join(made.path, "code"))).toEqual(["writing.mjs"])
   })
 })
 
-describe("a scorer that gives no number says so", () => {
+describe("a scorer that gives no number reports it", () => {
   const failure = async (text: string, make = byFunction, config: Record<string, unknown> = {}) =>
     failureOf(score, { reward: await make(config), completions: await completions("7", text) })
   const doing = (n: number, of = "the function sums.ts") =>
@@ -110,12 +110,12 @@ describe("a scorer that gives no number says so", () => {
   ])("when it does this: %s", async (text, found) => {
     expect(await failure(text)).toBe(`${doing(2)} ${found}`)
   })
-  it("when it never ends", async () => {
+  it("if it never ends", async () => {
     expect(await failure("never", byFunction, { timeout: 2 })).toBe(
       `${doing(2)} nothing within 2 seconds. It does not finish for this answer, or needs longer: fix it, or raise timeout.`
     )
   })
-  it("when a program ends, or answers nothing", async () => {
+  it("if a program exits, or answers nothing", async () => {
     const program = "the program program.mjs"
     expect(await failure("die", byProgram)).toBe(
       `${doing(2, program)} that it ended with code 4 after printing: can't go on. Fix it and run again.`
@@ -124,19 +124,19 @@ describe("a scorer that gives no number says so", () => {
       `${doing(2, program)} nothing within 2 seconds. It must write one line for each line that it reads, immediately (flush the output). Fix it, or raise timeout.`
     )
   })
-  it("when a program gives more numbers than there are answers", async () => {
+  it("if a program gives more numbers than there are answers", async () => {
     const rows = await completions("twice", "7", "7")
     expect(await failureOf(score, { reward: await byProgram(), completions: rows })).toMatch(
       /^Scoring answer [23] of 3 \(to prompt p7#[12]\) with the program program\.mjs: .* found an extra line: "(0\.5|1)"\. It must write exactly one line for each/
     )
   })
-  it("when there is no such program", async () => {
+  it("if there is no such program", async () => {
     const none = await byProgram({ command: "no-such-program sums" })
     expect(await failureOf(score, { reward: none, completions: await completions("7") })).toContain(
       "that there is no program no-such-program"
     )
   })
-  it("when a module has no function, or can't be read", async () => {
+  it("if a module has no function, or can't be read", async () => {
     const of = async (name: string) =>
       failureOf(score, { reward: await runStage(helpfulnessScorer, { code: file(name) }), completions: await completions("7") })
     expect(await of("no-function.mjs")).toContain("its default export is missing")
@@ -147,7 +147,7 @@ describe("a scorer that gives no number says so", () => {
   })
 })
 
-describe("a scorer is refused", () => {
+describe("a scorer is rejected", () => {
   it.each([
     [{}, undefined, 'Making a scorer of kind function: expected its code, found none. Wire the input code, as fileAt("check.ts").'],
     [{ kind: "program" }, "program.mjs", "Making a scorer of kind program: expected a command, found none."],
@@ -180,7 +180,7 @@ describe("a judge", () => {
   })
   afterAll(() => new Promise((resolve) => server.close(resolve)))
 
-  it("grades each answer by the guideline; one without a grade is skipped", async () => {
+  it("grades each answer by the guideline; an answer without a grade is skipped", async () => {
     asked = []
     const reward = await runStage(helpfulnessScorer, {}, { kind: "judge", url, model: "m", guideline: "Be strict." })
     const made = await runStage(score, { reward, completions: await completions("good", "bad", "odd") })
@@ -192,7 +192,7 @@ describe("a judge", () => {
     expect(asked[0]!.messages[0]!.content).toContain("Be strict.")
     expect(asked[0]!.messages[0]!.content).toContain("user: What is 3 + 4?")
   })
-  it("is refused without an address, and where its key is not set", async () => {
+  it("is rejected without an address, and if its key is not set", async () => {
     const of = async (config: Record<string, unknown>) =>
       failureOf(score, {
         reward: await runStage(helpfulnessScorer, {}, { kind: "judge", ...config }),
@@ -204,10 +204,10 @@ describe("a judge", () => {
   it.each([
     ['{"grade": 3}', Math.log(3.5 / 7.5)],
     ['```json\n{"grade": 5}\n```', 0]
-  ])("that says %s gave %s", (said, wanted) => {
+  ])("that answers %s gave %s", (said, wanted) => {
     expect(readGrade(said)).toBeCloseTo(wanted, 12)
   })
-  it.each(['{"grade": 11}', '{"grade": 2.5}', "null", "ten"])("that says %s gave no grade", (said) => {
+  it.each(['{"grade": 11}', '{"grade": 2.5}', "null", "ten"])("that answers %s gave no grade", (said) => {
     expect(readGrade(said)).toBeUndefined()
   })
 })

@@ -1,4 +1,4 @@
-/** How batches are cut, and what is done when memory runs out: libtorch is asked for more than any machine has. */
+/** How batches are cut, and what happens when memory runs out: libtorch is asked for more than any machine has. */
 import * as Effect from "effect/Effect"
 import { afterEach, describe, expect, it } from "vitest"
 import { isOutOfMemory } from "../../../engine/device.ts"
@@ -11,7 +11,7 @@ import { devices } from "../../devices.ts"
 import { largestDifference } from "../../models/small.ts"
 import { float64 } from "../../tolerances.ts"
 
-/** No machine has so much: 2^48 numbers. */
+/** More than any machine has: 2^48 numbers. */
 const allocateTooMuch = (device: Device) => scoped(() => zeros([2 ** 48], { device }))
 const thrown = (body: () => unknown): unknown => {
   try {
@@ -25,13 +25,13 @@ const thrown = (body: () => unknown): unknown => {
 describe("micro-batches", () => {
   const rows = [3, 3, 4, 5, 9, 9]
   const cut = (microBatch: Parameters<typeof microBatches>[1]) => microBatches(rows, microBatch, (row) => row)
-  it("hold so many rows", () => {
+  it("have a given number of rows", () => {
     expect(cut({ rows: 4 })).toEqual([
       [3, 3, 4, 5],
       [9, 9]
     ])
   })
-  it("hold so many tokens with all padded to the longest, and a row at least", () => {
+  it("have a given number of tokens with all rows padded to the longest, and at least one row", () => {
     expect(cut({ tokens: 12 })).toEqual([[3, 3, 4], [5], [9], [9]])
     expect(cut({ tokens: 18 })).toEqual([[3, 3, 4], [5, 9], [9]])
     expect(cut({ tokens: 1 })).toEqual(rows.map((row) => [row]))
@@ -40,8 +40,8 @@ describe("micro-batches", () => {
   })
 })
 
-describe("an error of libtorch's", () => {
-  it("for memory that can't be had is told from others", () => {
+describe("a libtorch error", () => {
+  it("about a failed allocation is distinguished from others", () => {
     const error = thrown(() => allocateTooMuch("cpu"))
     expect(error).toMatchObject({
       code: "OUT_OF_MEMORY",
@@ -57,16 +57,16 @@ describe("an error of libtorch's", () => {
 
 for (const { device, skip } of devices) {
   describe.skipIf(skip)(`training on ${device} whose memory does not hold a micro-batch`, () => {
-    /** Most rows that the memory holds at once. */
+    /** Maximum rows that fit in the memory. */
     let most = Infinity
     afterEach(() => (most = Infinity))
-    /** Least squares of w x = 2 x; gradients are there already when the second half of the batch runs out of memory. */
+    /** Least squares of w x = 2 x; there are already gradients when the second half of the batch runs out of memory. */
     const batchOf = (weight: Tensor, xs: ReadonlyArray<number>): TrainingBatch => ({
       count: xs.length,
       tokens: xs.length,
       parts: (microBatch) =>
         microBatches(xs, microBatch, () => 1).map((part, i) => () => {
-          // Its gradient is of that size.
+          // Its gradient has that size.
           if (part.length > most && i === 1)
             return weight
               .expand(2 ** 47)
@@ -100,7 +100,7 @@ for (const { device, skip } of devices) {
           progress: (report) => Effect.sync(() => void told.push(report))
         })
       )
-      // The weight's gradient, where it failed.
+      // The weight's gradient at the failure.
       expect(liveTensors() - before).toBeLessThanOrEqual(1)
       return { exit, weight: weight.item(), notes: told.flatMap(({ note }) => note ?? []) }
     }
@@ -110,7 +110,7 @@ for (const { device, skip } of devices) {
       return { ...rest, result: exit.value, metrics: trainingMetrics(exit.value) }
     }
 
-    it("computes the step again with half of it, and those after; the result is the same but for rounding", async () => {
+    it("repeats the step with half of it, and uses half from then on; the result is the same except for rounding", async () => {
       const plenty = await succeeded(8)
       const scarce = await succeeded(8, (step) => (step < 3 ? Infinity : 4))
       expect(scarce.result.losses).toHaveLength(6)
@@ -126,14 +126,14 @@ for (const { device, skip } of devices) {
       ])
     })
 
-    it("halves again where half is still too much", async () => {
+    it("halves again if half is still too much", async () => {
       const { metrics, notes } = await succeeded(8, (step) => (step < 5 ? 4 : 1))
       expect(metrics).toMatchObject({ microBatchHalvedInStep1: 1, microBatchHalvedInStep2: 5, microBatchHalvedInStep3: 5 })
       expect(notes).toHaveLength(3)
     })
 
-    it("does not try what a step does not fill", async () => {
-      // 16 rows are one micro-batch of 64 and of 32 alike.
+    it("does not try sizes that a step does not fill", async () => {
+      // 16 rows are one micro-batch, with a limit of 64 or of 32.
       const cutting = new Cutting({ rows: 64 })
       const tried: Array<unknown> = []
       cutting.step(
@@ -149,14 +149,14 @@ for (const { device, skip } of devices) {
       expect(cutting.halved).toEqual([1, 1, 1])
     })
 
-    it("goes on from a checkpoint with the micro-batch as it was then", () => {
+    it("resumes from a checkpoint with the reduced micro-batch", () => {
       const cutting = new Cutting({ tokens: 100 })
       cutting.resume([2, 5])
       expect(cutting.microBatch).toEqual({ tokens: 25 })
       expect(cutting.metrics).toEqual({ microBatchHalvedInStep1: 2, microBatchHalvedInStep2: 5 })
     })
 
-    it("is repeated bit for bit from what was recorded, on a machine with memory enough", async () => {
+    it("is repeated bit for bit from the recorded metrics, on a machine with enough memory", async () => {
       const scarce = await succeeded(8, (step) => (step < 3 ? Infinity : 2))
       const again = await succeeded(8, undefined, scarce.metrics)
       expect(again.weight).toBe(scarce.weight)
@@ -165,7 +165,7 @@ for (const { device, skip } of devices) {
       expect(again.notes).toEqual([])
     })
 
-    it("fails at one row at a time, and says what would help", async () => {
+    it("fails with one row at a time, and says what would help", async () => {
       const { exit } = await run(8, () => 0)
       expect(exit).toMatchObject({ _tag: "Failure" })
       const error = await Effect.runPromise(Effect.flip(exit))
@@ -175,7 +175,7 @@ for (const { device, skip } of devices) {
       )
     })
 
-    it("is no matter of other errors: those are thrown as they are", () => {
+    it("does not affect other errors: those are rethrown", () => {
       const cutting = new Cutting({ rows: 8 })
       const broken = () =>
         cutting.step(

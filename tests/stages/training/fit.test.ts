@@ -1,4 +1,4 @@
-/** How steps are made to fit: what is chosen on a GPU of so much memory, and that the CPU stays as it was. */
+/** How steps are made to fit: the choice for a GPU with a given memory; the CPU is unchanged. */
 import { describe, expect, it } from "vitest"
 import { presets } from "../../../models/config.ts"
 import { linearLayers } from "../../../models/lora.ts"
@@ -8,7 +8,7 @@ import { fitOnCpu, fitOnGpu, type Step, type Steps, trainingStep } from "../../.
 
 const gib = 2 ** 30
 const chosen = { microBatch: 0, recompute: "auto" }
-/** A step that takes a byte for each token and block that is kept, and `fixed` bytes besides; usableMemory(of so much) has `room` for it. */
+/** A step that needs a byte for each kept token and block, plus `fixed` bytes; usableMemory of the result has `room` bytes for it. */
 const step = (over: Partial<Step> & { readonly fixed?: number } = {}): Step => ({
   ...{ rows: 16, longest: 4096, layers: 10 },
   memory: ({ recompute, tokens }) => ({
@@ -25,10 +25,10 @@ const steps = (over: Partial<Steps> = {}): Steps => ({
 const fitted = (over: Partial<Steps>, memory: number) => fitOnGpu(chosen, memory, trainingStep(steps(over)))
 
 describe("a step on the CPU", () => {
-  it("has the usual micro-batch and nothing recomputed, where they are to be chosen", () => {
+  it("has the usual micro-batch and recomputes nothing by default", () => {
     expect(fitOnCpu(chosen, 32, 8)).toEqual({ microBatch: { rows: 8 }, recompute: 0 })
   })
-  it("is as it is asked for", () => {
+  it("is as requested", () => {
     expect(fitOnCpu({ microBatch: 3, recompute: "5" }, 32, 8)).toEqual({ microBatch: { rows: 3 }, recompute: 5 })
     expect(fitOnCpu({ microBatch: 3, recompute: "all" }, 32, 8).recompute).toBe(32)
     expect(fitOnCpu({ microBatch: 3, recompute: "none" }, 32, 8).recompute).toBe(0)
@@ -37,29 +37,29 @@ describe("a step on the CPU", () => {
 })
 
 describe("a step on a GPU", () => {
-  it("takes the whole batch where it fits, up to as many tokens as make it no faster", () => {
+  it("uses the complete batch if it fits, up to the number of tokens beyond which it gets no faster", () => {
     expect(fitOnGpu(chosen, gpu(2 ** 40), step())).toMatchObject({ microBatch: { tokens: 16 * 4096 }, recompute: 0, fits: true })
     expect(fitOnGpu(chosen, gpu(2 ** 40), step({ rows: 64 })).microBatch).toEqual({ tokens: 16 * 4096 })
   })
-  it("halves the batch until it fits with nothing recomputed", () => {
+  it("halves the batch until it fits without recomputation", () => {
     // 4096 tokens keep 40.96 MB: four rows fit 200 MB, eight do not.
     expect(fitOnGpu(chosen, gpu(200e6), step())).toMatchObject({ microBatch: { tokens: 4 * 4096 }, recompute: 0 })
   })
-  it("recomputes as few blocks as let one long row fit", () => {
-    // 4096 x 1000 bytes a block: room for six of ten.
+  it("recomputes as few blocks as needed for one long row", () => {
+    // 4096 x 1000 bytes per block: enough for six of ten.
     expect(fitOnGpu(chosen, gpu(6.5 * 4096 * 1000), step())).toMatchObject({ microBatch: { tokens: 4096 }, recompute: 4, fits: true })
   })
-  it("recomputes rather than have the GPU wait for short rows one by one", () => {
-    // Of rows of 256 tokens sixteen make 4096: they fit with two blocks kept; with all kept two rows would.
+  it("recomputes rather than running short rows one by one on an idle GPU", () => {
+    // Sixteen rows of 256 tokens make 4096: they fit with two blocks kept; with all kept two rows would fit.
     const room = 2.5 * 4096 * 1000
     expect(fitOnGpu(chosen, gpu(room), step({ longest: 256, rows: 64 }))).toMatchObject({ microBatch: { tokens: 4096 }, recompute: 8 })
-    // Where not even that fits, fewer rows.
+    // If not even that fits, fewer rows.
     expect(fitOnGpu(chosen, gpu(100_000), step({ longest: 256, rows: 64, fixed: 90_000 }))).toMatchObject({ recompute: 10, fits: true })
   })
-  it("says when nothing fits, with the least that there is", () => {
+  it("reports when nothing fits, with the minimum", () => {
     expect(fitOnGpu(chosen, gpu(1e6), step({ fixed: 2e6 }))).toMatchObject({ microBatch: { tokens: 4096 }, recompute: 10, fits: false })
   })
-  it("takes a micro-batch that is given as it is, and recomputes what that needs", () => {
+  it("uses a given micro-batch, and recomputes as needed", () => {
     const room = gpu(6.5 * 4096 * 1000)
     expect(fitOnGpu({ microBatch: 2, recompute: "auto" }, room, step())).toMatchObject({
       microBatch: { rows: 2 },
@@ -73,7 +73,7 @@ describe("a step on a GPU", () => {
     })
     expect(fitOnGpu({ microBatch: 0, recompute: "all" }, room, step())).toMatchObject({ recompute: 10, microBatch: { tokens: 16 * 4096 } })
   })
-  it("never plans more than tensors may take of the memory, and more of it never means a smaller step", () => {
+  it("never plans more than the usable memory, and more memory never means a smaller step", () => {
     let before = { tokens: 0, recompute: 99 }
     for (let memory = 16; memory <= 192; memory += 4) {
       const { fits, memory: taken, microBatch, recompute } = fitted({ model: { config: presets["1.1b"], scalarHead: false } }, memory * gib)
@@ -88,13 +88,13 @@ describe("a step on a GPU", () => {
 })
 
 describe("7B", () => {
-  it("trains with all weights at its own context on 139 GiB, one row at a time, and not on 79", () => {
+  it("trains with all weights at its own context on 139 GiB, one row at a time, but not on 79", () => {
     const fit = fitted({}, 139 * gib)
     expect(fit).toMatchObject({ microBatch: { tokens: 4096 }, fits: true })
     expect(fit.recompute).toBeLessThan(32)
     expect(fitted({}, 79 * gib).fits).toBe(false)
   })
-  it("trains by LoRA on 79 GiB with nothing recomputed", () => {
+  it("trains with LoRA on 79 GiB without recomputation", () => {
     const model = { config: presets["7b"], scalarHead: false, adapter: { rank: 16, targets: linearLayers } }
     expect(fitted({ model }, 79 * gib)).toMatchObject({ recompute: 0, fits: true })
   })
@@ -104,7 +104,7 @@ describe("7B", () => {
     expect(fitted({ spread: { ranks: 2, sharding: "none" } }, 79 * gib).fits).toBe(false)
     expect(fitted({ spread: { ranks: 4, sharding: "weights" } }, 47 * gib).fits).toBe(true)
   })
-  it("where it does not fit is told what would", () => {
+  it("gets a hint on what would fit if it does not", () => {
     const advice = trainingAdvice(steps(), 79 * gib)
     expect(advice).toMatch(/^These would fit: LoRA \(loraRank 16\) \(\d+ GiB\)\. Unchanged, training needs 2 such GPUs/)
     expect(trainingAdvice(steps(), 8 * gib)).toMatch(/^No smaller setting fits either: training needs \d+ such GPUs/)

@@ -1,4 +1,4 @@
-/** The loss on held-out rows and early stopping on it: which rows, what the loss is, when training ends and with which weights. */
+/** The loss on held-out rows and early stopping: which rows, the loss, when training ends and with which weights. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { constantSchedule } from "../../../engine/schedule.ts"
@@ -22,7 +22,7 @@ const split = (count: number, share: number, seed = 1) => Effect.runSync(splitHe
 
 describe("a patience without held-out rows", () => {
   it.each([sft, pretrain, helpfulnessRewardModel, safetyRewardModel, safetyClassifier].map(({ stage }) => [stage.name, stage] as const))(
-    "is refused by %s before anything runs: there would be nothing to stop on",
+    "is rejected by %s before anything runs: there would be nothing to stop on",
     async (_, { config }) => {
       const decoded = (fields: object) => Effect.runPromise(Effect.result(decodeConfig(config, fields, "The node")))
       expect(await decoded({ patience: 3 })).toMatchObject({
@@ -37,15 +37,15 @@ describe("a patience without held-out rows", () => {
   )
 })
 
-describe("the rows held out", () => {
-  it("are the share of them, drawn by the seed; every row is on one side, in order", () => {
+describe("the held-out rows", () => {
+  it("are the given share, drawn by the seed; every row is on one side, in order", () => {
     const { heldOut, training } = split(1000, 0.1)
     expect([heldOut.length, training.length]).toEqual([100, 900])
     expect([...heldOut, ...training].sort((a, b) => a - b)).toEqual(Array.from({ length: 1000 }, (_, i) => i))
     for (const rows of [heldOut, training]) expect([...rows]).toEqual([...rows].sort((a, b) => a - b))
     expect(split(1000, 0.1)).toEqual({ heldOut, training })
     expect(split(1000, 0.1, 2).heldOut).not.toEqual(heldOut)
-    // Of a uniform draw a tenth, 10 with deviation 3, is among the first hundred.
+    // In a uniform draw a tenth, 10 with deviation 3, is among the first hundred.
     expect(heldOut.filter((row) => row < 100).length).toBeGreaterThan(0)
     expect(heldOut.filter((row) => row < 100).length).toBeLessThan(25)
   })
@@ -69,7 +69,7 @@ const towards = (weight: Tensor, target: number, count = 1, size = 1): TrainingB
       return weight.sub(target).square().mul(copies).sum()
     })
 })
-/** Trains one weight from 0 towards 1, about 0.1 a step at first, with a loss on held-out data that is least at 0.35. */
+/** Trains one weight from 0 towards 1, initially about 0.1 per step, with a held-out loss that is minimal at 0.35. */
 const descend = async (steps: number, heldOut?: { readonly evaluateEvery: number; readonly patience: number; readonly parts?: number }) => {
   const weight = tensor([0], { dtype: "float64" }).requiresGrad()
   const told: Array<Progress> = []
@@ -118,7 +118,7 @@ describe("training with held-out rows", () => {
       heldOutLoss: expect.closeTo(losses[lowest]!, 12)
     })
   })
-  it("evaluates before the first step, every so many, and after the last; keeps the best of these", async () => {
+  it("evaluates before the first step, at intervals, and after the last; keeps the best of these", async () => {
     const { evaluations, result, weight, notes } = await descend(7, { evaluateEvery: 3, patience: 9 })
     expect(evaluations.map(({ step }) => step)).toEqual([0, 3, 6, 7])
     expect(result.kept).toEqual(evaluations[1])
@@ -126,24 +126,24 @@ describe("training with held-out rows", () => {
     expect(result.losses).toHaveLength(7)
     expect(notes).toEqual([])
   })
-  it("that ends where the loss is lowest keeps the last weights", async () => {
+  it("keeps the last weights if the loss is lowest there", async () => {
     const { result, weight } = await descend(3, { evaluateEvery: 1, patience: 1 })
     expect([result.kept!.step, weight]).toEqual([3, (await descend(3)).weight])
   })
-  it("without a patience reports the loss and changes nothing: never stops, and keeps the last weights", async () => {
+  it("without a patience reports the loss and changes nothing: it never stops, and keeps the last weights", async () => {
     const plain = await descend(12)
     const { result, weight, evaluations } = await descend(12, { evaluateEvery: 2, patience: 0 })
     expect([weight, result.losses]).toEqual([plain.weight, plain.result.losses])
     expect(evaluations.map(({ step }) => step)).toEqual([0, 2, 4, 6, 8, 10, 12])
     expect(result.kept).toEqual(evaluations.at(-1))
   })
-  it("measures the mean over all held-out rows however they are split into batches and parts", async () => {
+  it("measures the mean over all held-out rows, however they are split into batches and parts", async () => {
     const { evaluations } = await descend(5, { evaluateEvery: 1, patience: 0, parts: 1 })
     for (const parts of [2, 4, 6])
       (await descend(5, { evaluateEvery: 1, patience: 0, parts })).evaluations.forEach(({ loss }, i) =>
         expect(loss).toBeCloseTo(evaluations[i]!.loss, 12)
       )
-    // Of 7 rows alike: the loss of one.
+    // Of 7 equal rows: the loss of one.
     expect(evaluations[0]!.loss).toBeCloseTo(0.35 ** 2, 12)
   })
 })
@@ -157,7 +157,7 @@ describe("fine-tuning with held-out demonstrations", () => {
     ],
     loss: "answers"
   }))
-  // The same rate throughout, so that fewer steps are the first of more.
+  // A constant rate, so that fewer steps are a prefix of more.
   const usual = {
     learningRate: 0.03,
     finalLearningRate: 1,
@@ -174,14 +174,14 @@ describe("fine-tuning with held-out demonstrations", () => {
       { ...usual, ...config }
     )
 
-  it("stops where that no longer falls, and is the policy as it was where it was lowest", async () => {
+  it("stops when the loss no longer falls, and returns the policy where it was lowest", async () => {
     const stopped = await tune({ steps: 40, patience: 3 })
     const { keptStep, steps, heldOutLoss } = stopped.metrics as Readonly<Record<"keptStep" | "steps" | "heldOutLoss", number>>
     expect(keptStep).toBeGreaterThan(0)
     expect([steps, steps < 40]).toEqual([keptStep + 3, true])
     const shorter = await tune({ steps: keptStep })
     expect([shorter.digest, shorter.metrics.heldOutLoss]).toEqual([stopped.digest, heldOutLoss])
-    // Looked at every third step only, it is another.
+    // Evaluated only every third step, it is another.
     expect((await tune({ steps: 40, patience: 3, evaluateEvery: 3 })).metrics.steps! % 3).toBe(0)
   })
 })
@@ -245,7 +245,7 @@ describe("without learning, the held-out loss of", () => {
       return (await runStage(pretrain, inputs, { ...shape, ...others, ...config })).metrics
     }
   }
-  it.each(Object.keys(stages))("%s is the loss of the row that is held out, and training has the other", async (name) => {
+  it.each(Object.keys(stages))("%s is the loss of the held-out row, and the other row is trained on", async (name) => {
     const run = stages[name]!
     const alone = await Promise.all([one, two].map(async (row) => (await run([row], {})).firstLoss!))
     expect(Math.abs(alone[0]! - alone[1]!)).toBeGreaterThan(1e-3)

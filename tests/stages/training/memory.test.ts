@@ -1,4 +1,4 @@
-/** Training steps of random shapes leave memory as it was. */
+/** Training steps of random shapes leave memory unchanged. */
 import { describe, expect, it } from "vitest"
 import { deviceMemory } from "../../../engine/device.ts"
 import { accumulateGradients, clipGradientNorm } from "../../../engine/gradients.ts"

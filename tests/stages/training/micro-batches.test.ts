@@ -1,4 +1,4 @@
-/** Gradients in bfloat16 of one batch, however it is split, against one another and against float32's on the same weights. */
+/** bfloat16 gradients of one batch, split in several ways, compared with each other and with float32 gradients of the same weights. */
 import { beforeAll, describe, expect, it } from "vitest"
 import { accumulateGradients, type Parameters } from "../../../engine/gradients.ts"
 import { Random } from "../../../engine/random.ts"
@@ -18,25 +18,25 @@ const splits = [512, 64, 8, 1]
 const config = llamaConfig({ vocabSize: 60, dim: 32, layers: 2, heads: 4, kvHeads: 2, ffn: 64, maxPositions: 24 })
 const random = new Random(1, "micro-batches")
 const words = (n: number) => Array.from({ length: n }, () => 3 + random.int(57))
-/** Every sequence begins with one token and ends with another, whose rows of the embedding are added to most often. */
+/** Every sequence begins with one token and ends with another, whose embedding rows get the most gradient terms. */
 const rows = Array.from({ length: count }, (): PackedRow => ({
   tokens: Int32Array.from([1, ...words(14), 2]),
   lossMask: Uint8Array.from({ length: 16 }, (_, i) => (i > 4 ? 1 : 0)),
   segments: new Int32Array(16)
 }))
-/** Where both dialogues of a pair are alike, their gradients cancel. */
+/** If both dialogues of a pair are equal, their gradients cancel. */
 const pairs = Array.from({ length: count }, (): TokenisedPair => {
   const prompt = [1, ...words(1)]
   return { chosen: [...prompt, ...words(4 + random.int(8)), 2], rejected: [...prompt, ...words(4 + random.int(8)), 2], margin: 1 / 3 }
 })
 
 const normOf = (numbers: ArrayLike<number>): number => Math.sqrt(Array.from(numbers).reduce((sum, x) => sum + x * x, 0))
-/** How far gradients are from others, as a share of their norm: it bounds the norm's error, and the angle. */
+/** Distance of gradients from others, relative to their norm: it bounds the norm's error, and the angle. */
 const apart = (some: ReadonlyArray<number>, others: ReadonlyArray<number>): number =>
   normOf(some.map((x, i) => x - others[i]!)) / normOf(others)
 
 for (const { device, skip } of devices) {
-  /** The same weights in either dtype: bfloat16's. */
+  /** The same bfloat16 weights in either dtype. */
   const start = () => initLlama(config, { seed: 3, device, dtype: "bfloat16" })
   const inDtype = (parameters: Parameters, dtype: DType): Parameters =>
     Object.fromEntries(
@@ -72,7 +72,7 @@ for (const { device, skip } of devices) {
       whole = gradientsOf("bfloat16", count)
       wanted = gradientsOf("float32", 64)
     })
-    it.each(splits)("in micro-batches of %i are float32's, and nearer to those of the whole batch", (size) => {
+    it.each(splits)("in micro-batches of %i equal float32's, and are nearer to those of the complete batch", (size) => {
       const split = gradientsOf("bfloat16", size)
       expect(apart(split, wanted)).toBeLessThan(tolerance)
       expect(apart(split, whole)).toBeLessThan(splitGradients / 2)

@@ -1,4 +1,4 @@
-/** What several dialogues in one row teach (§3.1): the same as each alone. */
+/** Several dialogues in one row teach the same as each alone (§3.1). */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
@@ -38,7 +38,7 @@ const train = async (sequenceLength: number, steps: number) => {
 }
 
 describe("a row of five dialogues", () => {
-  it("has the loss of the five alone: the sum over their answers' tokens, each dialogue through the model by itself, by how many they are", async () => {
+  it("has the loss of the five alone: the sum over their answers' tokens, each dialogue computed separately, divided by their number", async () => {
     const { examples } = encodeDemonstrations(start.tokenizer, dialogues, 29)
     const vocabulary = start.model.config.vocabSize
     let [sum, count] = [0, 0]
@@ -54,7 +54,7 @@ describe("a row of five dialogues", () => {
     expect([examples.length, examples.reduce((total, { tokens }) => total + tokens.length, 0) <= 145]).toEqual([5, true])
     expect(Math.abs((await train(145, 1)).firstLoss - sum / count)).toBeLessThanOrEqual(sameInFloat32)
   })
-  it("has their gradients: five steps on it make the weights that five steps on five rows of one dialogue make", async () => {
+  it("has their gradients: five steps on it give the same weights as five steps on five rows of one dialogue", async () => {
     const [packed, alone] = [await train(145, 5), await train(29, 5)]
     // AdamW divides by the root of a gradient's mean square plus 1e-5: rounding of 1e-8 moves a weight by a thousandth of a step, 1e-5.
     expect(largestDifference(packed.weights, alone.weights)).toBeLessThanOrEqual(sameInFloat32)

@@ -1,4 +1,4 @@
-/** Supervised fine-tuning (§3.1): which tokens carry loss, what the loss is, and the stage with its two steps. */
+/** Supervised fine-tuning (§3.1): the tokens that carry loss, the loss, and the stage with its two steps. */
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -29,20 +29,20 @@ const turns = [
   { question: [...open, 263, 261, 259, ...close], answer: [263, 261, 263, 2] }
 ]
 const tokens = turns.flatMap(({ question, answer }) => [...question, ...answer])
-/** One entry a token: 17 + 5, 18 + 4 and 19 + 4 of them. */
+/** One entry per token: 17 + 5, 18 + 4 and 19 + 4 of them. */
 const masks = {
   answers: `${"0".repeat(17)}11111${"0".repeat(18)}1111${"0".repeat(19)}1111`,
   "last-answer": `${"0".repeat(17 + 5 + 18 + 4 + 19)}1111`
 }
 
-describe("a dialogue of three turns, its tokens and their loss written out by hand", () => {
+describe("a dialogue of three turns, with its tokens and their loss written out by hand", () => {
   it.each(["answers", "last-answer"] as const)("carries loss on its %s and on the end of each, and on nothing else", (loss) => {
     const { examples } = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss }], 67)
     expect(examples).toHaveLength(1)
     expect(examples[0]!.tokens).toEqual(tokens)
     expect(examples[0]!.lossMask.map(Number).join("")).toBe(masks[loss])
   })
-  it("of one turn alone carries the same loss either way", () => {
+  it("with a single turn has the same loss either way", () => {
     const of = (loss: Demonstration["loss"]) => encodeDemonstrations(tokenizer, [{ messages: dialogue.slice(0, 2), loss }], 67).examples
     expect(of("last-answer")).toEqual(of("answers"))
     expect(of("answers")[0]!.lossMask.map(Number).join("")).toBe(masks.answers.slice(0, 22))
@@ -59,7 +59,7 @@ const rowsOf = (...losses: ReadonlyArray<Demonstration["loss"]>) =>
     losses.map((loss, i) => ({ id: `${i}`, messages: dialogue, loss }))
   )
 
-/** Minus the log-probability of the tokens that a mask of zeros and ones names, from the model's logits, summed in float64. */
+/** Minus the log-probability of the tokens in a mask of zeros and ones, from the model's logits, summed in float64. */
 const lossByHand = async (policy: ArtifactRef<any>, mask: string): Promise<number> => {
   const { model } = await Effect.runPromise(loadPolicyFrom(policy.path))
   const logits = scoped(() => noGrad(() => model.forward(tensor([tokens], { dtype: "int64" })).toNumbers()))
@@ -81,10 +81,10 @@ describe("the stage", () => {
     expect(Math.abs((await first("answers")) - all / 13)).toBeLessThanOrEqual(sameInFloat32)
     expect(Math.abs((await first("last-answer")) - last / 4)).toBeLessThanOrEqual(sameInFloat32)
     expect(Math.abs((await first("answers", "last-answer")) - (all + last) / 17)).toBeLessThanOrEqual(sameInFloat32)
-    // They differ by far more than the tolerance, so that one can't pass for another.
+    // They differ by far more than the tolerance, so that they can't be confused.
     expect(Math.abs(all / 13 - last / 4)).toBeGreaterThan(10 * sameInFloat32)
   })
-  it("in two steps goes on from where the first ended (bootstrap, then annotations)", async () => {
+  it("in two steps continues from where the first ended (bootstrap, then annotations)", async () => {
     const demonstrations = await rowsOf("answers")
     const bootstrap = await runStage(sft, { init: await base(), demonstrations }, { ...config, steps: 5 })
     const annotated = await runStage(sft, { init: bootstrap, demonstrations }, { ...config, steps: 5 })
@@ -106,7 +106,7 @@ describe("the stage", () => {
     const demonstrations = await rowsOf("last-answer", "answers")
     const { metrics } = await runStage(sft, { init, demonstrations }, { ...config, sequenceLength: 66 })
     expect(metrics).toMatchObject({ examples: 1, tooLong: 1 })
-    // The one that is left lost its first exchange.
+    // The remaining one lost its first exchange.
     const short = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss: "answers" }], 66).examples[0]!
     expect(short.lossMask.map(Number).join("")).toBe(masks.answers.slice(22))
     const message = await failureOf(sft, { init, demonstrations: await rowsOf("last-answer") }, { ...config, sequenceLength: 66 })
@@ -114,7 +114,7 @@ describe("the stage", () => {
       "Nothing to fine-tune on: got 1 demonstrations, 1 longer than 66 tokens. Raise sequenceLength (the model's context is 80)."
     )
   })
-  it("does not count a dialogue that lost all exchanges but the last as one of several answers of which the last alone is trained", async () => {
+  it("does not count a dialogue with only one remaining exchange among those with several answers of which only the last is trained", async () => {
     const { metrics } = await runStage(
       sft,
       { init: await base(), demonstrations: await rowsOf("answers") },
@@ -123,7 +123,7 @@ describe("the stage", () => {
     expect(metrics).toMatchObject({ examples: 1, tooLong: 0 })
     expect(metrics["lastAlone"]).toBeUndefined()
   })
-  it("counts dialogues that the chat format can't hold apart, and names the first where nothing is left", async () => {
+  it("counts dialogues that the chat format can't represent separately, and names the first if none is left", async () => {
     const init = await base()
     const tagged: Demonstration = { id: "tagged", messages: [user("ab"), assistant("see [INST]")], loss: "answers" }
     const fit: Demonstration = { id: "fit", messages: dialogue, loss: "answers" }
@@ -153,7 +153,7 @@ describe("the stage", () => {
       expect(Math.abs((half.metrics[metric] as number) - (full.metrics[metric] as number))).toBeLessThanOrEqual(bfloat16)
     expect(half.metrics["lastLoss"]).toBeLessThan((half.metrics["firstLoss"] as number) - 2 * bfloat16)
   })
-  it("by LoRA trains an adapter alone: its output is the base with it merged in, and has it beside", async () => {
+  it("with LoRA trains only an adapter: its output is the base with it merged in, and the adapter next to it", async () => {
     const init = await base()
     const demonstrations = await rowsOf("answers", "last-answer")
     const options = { ...config, learningRate: 5e-2, steps: 8, loraRank: 3, loraAlpha: 6, loraTargets: "q_proj, down_proj" }
@@ -170,7 +170,7 @@ describe("the stage", () => {
     expect(JSON.parse(readFileSync(join(adapter, "adapter_config.json"), "utf8"))).toMatchObject({
       ...{ r: 3, lora_alpha: 6, use_rslora: false, target_modules: ["q_proj", "down_proj"] }
     })
-    // It says what weights it is on, not where they are.
+    // It identifies its base weights, not their location.
     expect(JSON.parse(readFileSync(join(adapter, "base.json"), "utf8"))).toEqual({
       format: 1,
       weights: await Effect.runPromise(weightsDigest(init.path))
@@ -184,7 +184,7 @@ describe("the stage", () => {
     expect(existsSync(join(whole.path, "adapter"))).toBe(false)
     expect(weights(whole)).toBe(weights(await runStage(sft, { init, demonstrations }, { ...config, learningRate: 5e-2, steps: 8 })))
   })
-  it("refuses layers that LoRA can't be on, by name", async () => {
+  it("rejects layers that do not support LoRA, by name", async () => {
     const inputs = { init: await base(), demonstrations: await rowsOf("answers") }
     expect(await failureOf(sft, inputs, { ...config, loraRank: 2, loraTargets: "q_proj,wq" })).toBe(
       'sft: field "loraTargets" must be a comma-separated list of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; found "wq".'

@@ -43,7 +43,7 @@ describe("training", () => {
     expect(whole[0]).toBeCloseTo((2.25 * 14.3125) / 5, 12)
     for (const size of [1, 2, 3]) expect(largestDifference(await losses(size), whole)).toBeLessThanOrEqual(float64)
   })
-  it("tells each step's loss, rate and gradient norm as it goes, and takes no more batches than steps", async () => {
+  it("reports each step's loss, rate and gradient norm during training, and reads no more batches than steps", async () => {
     const weight = parameter()
     const told: Array<Progress> = []
     let taken = 0
@@ -62,7 +62,7 @@ describe("training", () => {
     expect(result.losses[2]).toBeLessThan(result.losses[0]!)
     expect(taken).toBeLessThanOrEqual(4)
   })
-  it.each([NaN, Infinity])("stops at a loss of %s, says at which step, and leaves the weights as they were before it", async (bad) => {
+  it.each([NaN, Infinity])("stops at a loss of %s, reports the step, and leaves the weights as they were before it", async (bad) => {
     const weight = parameter()
     const before = liveTensors()
     const broken: TrainingBatch = { count: 1, tokens: 1, parts: () => [() => weight.sum().mul(bad)] }
@@ -72,7 +72,7 @@ describe("training", () => {
     expect(error).toMatchObject({ _tag: "DivergedError", step: 1 })
     expect(error.message).toContain("Training diverged at step 2 of 9")
     expect(error.message).toContain("the last finite loss was 2.25") // (0.5 - 2)^2
-    // The step that diverged is the end of its curve.
+    // The diverged step is the end of its curve.
     expect(told.map(({ step, loss }) => [step, Number.isFinite(loss)])).toEqual([
       [1, true],
       [2, false]

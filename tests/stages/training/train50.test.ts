@@ -1,5 +1,5 @@
 /**
- * Fifty steps of fine-tuning and of the reward model against plain PyTorch (tests/peers/train_reference.py), and twenty of fine-tuning by LoRA against PEFT
+ * Fifty steps of fine-tuning and of the reward model compared with plain PyTorch (tests/peers/train_reference.py), and twenty of fine-tuning with LoRA compared with PEFT
  * (tests/peers/lora_reference.py), step by step, from the same weights on the same batches.
  */
 import { readFileSync } from "node:fs"
@@ -51,7 +51,7 @@ const lora = JSON.parse(readFileSync(golden("lora-all-linear/sft20.json"), "utf8
 
 const load = (device: Device) => Effect.runPromise(loadLlama(golden("llama-gqa/model"), { device }))
 
-/** Of fine-tuning: rows in two parts a batch, where the references take each batch whole. */
+/** For fine-tuning: two parts per batch, where the references use the complete batch. */
 const sftBatches = (model: Llama, device: Device) =>
   packedBatches(
     () =>
@@ -88,7 +88,7 @@ for (const { device, skip } of devices) {
       expect(largestDifference(result.losses, sft.losses)).toBeLessThanOrEqual(fiftySteps)
     })
 
-    it("(twenty) of fine-tuning by LoRA have PEFT's losses, gradient norms and merged weights", async () => {
+    it("(twenty) of fine-tuning with LoRA have PEFT's losses, gradient norms and merged weights", async () => {
       const base = await load(device)
       const adapter = await Effect.runPromise(loadAdapter(golden("lora-all-linear/adapter"), base))
       const model = base.withAdapter(adapter)

@@ -1,4 +1,4 @@
-/** The stages that train hand every setting on: each, changed alone, makes other weights; what only splits the work makes the same but for rounding. */
+/** The training stages pass every setting on: each, changed alone, gives other weights; settings that only split the work give the same except for rounding. */
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -70,7 +70,7 @@ beforeAll(async () => {
 })
 
 const fast = { learningRate: 1e-3, finalLearningRate: 0.1, weightDecay: 0.1, maxNorm: 1 }
-// Clipping is felt under AdamW, since its epsilon is not divided by the same.
+// Clipping matters with AdamW, because its epsilon is not scaled accordingly.
 const optimiser: ReadonlyArray<Config> = [{ learningRate: 2e-3 }, { finalLearningRate: 0.5 }, { weightDecay: 0.9 }, { maxNorm: 1e-4 }]
 const reward = { ...fast, epochs: 3, batchPairs: 2, warmupFraction: 0.1, warmupMinimum: 1 }
 const rewardSettings: ReadonlyArray<Config> = [
@@ -123,10 +123,10 @@ describe.each([
     usual = await run()
   })
 
-  it.each(settings)("becomes another with %j", async (changed) => {
+  it.each(settings)("changes with %j", async (changed) => {
     expect(weights((await run(changed)).path)).not.toBe(weights(usual.path))
   })
-  it("is bitwise the same a second time, another under another seed", async () => {
+  it("is bitwise the same a second time, and differs with another seed", async () => {
     expect((await run()).digest).toBe(usual.digest)
     expect((await runStage(stage, given[inputs], base, 2)).digest).not.toBe(usual.digest)
   })
@@ -139,14 +139,14 @@ describe.each([
 
 describe("pretraining", () => {
   const config = { ...fast, ...model, learningRate: 0.01, steps: 80, batchSize: 8, warmupSteps: 2 }
-  it("learns from chance, log V, what follows what, and makes a policy of the shape that was asked for", async () => {
+  it("learns from chance, log V, what follows what, and makes a policy of the requested shape", async () => {
     const { metrics, path } = await runStage(pretrain, given.pretrain, { ...config, kvHeads: 1 })
     expect(Math.abs(metrics["firstLoss"]! - Math.log(tokenizer.vocabSize))).toBeLessThan(0.1)
     expect(metrics["lastLoss"]!).toBeLessThan(1)
     const { model: made } = await Effect.runPromise(loadPolicyFrom(path, {}))
     expect(made.config).toMatchObject({ dim: 16, layers: 2, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 32, vocabSize: 264 })
   })
-  it("of texts that do not fill a row says so", async () => {
+  it("reports texts that do not fill a row", async () => {
     const short = { ...given.pretrain, texts: await rowsArtifact(Texts, [{ text: "ab" }]) }
     expect(await failureOf(pretrain, short, config)).toContain("1 texts that do not fill one sequence of 17 tokens")
     expect(await failureOf(pretrain, { ...given.pretrain, texts: await rowsArtifact(Texts, []) }, config)).toContain("0 texts")

@@ -1,4 +1,4 @@
-/** Whether an answer is the sum that was asked for. */
+/** Whether an answer is the requested sum. */
 interface Message {
   readonly role: string
   readonly content: string
