@@ -238,7 +238,7 @@ describe("scopes", () => {
   })
 
   it("reject asynchronous bodies", () => {
-    expect(() => scoped(async () => 1)).toThrow(/returns at once/)
+    expect(() => scoped(async () => 1)).toThrow(/needs a synchronous function/)
   })
 })
 

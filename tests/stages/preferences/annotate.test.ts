@@ -83,7 +83,7 @@ describe("people, with a file,", () => {
       }))
     )
   })
-  it("that are half through are told how many and which are missing, and those are written", async () => {
+  it("that are half done get the number of missing pairs, which are written", async () => {
     expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they were written to/)
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
   })

@@ -107,7 +107,7 @@ describe("a scorer that gives no number reports it", () => {
     ["text", '"1". Return a number in that range for each answer, for example 1 for correct and 0 for wrong.'],
     ["large", "100. Return a number in that range for each answer, for example 1 for correct and 0 for wrong."],
     ["nothing", "undefined. Return a number in that range for each answer, for example 1 for correct and 0 for wrong."]
-  ])("when it does this: %s", async (text, found) => {
+  ])("if it does this: %s", async (text, found) => {
     expect(await failure(text)).toBe(`${doing(2)} ${found}`)
   })
   it("if it never ends", async () => {
