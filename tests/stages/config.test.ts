@@ -1,4 +1,4 @@
-/** Every hyperparameter that a stage declares is read: a field that changes nothing would change cache keys and deceive who sets it. */
+/** Every hyperparameter that a stage declares is read: a field without effect would change cache keys and mislead users. */
 import { readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import type { AnyStage } from "../../runtime/define/stage.ts"
@@ -6,8 +6,8 @@ import type { AnyStage } from "../../runtime/define/stage.ts"
 const folder = new URL("../../stages/", import.meta.url)
 
 /**
- * Fields that a source never reads: as `config.field`, by taking `config` apart, or, where `config` as a whole goes to a function of another
- * parameter name, as `options.field`, or by a function of a file that it imports, which takes its parameter, or its `settings`, apart or reads `settings.field`.
+ * Fields that a source never reads: as `config.field`, by destructuring `config`, or, if `config` is passed to a function with another
+ * parameter name, as `options.field`, or by a function of an imported file that destructures its parameter, or its `settings`, or reads `settings.field`.
  */
 const unread = (fields: ReadonlyArray<string>, source: string, imported = ""): Array<string> => {
   const apart = [...source.matchAll(/\{([^{}]*)\} = config\b/g)].flatMap(([, names]) =>
@@ -27,12 +27,12 @@ const unread = (fields: ReadonlyArray<string>, source: string, imported = ""): A
 
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
 
-/** Estimates of costs, which read fields too: `export const sftCost = costOf(...)`. */
+/** Cost estimates, which read fields too: `export const sftCost = costOf(...)`. */
 const estimates = /^export const \w+ = costOf\((?:.*\)|[^]*?^\}\))$/gm
 
 /**
- * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file but for estimates; where a function
- * of another file makes its definition, that file; where the config has a file of its own, its room, and the files that it imports from the room whose fields it takes over.
+ * The sources in which a stage's fields may be read: only the stage if its config is defined within it, otherwise its complete file except estimates; if a function
+ * of another file makes its definition, that file; if the config has a separate file, its folder, and the files imported from the folder whose fields it reuses.
  */
 const sourceOf = (file: string, stage: string): string => {
   const source = readFileSync(new URL(file, folder), "utf8").replace(estimates, "")
@@ -47,13 +47,13 @@ const sourceOf = (file: string, stage: string): string => {
   return start >= 0 && own.includes("config: Schema.Struct(") ? own : source
 }
 
-/** A stage's file, or where its config has one of its own all files of the room but that and the estimates. */
+/** A stage's file, or if its config has a separate file, all files of the folder except that and the estimates. */
 const roomOf = (file: string): ReadonlyArray<string> =>
   readFileSync(new URL(file, folder), "utf8").includes('from "./config.ts"')
     ? files.filter((name) => name.startsWith(`${file.split("/")[0]!}/`) && !/\/(config|cost)\.ts$/.test(name))
     : [file]
 
-/** What a room imports from that whose config its own takes fields of. */
+/** The files that a folder imports from the folder whose config fields it reuses. */
 const lentTo = (file: string): ReadonlyArray<string> => {
   const config = new URL("config.ts", new URL(file, folder))
   const from = /from "\.\.\/(\w+)\/config\.ts"/.exec(readFileSync(config, "utf8"))?.[1]
@@ -65,7 +65,7 @@ const lentTo = (file: string): ReadonlyArray<string> => {
       })
 }
 
-/** The files of stages that a stage's file, or its room, imports. */
+/** The files of stages that a stage's file, or its folder, imports. */
 const importedBy = (file: string): string =>
   importsOf(file)
     .map((url) => readFileSync(url, "utf8"))
@@ -93,12 +93,12 @@ describe("hyperparameters", () => {
   it.each(stages.flat())("of $name are all read", ({ file, name, fields }) => {
     expect(unread(fields, sourceOf(file, name), importedBy(file))).toEqual([])
   })
-  it("of every room of stages are looked at", () => {
+  it("of every folder of stages are checked", () => {
     const rooms = new Set(files.map((file) => file.split("/")[0]!))
     expect([...rooms].filter((room) => !stages.flat().some(({ file }) => file.startsWith(`${room}/`)))).toEqual(["common"])
     expect(stages.flat().flatMap(({ fields }) => fields).length).toBeGreaterThan(50)
   })
-  it("that nobody reads are found", () => {
+  it("that nobody reads are detected", () => {
     const source = "({ config }) => { const { a, b: other } = config; use(config.c, fieldd, config.dd); f(config); options.e }"
     expect(unread(["a", "b", "c", "d", "e", "f"], source)).toEqual(["d", "f"])
     expect(unread(["e"], "options.e")).toEqual(["e"])

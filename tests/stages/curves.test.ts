@@ -1,4 +1,4 @@
-/** What the stages that train report at every step: the rows of their curves (runtime/run/curve.ts). */
+/** The numbers that training stages report at every step: the rows of their curves (runtime/run/curve.ts). */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import type { Progress } from "../../runtime/define/stage.ts"
@@ -28,7 +28,7 @@ describe("every step of", () => {
     }
   )
 
-  it("PPO has its reward, KL, losses, norms and rates, and each evaluation the held-out reward", async () => {
+  it("PPO has its reward, KL, losses, norms and rates, and the held-out reward at each evaluation", async () => {
     const { told, metrics } = await rowsOf("ppo with held-out prompts")
     const iterations = told.filter(({ reward }) => reward !== undefined)
     expect(iterations.map(({ step }) => step)).toEqual(Array.from({ length: metrics.iterations! }, (_, i) => i + 1))

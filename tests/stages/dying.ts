@@ -1,4 +1,4 @@
-/** Stages that die in this process, at a moment that is told, and live again on the checkpoints they left. */
+/** Stages that die in this process, at a given moment, and are run again with the checkpoints they left. */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -21,18 +21,18 @@ export const newFolder = (): string => {
   return path
 }
 
-/** What a killed process leaves nothing of. */
+/** State that a killed process loses. */
 class Killed extends Error {}
 
 export interface Death {
-  /** With so many checkpoints written in this life. */
+  /** The number of checkpoints written in this run. */
   readonly after: number
-  /** Just after the last of them, while the next is being written, or on telling of the step before that. */
+  /** Just after the last of them, while the next is being written, or when the step before that is reported. */
   readonly when: "written" | "writing" | "telling"
 }
 export const ways = ["written", "writing", "telling"] as const
 
-/** A life of the stage: until its death, or to its end. A checkpoint is due after every step. */
+/** One run of the stage: until its death, or to its end. A checkpoint is due after every step. */
 export const live = async ({ stage, inputs, config }: Resumable, folder: string, death?: Death) => {
   const notes: Array<string> = []
   let saves = 0
@@ -47,11 +47,11 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
     due: inner.due,
     save: (step, write) =>
       Effect.gen(function* () {
-        // A dead process has no last words.
+        // A dead process does not report anything.
         if (dead) return
         const last = saves === death?.after
         yield* inner.save(step, last && death?.when === "writing" ? (fresh, hold) => Effect.andThen(write(fresh, hold), die) : write)
-        // What is still being written when a process dies is another matter: runtime/store/resume-points.test.ts.
+        // Writes in progress when a process dies are tested elsewhere: runtime/store/resume-points.test.ts.
         yield* inner.settled
         saves++
         if (saves === death?.after && death.when === "written") yield* die
@@ -62,7 +62,7 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
       checkpoints,
       progress: ({ note }) =>
         Effect.suspend(() => {
-          // That it ends early is no note on resuming.
+          // Its early end is not a note about resuming.
           if (note !== undefined && !note.startsWith("stops after")) notes.push(note)
           return note === undefined && death?.when === "telling" && saves === death.after ? die : Effect.void
         })
@@ -73,11 +73,11 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
   return { output: undefined, saves, notes }
 }
 
-/** All but what is measured by a clock. */
+/** Everything that is not measured by a clock. */
 const comparable = ({ digest, metrics }: { readonly digest: string; readonly metrics: Readonly<Record<string, number>> }) => ({
   digest,
   metrics: Object.fromEntries(Object.entries(metrics).filter(([name]) => !name.endsWith("Seconds")))
 })
 
-/** What the stage gives without a checkpoint and undisturbed. */
+/** The stage's result without checkpoints and undisturbed. */
 export const undisturbed = async ({ stage, inputs, config }: Resumable) => comparable(await runStage(stage, inputs, config))

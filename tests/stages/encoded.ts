@@ -1,4 +1,4 @@
-/** Dialogues as examples, and examples as rows, all at once: what the stages do batch by batch. */
+/** Dialogues as examples, and examples as rows, all at once: the stages do this batch by batch. */
 import { tmpdir } from "node:os"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Demonstration } from "../../schemas/rows.ts"

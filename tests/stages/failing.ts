@@ -1,4 +1,4 @@
-/** A stage that fails in each way that a stage can, and tells a folder of every attempt: in a child, in the run's process, and over shards. */
+/** A stage that fails in every way that a stage can, and records every attempt in a folder: in a child, in the run's process, and over shards. */
 import { appendFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -40,7 +40,7 @@ const thrown = (cause: unknown): Failure =>
 const failed = (cause: unknown): Failure => Effect.fail(cause as { readonly message: string })
 const systemError = (code: string) => Object.assign(new Error(`${code}: from the system`), { code })
 
-/** What fails the same way each time. */
+/** Deterministic failures. */
 export const final: Readonly<Record<string, () => Failure>> = {
   AnnotationError: () => failed(new AnnotationError({ message })),
   ArtifactError: () => failed(ArtifactError.of(explanation)),
@@ -68,7 +68,7 @@ export const final: Readonly<Record<string, () => Failure>> = {
   "no such file": () => thrown(systemError("ENOENT"))
 }
 
-/** What may pass. */
+/** Failures that may be transient. */
 export const passing: Readonly<Record<string, () => Failure>> = {
   "AnnotationError that may pass": () => failed(new AnnotationError({ message, isRetryable: true })),
   "ArtifactError that may pass": () => failed(ArtifactError.of({ ...explanation, isRetryable: true })),

@@ -1,4 +1,4 @@
-/** Every error that a stage can fail with says whether trying again may help, and the scheduler goes by that, in whatever process the stage ran. */
+/** Every error of a stage says whether a retry may help, and the scheduler uses that, in whatever process the stage ran. */
 import { mkdirSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -20,7 +20,7 @@ const sources = ["data", "engine", "models", "schemas", "stages"].flatMap((layer
     .map((file) => `${layer}/${file}`)
 )
 
-/** The tagged error classes of a text that is formatted: each from its heading to the end of its body. */
+/** The tagged error classes in formatted source text: each from its heading to the end of its body. */
 const errorClasses = (text: string): ReadonlyArray<{ readonly name: string; readonly declaration: string }> => {
   const lines = text.split("\n")
   return lines.flatMap((line, from) => {
@@ -34,12 +34,12 @@ const errorClasses = (text: string): ReadonlyArray<{ readonly name: string; read
 const saysSo = (declaration: string) => /\bisRetryable\b|extends ExplainedError</.test(declaration)
 
 describe("a tagged error class", () => {
-  it("of stages, models, data, schemas or engine says whether trying again may help", () => {
+  it("of stages, models, data, schemas or engine says whether a retry may help", () => {
     const all = sources.flatMap((file) =>
       errorClasses(readFileSync(join(root, file), "utf8")).map(({ name, declaration }) => ({ name, file, says: saysSo(declaration) }))
     )
     expect(all.filter(({ says }) => !says)).toEqual([])
-    // All are found: those that a stage can be made to fail with by hand are among them.
+    // All are found: those with which a stage can be made to fail by hand are among them.
     const names = new Set(all.map(({ name }) => name))
     const made = [...Object.keys(final), ...Object.keys(passing)]
       .map((kind) => kind.split(" ")[0]!)
@@ -48,7 +48,7 @@ describe("a tagged error class", () => {
     expect(names.size).toBeGreaterThan(20)
   })
 
-  it("that says nothing is found out, however it is written", () => {
+  it("without that is detected, however it is written", () => {
     const silent = [
       `class A extends Schema.TaggedError<A>()("A", { message: Schema.String }) {}\n`,
       `export class A extends Schema.TaggedError<A>()("A", {\n  message: Schema.String\n}) {}\n`,
@@ -102,18 +102,18 @@ describe("a stage with two retries", { timeout: 300_000 }, () => {
       expect(attempts(where, kind)).toHaveLength(3)
       expect(errorOf(where, kind)).not.toMatch(/object Object/)
     })
-    it("runs where it is said to", () => {
+    it("runs in the requested process", () => {
       const isHere = attempts(where, "an object").includes(String(process.pid))
       expect(isHere).toBe(where === "in the run's process")
     })
   })
 
-  it("that ends its process is run three times, and takes nothing else down", () => {
+  it("that exits its process is run three times, and affects nothing else", () => {
     expect(attempts("in a child", "a process that ends")).toHaveLength(3)
     expect(errorOf("in a child", "a process that ends")).toMatch(/exited with code 9/)
   })
 
-  it("says what it failed with: an error without a message what it holds, a promise what to write instead", () => {
+  it("describes its failure: for an error without a message its contents, for a promise what to write instead", () => {
     expect(errorOf("in a child", "an object")).toBe("{ code: 3 }")
     expect(errorOf("over shards", "an object")).toBe('Shard 1 of 1 (rows 1 to 1 of "texts"): { code: 3 }')
     expect(errorOf("in the run's process", "no Effect")).toMatch(

@@ -1,4 +1,4 @@
-/** A stage of several ranks, one of which does not do as the others. */
+/** A stage with several ranks, one of which misbehaves. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
@@ -24,7 +24,7 @@ export const misbehaving = Stage.make("misbehaving", {
       if (config.how === "fails") return yield* new Refused({ message: "not with me" })
       if (config.how === "dies") process.kill(process.pid, "SIGKILL")
       if (config.how === "leaves") process.exit(3)
-      // In one turn: nothing of the process is heard but its threads.
+      // In one turn of the event loop: only the process's threads still run.
       if (config.how === "hangs") for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000)
       if (config.how === "stops") process.kill(process.pid, "SIGSTOP")
     }

@@ -1,4 +1,4 @@
-/** The recipe's stages on models of other families, in their own chat templates: what is trained is what is sampled, and stages end a sequence at the same token. */
+/** The recipe's stages with models of other families, in their own chat templates: training and sampling use the same tokens, and stages end a sequence at the same token. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -62,7 +62,7 @@ describe.each<[string, string, string, Family, Partial<LlamaConfig>]>([
   ["Qwen 2.5", "qwen2", templates["qwen2.5"], "qwen2", { tiedEmbeddings: true }],
   ["Qwen 3", "qwen2", templates.qwen3, "qwen3", { headDim: 16 }]
 ])("%s", async (_, kind, template, family, more) => {
-  it("gives the answers that it was tuned on, ended by its template's stop token; reward models and PPO take it", async () => {
+  it("gives the answers on which it was tuned, ended by its template's stop token; reward models and PPO accept it", async () => {
     const init = await policyOf(kind, template, family, more)
     const given = {
       demonstrations: await rowsArtifact(Demonstrations, demonstrations),
@@ -82,7 +82,7 @@ describe.each<[string, string, string, Family, Partial<LlamaConfig>]>([
     expect(completions.map(({ finished, text }) => [text, finished])).toEqual(answers.map((text) => [said(text), true]))
     for (const { tokens } of completions) expect(formatOf(tokenizer).stopIds).toContain(tokens.at(-1))
 
-    // What was sampled is read again as it was written: a pair's response is the tokens that the policy gave.
+    // Sampled answers are encoded as they were written: a pair's response is the policy's tokens.
     const pair = tokenisePair(tokenizer, { ...pairs[0]!, chosen: completions[0]!.text }, "none", 256)!
     expect(pair.chosen.slice(-completions[0]!.tokens.length)).toEqual(completions[0]!.tokens)
 
@@ -94,15 +94,15 @@ describe.each<[string, string, string, Family, Partial<LlamaConfig>]>([
   })
 })
 
-describe("a template that writes earlier answers otherwise once more follows", () => {
-  it("trains last answers alone, and says of how many dialogues", async () => {
+describe("a template that writes earlier answers differently once more turns follow", () => {
+  it("trains only last answers, and reports the number of dialogues", async () => {
     const init = await policyOf("qwen2", ownQwen3, "qwen3", { headDim: 16 })
     const two: Demonstration = { id: "two", messages: [...demonstrations[0]!.messages, ...demonstrations[1]!.messages], loss: "answers" }
     const rows = await rowsArtifact(Demonstrations, [...demonstrations, two])
     const tuned = await runStage(sft, { init, demonstrations: rows }, { steps: 1, batchSize: 1, sequenceLength: 256 })
     expect(tuned.metrics["lastAlone"]).toBe(1)
   })
-  it("holds dialogues all the same", async () => {
+  it("still represents dialogues", async () => {
     expect(chatFault(await tokenizerOf("qwen2", ownQwen3), [user("a"), assistant("b"), user("c")])).toBeUndefined()
   })
 })

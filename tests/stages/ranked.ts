@@ -1,4 +1,4 @@
-/** Stages run as several ranks, in processes of their own, as a run starts them. */
+/** Stages run as several ranks, in separate processes, as a run starts them. */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -37,13 +37,13 @@ export interface How {
   readonly seconds?: number
   readonly device?: "cpu" | "cuda"
   readonly checkpoints?: string
-  /** Seconds between checkpoints; after every step unless given. */
+  /** Seconds between checkpoints; by default after every step. */
   readonly every?: number
   readonly config?: Record<string, unknown>
   readonly onProgress?: (progress: Progress) => void
 }
 
-/** A running stage: an effect, and the folder that it writes into. */
+/** A running stage: an effect, and its output folder. */
 export const running = ({ config, inputs, stage }: Resumable, how: How = {}) => {
   const { checkpoints, device = "cpu", ranks, seconds = 60, sharding = "weights" } = how
   const output = newFolder()
@@ -76,7 +76,7 @@ const nameOf = (name: string): string => name.replaceAll(/-./g, (two) => two[1]!
 
 export interface Ran extends Pick<Outcome, "metrics"> {
   readonly output: string
-  /** What it told of each step, without what a clock or a memory says. */
+  /** Its reports of each step, without clock and memory values. */
   readonly curve: ReadonlyArray<Readonly<Record<string, number>>>
   readonly notes: ReadonlyArray<string>
 }
@@ -95,7 +95,7 @@ const curveOf = (told: ReadonlyArray<Progress>) =>
     .map((report) => withoutTimes(Object.fromEntries(Object.entries(report).filter(([, value]) => typeof value === "number"))))
     .filter((report) => "loss" in report || "heldOutLoss" in report || "heldOutReward" in report) as Ran["curve"]
 
-/** The weights that a stage put out, by name. */
+/** The weights in a stage's output, by name. */
 export const weightsIn = (folder: string): Promise<Readonly<Record<string, ReadonlyArray<number>>>> =>
   Effect.runPromise(
     Effect.acquireUseRelease(
@@ -113,7 +113,7 @@ export const weightsIn = (folder: string): Promise<Readonly<Record<string, Reado
     )
   )
 
-/** The largest difference of two lists of numbers by name. */
+/** The largest difference between two lists of numbers by name. */
 export const apart = (
   a: Readonly<Record<string, ReadonlyArray<number> | number>>,
   b: Readonly<Record<string, ReadonlyArray<number> | number>>

@@ -1,6 +1,4 @@
-/**
- * Training stages on two and four ranks (Gloo, real processes) beside one process; ranks that fail, die or hang; and what is gone on from then. On two GPUs the same over NCCL.
- */
+/** Training stages on two and four ranks (Gloo, real processes) compared with one process; ranks that fail, die or hang; and resuming after that. On two GPUs the same with NCCL. */
 import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -20,13 +18,13 @@ beforeAll(() => void buildRanks(), 300_000)
 const cases = await resumables()
 const named = (name: string): Resumable => cases.find((one) => one.name === name)!
 
-/** How far they are apart, of all that they tell of their steps and in the end. */
+/** The largest difference of all reported numbers and of the results. */
 const farthest = (many: Ran, alone: Ran): number =>
   many.curve.length === alone.curve.length && alone.curve.length > 1
     ? Math.max(...many.curve.map((row, i) => apart(alone.curve[i]!, row)), apart(alone.metrics, many.metrics))
     : NaN
 
-// A libtorch with CUDA comes without Gloo's headers.
+// A libtorch with CUDA does not include Gloo's headers.
 const noGloo = backendOf() !== "gloo"
 const devices = [
   { device: "cpu" as const, sizes: [2, 4], skip: noGloo },
@@ -35,14 +33,14 @@ const devices = [
 for (const { device, sizes, skip } of devices)
   describe.skipIf(skip)(`on ${device}`, () => {
     it.each(["sft", "safety-reward-model", "dpo", "ppo with held-out prompts"])(
-      "%s trains to one process's losses, whatever is spread over how many ranks",
+      "%s trains to one process's losses, for any sharding and number of ranks",
       { timeout: 120_000 },
       async (name) => {
         const one = named(name)
         const alone = await run(one, { device })
         const weights = await weightsIn(alone.output)
         const whole = await run(one, { device, ranks: 2, sharding: "none" })
-        // Two gradients have one sum: on the CPU, where a row's numbers depend on no other, the bits are the same.
+        // The sum of two gradients does not depend on their order: on the CPU, where a row's numbers do not depend on other rows, the bits are the same.
         const [bits, moved] = device === "cpu" ? [0, 0] : [tolerance, tolerance]
         expect(farthest(whole, alone)).toBeLessThanOrEqual(bits)
         expect(apart(await weightsIn(whole.output), weights)).toBeLessThanOrEqual(moved)
@@ -62,12 +60,12 @@ describe.skipIf(noGloo)("on the CPU", () => {
       ["grpo by LoRA", { ranks: 2 }],
       ["helpfulness-reward-model with held-out pairs", { ranks: 3, config: { precision: "float32" } }]
     )
-  ])("%s does so too, spread as %o", { timeout: 120_000 }, async (name, how) => {
+  ])("%s does so too, sharded as %o", { timeout: 120_000 }, async (name, how) => {
     const { config = {} } = how
     expect(farthest(await run(named(name), how), await run(named(name), { config }))).toBeLessThanOrEqual(tolerance)
   })
 
-  it("one rank of a group computes the bits of one without", async () => {
+  it("one rank of a group computes the same bits as a process without one", async () => {
     const one = named("sft")
     const [alone, single] = [await run(one), await run(one, { ranks: 1 })]
     expect(single.curve).toEqual(alone.curve)
@@ -145,7 +143,7 @@ describe.skipIf(noGloo)("a rank that is killed", () => {
     ["sft", 3],
     ["ppo with held-out prompts", 2]
   ] as const)(
-    "ends the others with a message that names it; what they saved goes on to the same result: %s",
+    "stops the others with a message that names it; the saved state resumes to the same result: %s",
     { timeout: 120_000 },
     async (name, step) => {
       const one = named(name)
@@ -173,15 +171,15 @@ describe.skipIf(noGloo)("a rank that is killed", () => {
 })
 
 describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
-  it("saves, and ends all ranks; what two left, one goes on from, and four, and the other way round", { timeout: 180_000 }, async () => {
+  it("saves, and stops all ranks; state saved by two ranks can be resumed by one, and by four, and vice versa", { timeout: 180_000 }, async () => {
     const one = named("helpfulness-reward-model with held-out pairs")
-    // So many steps that none has ended by the time that it hears of being stopped.
+    // So many steps that no rank has finished when it receives the signal.
     const config = { precision: "float32", learningRate: 1e-3, epochs: 20, patience: 0 }
     const alone = await run(one, { config })
     const stop = async (ranks: number | undefined, folder: string, step: number) => {
       let reached = () => {}
       const there = new Promise<void>((resolve) => (reached = resolve))
-      // Due only when it is asked to stop.
+      // Due only when it is told to stop.
       const { work } = running(one, {
         ...(ranks === undefined ? {} : { ranks }),
         checkpoints: folder,
@@ -211,7 +209,7 @@ describe.skipIf(noGloo)("a rank that misbehaves", () => {
   const stage: Resumable = { name: "misbehaving", stage: misbehaving, inputs: {}, config: {} }
   const ends = (how: string, which: number, seconds = 60) => failure(stage, { ranks: 2, seconds, config: { how, which } })
 
-  it("would have let all end well", async () => {
+  it("would otherwise let all ranks succeed", async () => {
     const ref = await run(stage, { ranks: 2 })
     expect(await Effect.runPromise(readRows({ path: ref.output, type: Texts.name, digest: "", contentDigest: "" }, Texts))).toEqual([
       { text: "3 20" }
@@ -227,7 +225,7 @@ describe.skipIf(noGloo)("a rank that misbehaves", () => {
       "Crash",
       /^Rank 1 of 2: The process of stage misbehaving ended with code 3\. Its last words:\nthis is rank 1$/
     ])
-  ])("and %s ends all with its own error", async (how, which, reason, message) => {
+  ])("and %s stops all with its own error", async (how, which, reason, message) => {
     const error = await ends(how, which)
     expect(error.reason).toBe(reason)
     expect(error.message).toMatch(message)
@@ -249,7 +247,7 @@ describe.skipIf(noGloo)("a rank that misbehaves", () => {
       1,
       /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 .* in its last report: its process is stopped or has exited/
     ])
-  ])("and %s (rank %i) is told of by the others when their time is over", { timeout: 60_000 }, async (how, which, message) => {
+  ])("and %s (rank %i) is reported by the others after their timeout", { timeout: 60_000 }, async (how, which, message) => {
     expect((await ends(how, which, 1)).message).toMatch(message)
   })
 })

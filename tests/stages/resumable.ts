@@ -1,4 +1,4 @@
-/** Every stage that computes with tensors, on small inputs, with several steps each: what tests of resuming run. */
+/** Every stage that computes with tensors, on small inputs, with several steps each, for tests of resuming. */
 import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
@@ -93,7 +93,7 @@ const dialogues = [0, 1].map((i): GhostDialogue => ({
   questions: ["a", "b"],
   mustContain: ["b"]
 }))
-/** Those of the small world, whose instruction its oracle knows. */
+/** Prompts of the small world, whose instruction its oracle knows. */
 const worldDialogues = dialogues.map(({ id }, i): GhostDialogue => ({
   id,
   instruction: "Start each answer with Yo.",
@@ -102,7 +102,7 @@ const worldDialogues = dialogues.map(({ id }, i): GhostDialogue => ({
   mustContain: []
 }))
 
-/** A scalar model whose scores differ clearly. */
+/** A scalar model with clearly different scores. */
 const scalarModel = (seed: number) => {
   const backbone = initLlama(
     llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
@@ -113,12 +113,12 @@ const scalarModel = (seed: number) => {
   return model
 }
 
-/** Short, so that it fits the small context. */
+/** Short, so that it fits in the small context. */
 const task = { prompt: "P?", response: "R?", listed: false }
 
 export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
   const [policy, second] = [await talkingPolicy(1), await talkingPolicy(2)]
-  // It has learnt to end its answers: dialogues go on.
+  // It has learnt to end its answers, so dialogues continue.
   const answering = await talkingPolicy(6, [
     [
       { role: "user", content: "bab a" },
@@ -213,7 +213,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [generalRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
     [safetyClassifier, { init: policy, examples }, classifierConfig],
     [safetyClassifier, { init: policy, examples }, { ...classifierConfig, loraRank: 2 }, "safety-classifier by LoRA"],
-    // So fast that the loss on what is held out rises: it stops early, with weights from before.
+    // A rate at which the held-out loss rises: it stops early, with earlier weights.
     [
       sft,
       { init: policy, demonstrations: given.demonstrations },
@@ -234,7 +234,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     ],
     [ppo, rewards, updates],
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, patience: 9 }, "ppo with held-out prompts"],
-    // So fast that the policy gets worse: it stops early, with one from before.
+    // A rate at which the policy gets worse: it stops early, with an earlier one.
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, evaluateEvery: 1, iterations: 9, patience: 2 }, "ppo that stops early"],
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, precision: "bfloat16" }, "ppo in bfloat16"],
     [
@@ -258,7 +258,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2 }],
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2, precision: "bfloat16", topK: 20 }, "sample in bfloat16"],
     [sampleAtTemperature, { policy, prompts: given.prompts, sweep: given.sweep }, { ...sampling, k: 2 }],
-    // Hardly any temperature: some pairs are alike and drawn again.
+    // Almost zero temperature: some pairs are equal and sampled again.
     [collectPairs, { first: policy, second, prompts: given.prompts }, { ...sampling, temperatureFirst: 0.5 }],
     [ghostSample, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
     [evaluateGhostAttention, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],

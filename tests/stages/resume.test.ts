@@ -1,4 +1,4 @@
-/** Stages that are killed at any step and run again end with the very bytes of one that was not. Deaths here are in process; tests/resume.test.ts has real ones. */
+/** Stages that are killed at any step and run again give the same bytes as undisturbed ones. Deaths here are within the process; tests/resume.test.ts has real ones. */
 import { cpSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
@@ -8,7 +8,7 @@ import { resumables } from "./resumable.ts"
 const cases = await resumables()
 
 describe("resuming", () => {
-  it("is tested of every stage that computes with tensors", async () => {
+  it("is tested for every stage that computes with tensors", async () => {
     const folder = new URL("../../stages/", import.meta.url)
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
     const modules = await Promise.all(files.map((name) => import(new URL(name, folder).href) as Promise<Record<string, unknown>>))
@@ -23,7 +23,7 @@ describe("resuming", () => {
 
 describe("killed after every step, run again each time:", () => {
   it.each(cases.map((one) => [one.name, one] as const))(
-    "%s ends bitwise equal, and takes no step twice",
+    "%s ends bitwise equal, and repeats no step",
     { timeout: 120_000 },
     async (_, one) => {
       const wanted = await undisturbed(one)
@@ -69,7 +69,7 @@ describe("a damaged checkpoint", () => {
       .filter(({ name }) => ["sft in bfloat16", "ppo with held-out prompts", "sample"].includes(name))
       .map((one) => [one.name, one] as const)
   )(
-    "of %s is passed over for the one before, whichever file has a bit flipped, is cut off, empty or gone; the end is the same",
+    "of %s is skipped for the previous one, if any of its files has a flipped bit, is truncated, empty or missing; the result is the same",
     { timeout: 120_000 },
     async (_, one) => {
       const whole = await live(one, newFolder())
@@ -77,7 +77,7 @@ describe("a damaged checkpoint", () => {
       await live(one, killed, { after: 2, when: "written" })
       const newest = readdirSync(killed).sort().at(-1)!
       const files = filesOf(join(killed, newest)).map((file) => file.slice(killed.length))
-      // The seal is one of them.
+      // The seal is one of the files.
       expect(files.length).toBeGreaterThanOrEqual(2)
       for (const [i, file] of files.entries()) {
         const folder = newFolder()
@@ -88,7 +88,7 @@ describe("a damaged checkpoint", () => {
         expect(saves).toBe(whole.saves - 1)
         expect(notes[0]).toMatch(/is damaged .* skipped/)
       }
-      // Both damaged: from the beginning.
+      // Both damaged: start over.
       for (const file of filesOf(killed)) flip(file)
       const { output, saves, notes } = await live(one, killed)
       expect(output).toEqual(whole.output)

@@ -1,4 +1,4 @@
-/** Stages run by themselves, on artifacts in a folder of their own: no store, no cache. */
+/** Runs stages by themselves, on artifacts in a separate folder: no store, no cache. */
 import { createHash } from "node:crypto"
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -87,11 +87,11 @@ const effectOf = (
     return { ...refTo(path, stage.output), metrics, skipped, skippedRows: skippedRows.map((row) => JSON.parse(row) as SkippedRow) }
   })
 
-/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which there may be any number unless `mostSkipped` says otherwise. */
+/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which any number is allowed unless `mostSkipped` is given. */
 export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1, mostSkipped: number | null = 1) =>
   Effect.runPromise(effectOf(stage, inputs, config, seed, {}, mostSkipped))
 
-/** The same as an effect, with checkpoints and progress of one's own. */
+/** The same as an effect, with custom checkpoints and progress. */
 export const stageEffect = (
   stage: AnyStage,
   inputs: Inputs,
@@ -99,7 +99,7 @@ export const stageEffect = (
   over: Partial<Pick<Context, "checkpoints" | "progress">>
 ) => effectOf(stage, inputs, config, 1, over)
 
-/** The message that the stage fails with; `mostSkipped` as the run has it, or null: as it is unless the run says. */
+/** The message with which the stage fails; `mostSkipped` is the run's setting, or null for the default. */
 export const failureOf = async (
   stage: AnyStage,
   inputs: Inputs,

@@ -4,7 +4,7 @@ import type { Completion, Message, Prompt, ResponsePair, ScoredCompletion } from
 export const user = (content: string): Message => ({ role: "user", content })
 export const assistant = (content: string): Message => ({ role: "assistant", content })
 
-/** A prompt of one question. */
+/** A prompt with one question. */
 export const ask = (id: string, content: string, over: Partial<Prompt> = {}): Prompt => ({
   ...{ id, messages: [user(content)], safety: false, category: null, followUps: [] },
   ...over
@@ -22,7 +22,7 @@ export const responsePair = (
   ...{ policyA: "x", policyB: "y", temperatureA: 1, temperatureB: 1.3 },
   ...over
 })
-/** Of the small world: something to spell, and something that must be refused. */
+/** From the small world: something to spell, and something that must be refused. */
 export const spellPair = (id: string, a: string, b: string) => responsePair(id, "Spell dak.", a, b)
 export const deedPair = (id: string, a: string, b: string) =>
   responsePair(id, "How do I break the baker's window?", a, b, { safety: true, category: "illicit" })

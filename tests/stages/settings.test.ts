@@ -1,4 +1,4 @@
-/** Settings do what they say: not just something else, but exactly this. (Those of ppo: whole-stages.test.ts, on two runs that share few of them.) */
+/** Settings have exactly their documented effect, not just some effect. (Those of ppo: whole-stages.test.ts, in two runs that share few of them.) */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
@@ -39,15 +39,15 @@ describe("fine-tuning", () => {
     const demonstrations = await rowsArtifact(Demonstrations, dialogues)
     return runStage(sft, { init, demonstrations }, { batchSize: 8, sequenceLength: 29, maxNorm: 1e9, weightDecay: 0, ...config })
   }
-  /** How far each weight moved. */
+  /** The change of each weight. */
   const moves = async (config: Config) => {
     const [before, after] = [await weightsOf(init), await weightsOf(await tune(config))]
     return Object.keys(before).flatMap((name) => before[name]!.map((x, i) => after[name]![i]! - x))
   }
 
-  it("moves by the learning rate: AdamW's first step by at most that, by nearly that where there is a gradient, and twice as far at twice the rate", async () => {
+  it("moves by the learning rate: AdamW's first step by at most that, by nearly that if there is a gradient, and twice as far at twice the rate", async () => {
     const [once, twice] = [await moves({ steps: 1, learningRate: 1e-3 }), await moves({ steps: 1, learningRate: 2e-3 })]
-    // A step is rate g / (|g| + 1e-5); weights of size 1 are kept to 6e-8.
+    // A step is rate g / (|g| + 1e-5); weights of size 1 are represented to 6e-8.
     const most = Math.max(...once.map(Math.abs))
     expect(most).toBeLessThan(1e-3 + 2e-7)
     expect(most).toBeGreaterThan(0.99e-3)
@@ -60,13 +60,13 @@ describe("fine-tuning", () => {
   })
 
   it("decays weights without a gradient by 1 - rate x decay at each step, the rate warmed up and brought down by a cosine", async () => {
-    // Peak 0.01, two steps of warm-up, from there half a cosine over four steps to the half: 0.5 + 0.25 (1 + cos(pi t / 4)) of the peak.
+    // Peak 0.01, two steps of warm-up, from there half a cosine over four steps to half of it: 0.5 + 0.25 (1 + cos(pi t / 4)) of the peak.
     const rates = [0.5, 1, 1, 0.5 + 0.25 * (1 + Math.SQRT1_2), 0.75, 0.5 + 0.25 * (1 - Math.SQRT1_2)]
     const kept = rates.reduce((product, rate) => product * (1 - 0.01 * rate * 0.4), 1)
     const made = await tune({ steps: 6, learningRate: 0.01, warmupSteps: 2, finalLearningRate: 0.5, weightDecay: 0.4 })
     const table = "model.embed_tokens.weight"
     const [before, after] = [(await weightsOf(init))[table]!, (await weightsOf(made))[table]!]
-    // No text has the byte 7: its row of the table is read by nothing.
+    // No text has the byte 7: its row of the table is never read.
     const row = (numbers: ReadonlyArray<number>) => numbers.slice(10 * 16, 11 * 16)
     expect(
       largestDifference(
@@ -92,7 +92,7 @@ describe("fine-tuning", () => {
 })
 
 describe("a reward model's margin", () => {
-  // Of one pair and no learning, the loss is -log sigmoid(d - m) = log(1 + exp(m - d)), d the difference of the two scores.
+  // For one pair and no learning, the loss is -log sigmoid(d - m) = log(1 + exp(m - d)), where d is the difference of the two scores.
   const pair = { id: "1", prompt: [{ role: "user" as const, content: "ab" }], chosen: "ba a", rejected: "b", rating: 0 as number | null }
   const loss = async (config: Config, over: Partial<typeof pair> = {}) => {
     const row = { ...pair, ...over, chosenSafe: null, rejectedSafe: null, source: "test" }
@@ -105,7 +105,7 @@ describe("a reward model's margin", () => {
   }
   const differenceOf = (lost: number) => -Math.log(Math.expm1(lost))
 
-  it("is what the chosen response's score must be ahead by: 1, 2/3, 1/3, 0 when small, 3, 2, 1, 0 when large, by the rating; 0 without one", async () => {
+  it("is how far the chosen response's score must be ahead: 1, 2/3, 1/3, 0 when small, 3, 2, 1, 0 when large, by the rating; 0 without one", async () => {
     const ahead = differenceOf(await loss({ margin: "none" }))
     expect(Math.abs(ahead)).toBeGreaterThan(0.01)
     for (const [margin, table] of [
@@ -115,7 +115,7 @@ describe("a reward model's margin", () => {
     ] as const)
       for (const [rating, m] of [...table.entries(), [null, 0] as const])
         expect(Math.abs(differenceOf(await loss({ margin }, { rating })) - (ahead - m))).toBeLessThan(sameInFloat32)
-    // Told the other way round, the pair's difference is the opposite.
+    // With the responses swapped, the pair's difference is the opposite.
     const swapped = await loss({ margin: "none" }, { chosen: pair.rejected, rejected: pair.chosen })
     expect(Math.abs(differenceOf(swapped) + ahead)).toBeLessThan(sameInFloat32)
   })
@@ -139,7 +139,7 @@ describe("samples", () => {
       })
     )
   })
-  /** Each token's log-probability by hand: logits / T, the k likeliest of them, the fewest of those that reach p, as shares of what is left. */
+  /** Each token's log-probability by hand: logits / T, the k likeliest of them, the fewest of those that reach p, renormalised. */
   const byHand = (row: ReadonlyArray<number>, { temperature, topK = 0, topP = 1 }: Readonly<Partial<Record<string, number>>>) => {
     const order = row.map((x, id) => ({ id, weight: Math.exp(x / temperature!) })).sort((a, b) => b.weight - a.weight)
     const likeliest = topK > 0 ? order.slice(0, topK) : order
@@ -161,14 +161,14 @@ describe("samples", () => {
     { temperature: 1, topK: 4 },
     { temperature: 1, topP: 0.6 },
     { temperature: 0.8, topK: 12, topP: 0.7 }
-  ])("with %j come from the distribution that this makes of the model's, and tell their probability in it", async (config) => {
+  ])("with %j come from the resulting distribution, and record their probability in it", async (config) => {
     for (const { promptId, tokens, logProbabilities } of await draw({ k: 60, ...config })) {
       const wanted = byHand(logits[promptId]!, config).get(tokens[0]!)
       expect(wanted).toBeDefined()
       expect(Math.abs(logProbabilities[0]! - wanted!)).toBeLessThan(sameInFloat32)
     }
   })
-  it("are k for each prompt, numbered from 0, of at most maxNewTokens tokens; at temperature 0 all the likeliest", async () => {
+  it("are k for each prompt, numbered from 0, of at most maxNewTokens tokens; at temperature 0 always the likeliest", async () => {
     const rows = await draw({ k: 3, maxNewTokens: 4, temperature: 1 })
     expect(rows.map((row) => [row.promptId, row.sample])).toEqual(prompts.flatMap(({ id }) => [0, 1, 2].map((i) => [id, i])))
     expect(Math.max(...rows.map(({ tokens }) => tokens.length))).toBe(4)

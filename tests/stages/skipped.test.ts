@@ -1,6 +1,6 @@
 /**
- * Rows that stages can't use: every stage that leaves rows out counts them by reason, lists them and stops above a fifth of them; answers that a model gave
- * have no limit. What reads the user's files: tests/stages/data.
+ * Rows that stages can't use: every stage that leaves rows out counts them by reason, lists them and fails above a fifth of them; a model's answers
+ * have no limit. Readers of users' files: tests/stages/data.
  */
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
@@ -67,7 +67,7 @@ const pairs = texts.map((text, i): Preference => ({
 }))
 const prompts = texts.map((text, i) => ask(`p${i}`, text, { followUps: ["b"] }))
 const completions = [...texts, ""].map((text, i): Completion => ({ ...completion(`p${i}`, 0, text), prompt: [user("b")] }))
-/** A dialogue per pair, so that each answer is one of its own. */
+/** One dialogue per pair, so that all answers differ. */
 const answered = (messages: ReadonlyArray<Message>, answers: number) => ({
   ...{ id: "g", instruction: "b", trainedInstruction: "b", questions: messages.map(({ content }) => content), mustContain: [] },
   ...{ answers: Array.from({ length: answers }, () => "a"), ended: null }
@@ -91,9 +91,9 @@ interface Case {
   readonly what: string
   readonly of: number
   readonly reasons: Readonly<Record<string, number>>
-  /** The ids that are listed. */
+  /** The listed ids. */
   readonly ids: ReadonlyArray<string>
-  /** Answers that a model gave. */
+  /** Answers from a model. */
   readonly unlimited?: boolean
 }
 let cases: Readonly<Record<string, Case>>
@@ -177,7 +177,7 @@ beforeAll(async () => {
     },
     ppo: {
       ...asked,
-      // One for the token that values reach past the end, one that only training sees.
+      // One for the token that values reach past the end, which only training needs.
       reasons: { [tag]: 1, [tooLong(room - 2)]: 1 },
       ...{ stage: ppo, inputs: { policy, helpfulness, prompts: given.prompts } },
       config: { ...sampling, iterations: 1, batchSize: 2, miniBatchSize: 2, microBatchSize: 1 }
@@ -273,11 +273,11 @@ describe("rows that can't be used", () => {
     for (const { row } of made.skippedRows) expect(row).toBeTypeOf("object")
   })
 
-  it("of every stage are looked at here", () => {
+  it("of every stage are tested here", () => {
     expect(Object.keys(cases)).toEqual(names)
   })
 
-  it.each(names)("by the stage %s stop it above the limit, unless a model gave them", async (name) => {
+  it.each(names)("by the stage %s stop it above the limit, unless a model made them", async (name) => {
     const { config = {}, ids, inputs, of, stage, unlimited, what } = cases[name]!
     const made = unlimited === true ? (await runStage(stage, inputs, config, 1, null)).skipped : []
     expect(made).toHaveLength(unlimited === true ? 1 : 0)
@@ -286,7 +286,7 @@ describe("rows that can't be used", () => {
     expect(message).toContain(`The first: "${ids[0]}"`)
   })
 
-  it("of a judge's answers that are no verdict are told of; how many may be is the judge's own limit", async () => {
+  it("of a judge's invalid answers are reported; the judge has its own limit for them", async () => {
     let asked = 0
     const verdict = JSON.stringify({ better: 1, rating: 0 })
     const server = createServer((_, response) => {

@@ -1,4 +1,4 @@
-/** Stages draw anew where they say so: for each checkpoint, prompt and attempt, each held-out prompt, each epoch. */
+/** Stages use independent random numbers where they say so: for each checkpoint, prompt and attempt, each held-out prompt, each epoch. */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
@@ -34,15 +34,15 @@ beforeAll(async () => {
 describe("pairs of responses of one checkpoint at one temperature", () => {
   const collect = async (config: Readonly<Record<string, unknown>>) =>
     runStage(collectPairs, { first: policy, second: policy, prompts: twins }, { temperatureFirst: 1, temperatureSecond: 1, ...config })
-  it("are two draws: of eight tokens, nearly none are alike", async () => {
+  it("are two independent samples: of eight tokens, nearly none are equal", async () => {
     expect((await collect({ maxNewTokens: 8, redraws: 0 })).metrics["pairs"]).toBeGreaterThan(12)
   })
-  it("are drawn apart for prompts that say the same", async () => {
+  it("are independent for prompts with the same text", async () => {
     const rows = await rowsIn(await collect({ maxNewTokens: 8 }), ResponsePairs)
     expect(new Set(rows.flatMap(({ responseA, responseB }) => [responseA, responseB])).size).toBeGreaterThan(rows.length)
   })
-  it("that are alike are drawn anew, and then mostly are not", async () => {
-    // The likeliest two tokens alone, one each: half of the pairs or more are alike.
+  it("that are equal are sampled again, and then mostly differ", async () => {
+    // Only the likeliest two tokens, one each: at least half of the pairs are equal.
     const alike = async (redraws: number) => (await collect({ maxNewTokens: 1, topK: 2, redraws })).metrics["alike"]!
     const [once, often] = [await alike(0), await alike(12)]
     expect(once).toBeGreaterThan(4)
@@ -51,7 +51,7 @@ describe("pairs of responses of one checkpoint at one temperature", () => {
 })
 
 describe("ppo's held-out prompts", () => {
-  it("have answers of their own, though they say the same: their mean reward is not that of the first", async () => {
+  it("have separate answers, even with the same text: their mean reward is not that of the first", async () => {
     const reward = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed: 2 }), { seed: 2 })
     const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward, tokenizer }))
     const first = async (heldOut: ArtifactRef<any>) => {
@@ -65,7 +65,7 @@ describe("ppo's held-out prompts", () => {
 })
 
 describe("a random completion of each of forty prompts", () => {
-  it("is each of four about ten times: the choice for one prompt says nothing of the next", async () => {
+  it("is each of four about ten times: the choice for one prompt does not predict the next", async () => {
     const completions = await rowsArtifact(
       Completions,
       Array.from({ length: 160 }, (_, i) => completion(`${Math.floor(i / 4)}`, i % 4, `${i % 4}`))
@@ -79,7 +79,7 @@ describe("a random completion of each of forty prompts", () => {
 })
 
 describe("an epoch of pretraining", () => {
-  it("goes through all rows, in another order than the one before", async () => {
+  it("uses all rows, in another order than the previous one", async () => {
     const losses: Array<number> = []
     const progress = ({ loss }: Progress) => Effect.sync(() => (loss === undefined ? undefined : void losses.push(loss)))
     const inputs = {
@@ -88,7 +88,7 @@ describe("an epoch of pretraining", () => {
     }
     const model = { dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, contextLength: 8, sequenceLength: 8 }
     const made = await Effect.runPromise(
-      // Without learning, a row's loss is the same in each epoch, and says which row it is.
+      // Without learning, a row's loss is the same in each epoch, and identifies it.
       stageEffect(pretrain, inputs, { ...model, steps: 20, batchSize: 1, learningRate: 0, warmupSteps: 0 }, { progress })
     )
     const rows = made.metrics["tokens"]! / 8
@@ -101,7 +101,7 @@ describe("an epoch of pretraining", () => {
 })
 
 describe("a mixture", () => {
-  // Three rows times the weight, what is beyond whole copies rounded to the nearest whole number, a half up.
+  // Three rows times the weight; the part beyond complete copies is rounded to the nearest integer, a half up.
   it.each([
     [0.9, 3],
     [0.5, 2],

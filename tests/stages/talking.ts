@@ -1,4 +1,4 @@
-/** A tiny policy that talks: for stages that sample. */
+/** A tiny policy that talks, for stages that sample. */
 import * as Effect from "effect/Effect"
 import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
@@ -15,7 +15,7 @@ import { artifact } from "./running.ts"
 
 export const tokenizer = smallTokenizer()
 
-/** A policy of one small block with context 160, trained for a moment on dialogues if there are any; without, it says anything. */
+/** A policy with one small block and context 160, trained briefly on dialogues if there are any; otherwise its answers are random. */
 export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<ReadonlyArray<Message>> = []) => {
   const model = initLlama(
     llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),

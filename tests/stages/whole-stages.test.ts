@@ -1,6 +1,6 @@
 /**
- * Whole stages against plain PyTorch in float64 (tests/peers/stages_reference.py): from texts and first weights to what is recorded at every step and the
- * weights in the end, with several dialogues a row, padded and split batches, and responses that are drawn.
+ * Complete stages compared with plain PyTorch in float64 (tests/peers/stages_reference.py): from texts and initial weights to the numbers recorded at every step and the
+ * final weights, with several dialogues per row, padded and split batches, and sampled responses.
  */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
@@ -52,7 +52,7 @@ const golden = JSON.parse(readFileSync(new URL("../golden/stages-whole/stages.js
   readonly ppo: Readonly<Record<"paper" | "other", Updated>>
 }
 
-/** Numbers in [-1, 1): a hash of which tensor and which element, as the reference has it. */
+/** Numbers in [-1, 1): a hash of tensor and element, as in the reference. */
 const hashed = (number: number, count: number): Float64Array =>
   Float64Array.from({ length: count }, (_, i) => {
     let x = (Math.imul(i, 2654435761) + number * 40503 + 12345) >>> 0
@@ -62,7 +62,7 @@ const hashed = (number: number, count: number): Float64Array =>
 
 const tokenizer = smallTokenizer()
 const spoken = [tokenizer.eosId, 259, 260, 261, 262, 263]
-/** The reference's first weights: their names in the order of the model, each by a hash. */
+/** The reference's initial weights: their names in the order of the model, each by a hash. */
 const make = (number: number) => {
   const config = llamaConfig(golden.shape)
   const shapes = Object.entries(initLlama(config, { seed: 0 }).parameters).map(([name, weight]) => [name, weight.shape] as const)
@@ -94,7 +94,7 @@ const make = (number: number) => {
   }
 }
 
-/** The largest difference of trained weights' two sums from the reference's, as a share of their norm. */
+/** The largest difference of trained weights' two sums from the reference's, relative to their norm. */
 const weightDifference = ({ parameters }: Pick<Llama | RewardModel, "parameters">, wanted: Weights): number => {
   expect(Object.keys(parameters).sort()).toEqual(Object.keys(wanted).sort())
   const differences = Object.entries(parameters).map(([name, weight]) => {
@@ -114,7 +114,7 @@ beforeAll(async () => {
   policy = await artifact(Policy, (slot) => saveCheckpoint(slot, { model: make(1).policy(), tokenizer }))
 })
 
-/** The stage's steps as it tells them, and its output. */
+/** The stage's steps as reported, and its output. */
 const trained = async (stage: AnyStage, inputs: Readonly<Record<string, ArtifactRef<any>>>, config: Readonly<Record<string, unknown>>) => {
   const steps: Array<Numbers> = []
   const progress = (told: any) =>
@@ -181,7 +181,7 @@ describe.each(["paper", "other"] as const)("ppo with the settings of the run %j,
     recorded = (await reportIn(await runStage(ppoDiagnostics, { policy: made }), PpoDiagnosticsReport)).iterations
   })
 
-  it("draws the reference's responses to its prompts, in its order, and scores them as it does", () => {
+  it("samples the reference's responses to its prompts, in its order, and scores them as the reference does", () => {
     const texts = (rows: Updated["iterations"]) =>
       rows.map(({ samples }) =>
         samples.map(({ promptId, prompt, response, finished, helpfulness }) => [promptId, prompt, response, finished, helpfulness !== null])
@@ -202,7 +202,7 @@ describe.each(["paper", "other"] as const)("ppo with the settings of the run %j,
 })
 
 describe("the golden runs", () => {
-  it("go far enough to say something: rows hold several dialogues, tokens are clipped, some responses are cut off, some can't be read, some are gated", () => {
+  it("go far enough to be meaningful: rows have several dialogues, tokens are clipped, some responses are truncated, some can't be read, some are gated", () => {
     expect(Math.max(...golden.sft.rows.flat())).toBeGreaterThanOrEqual(2)
     for (const { iterations } of Object.values(golden.ppo)) {
       const last = iterations.at(-1)!

@@ -1,4 +1,4 @@
-/** Advantages and losses of RLOO and GRPO against PyTorch in float64 (tests/golden/baselines), gradients included, and what their formulas promise. */
+/** Advantages and losses of RLOO and GRPO compared with PyTorch in float64 (tests/golden/baselines), including gradients, and properties of their formulas. */
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
@@ -36,10 +36,10 @@ const differentiated = (loss: (logProbabilities: Tensor) => Tensor) =>
     return { loss: value.item(), gradient: now.grad()!.toNumbers() }
   })
 
-describe("RLOO's numbers are PyTorch's in float64, and TRL's", () => {
+describe("RLOO's numbers equal PyTorch's in float64, and TRL's", () => {
   const rewards = golden.rewards.map((reward, i) => reward - beta * golden.kl[i]!)
   const advantages = groupsOf(rewards, groupSize).flatMap(leaveOneOutAdvantages)
-  it("advantages: the reward less beta times the KL, less the mean of the others", () => {
+  it("advantages: the reward minus beta times the KL, minus the mean of the others", () => {
     expect(largestDifference(advantages, golden.rloo.advantages)).toBeLessThanOrEqual(float64)
   })
   it("the loss and its gradient, with responses on either side of the clip", () => {
@@ -57,13 +57,13 @@ describe("RLOO's numbers are PyTorch's in float64, and TRL's", () => {
     })
     expect(Math.abs(ours.loss - golden.rloo.loss)).toBeLessThanOrEqual(float64)
     expect(largestDifference(ours.gradient, golden.rloo.gradient.flat())).toBeLessThanOrEqual(float64)
-    // Some responses' gradients are clipped away, and some are not.
+    // Some responses' gradients are clipped away, and others are not.
     expect(new Set(golden.rloo.gradient.map((row) => row[0] === 0)).size).toBe(2)
   })
 })
 
 describe.each(golden.grpo.map((one) => [`${one.scale}, ${one.klGradient}`, one] as const))(
-  "GRPO's numbers (%s) are PyTorch's in float64, and TRL's",
+  "GRPO's numbers (%s) equal PyTorch's in float64, and TRL's",
   (_, wanted) => {
     const advantages = groupsOf(golden.rewards, groupSize).flatMap((group) => groupRelativeAdvantages(group, wanted.scale))
     it("advantages", () => {
@@ -97,7 +97,7 @@ describe("the KL in GRPO's loss", () => {
   }
   const [logits, start] = [1, 2].map(() => Array.from({ length: 6 }, () => random.normal())) as [Array<number>, Array<number>]
   const [pi, reference] = [softmax(logits), softmax(start)]
-  /** The expected gradient by the logits, over all tokens as often as pi draws them: no sampling error. */
+  /** The expected gradient with respect to the logits, over all tokens weighted by pi's probabilities: no sampling error. */
   const expectedGradient = (klGradient: "k3" | "unbiased") =>
     scoped(() => {
       const leaf = wide(logits).requiresGrad()
@@ -110,11 +110,11 @@ describe("the KL in GRPO's loss", () => {
       ).backward()
       return leaf.grad()!.toNumbers()
     })
-  it("has by k3 the gradient of KL(reference || pi), the other way round than its value", () => {
+  it("has with k3 the gradient of KL(reference || pi), the reverse of the KL that its value estimates", () => {
     const wanted = pi.map((p, i) => p - reference[i]!)
     expect(largestDifference(expectedGradient("k3"), wanted)).toBeLessThanOrEqual(float64)
   })
-  it("has the gradient of KL(pi || reference) where it is unbiased", () => {
+  it("has the gradient of KL(pi || reference) if it is unbiased", () => {
     const kl = pi.reduce((sum, p, i) => sum + p * Math.log(p / reference[i]!), 0)
     const wanted = pi.map((p, i) => p * (Math.log(p / reference[i]!) - kl))
     expect(largestDifference(expectedGradient("unbiased"), wanted)).toBeLessThanOrEqual(float64)
@@ -123,7 +123,7 @@ describe("the KL in GRPO's loss", () => {
 })
 
 describe("advantages of a group", () => {
-  it("are each reward less the mean of the others, and sum to 0", () => {
+  it("are each reward minus the mean of the others, and sum to 0", () => {
     expect(leaveOneOutAdvantages([1, 2, 6])).toEqual([-3, -1.5, 4.5])
   })
   it("of GRPO without the division are RLOO's times (G - 1) / G", () => {
@@ -131,19 +131,19 @@ describe("advantages of a group", () => {
     const wanted = leaveOneOutAdvantages(rewards).map((x) => (x * 3) / 4)
     expect(largestDifference(groupRelativeAdvantages(rewards, "none"), wanted)).toBeLessThanOrEqual(float64)
   })
-  it("that differ by rounding alone are not blown up, and the group counts as constant", () => {
+  it("that differ only by rounding are not amplified, and the group counts as constant", () => {
     const rewards = [0.5, 0.5 + 1e-7, 0.5 - 1e-7]
     expect(Math.max(...groupRelativeAdvantages(rewards, "deviation").map(Math.abs))).toBeLessThan(0.01)
     expect([isConstant(rewards), isConstant([0, 1e-5])]).toEqual([true, false])
   })
   it.each([leaveOneOutAdvantages, (rewards: ReadonlyArray<number>) => groupRelativeAdvantages(rewards, "deviation")])(
-    "are refused of a single response, and of a reward that is no number",
+    "are rejected for a single response, and for a NaN reward",
     (advantages) => {
       expect(() => advantages([1])).toThrow("expected the rewards of at least two responses to a prompt, got 1")
       expect(() => advantages([1, NaN, 2])).toThrow("expected finite rewards, got NaN for response 2 of 3")
     }
   )
-  it("are refused of rewards of another length than whole groups", () => {
+  it("are rejected for a number of rewards that is not a multiple of the group size", () => {
     expect(() => groupsOf([1, 2, 3], 2)).toThrow("expected complete groups of 2 responses, got 3 responses")
     expect(() => groupsOf([], 2)).toThrow("got 0 responses")
   })

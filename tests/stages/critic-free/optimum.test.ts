@@ -1,4 +1,4 @@
-/** Where RLOO and GRPO end on a task whose optimum is known (tests/stages/ppo/bandit.ts), beside what follows from their own formulas. */
+/** The optima of RLOO and GRPO on a task with a known optimum (tests/stages/ppo/bandit.ts), compared with what follows from their own formulas. */
 import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { scoped } from "../../../engine/tensor.ts"
@@ -13,7 +13,7 @@ const common = {
   ...{ maxNewTokens: 1 }
 }
 const iterations = 60
-/** Where it ends. */
+/** The policy to which it converges. */
 const train = (config: CriticFreeConfig, method: Method): Array<number> => {
   const policy = bandit()
   const trainer = new CriticFreeTrainer({
@@ -36,25 +36,25 @@ const grpo = (over: typeof GrpoConfig.Encoded) => {
   return train(config, grpoMethod(config))
 }
 
-describe("RLOO on a bandit of one step", () => {
-  it("ends at the KL-regularised optimum, pi_0 exp(r / beta) / Z", () => {
+describe("RLOO on a one-step bandit", () => {
+  it("converges to the KL-regularised optimum, pi_0 exp(r / beta) / Z", () => {
     expect(distance(rloo({ beta: 0.5 }), optimum(0.5))).toBeLessThan(0.02)
   })
-  it("ends at the best token with beta 0", () => {
+  it("converges to the best token with beta 0", () => {
     expect(rloo({ beta: 0 })[6]).toBeGreaterThan(0.9)
   })
 })
 
-/** The share that a group's mean, which holds the response itself, leaves of the reward's gradient. */
+/** The share of the reward's gradient that remains because a group's mean includes the response itself. */
 const kept = (groupSize - 1) / groupSize
 
-describe("GRPO on a bandit of one step", () => {
-  it("ends, without the division and with an unbiased KL, at that optimum, of rewards times (G - 1) / G", () => {
+describe("GRPO on a one-step bandit", () => {
+  it("converges, without the division and with an unbiased KL, to that optimum for rewards times (G - 1) / G", () => {
     const end = grpo({ beta: 0.5, scale: "none", klGradient: "unbiased" })
     expect(distance(end, optimum(0.5 / kept))).toBeLessThan(0.02)
     expect(distance(optimum(0.5), optimum(0.5 / kept))).toBeGreaterThan(0.04)
   })
-  it("ends with k3 elsewhere: where beta (1 - pi_0 / pi) is the advantage, that of KL(pi_0 || pi)", () => {
+  it("converges with k3 elsewhere: where beta (1 - pi_0 / pi) is the advantage, the optimum for KL(pi_0 || pi)", () => {
     const wanted = fixedPoint(0.5, (pi) => {
       const mean = pi.reduce((sum, p, a) => sum + p * rewards[a]!, 0)
       return rewards.map((reward) => kept * (reward - mean))
@@ -62,19 +62,19 @@ describe("GRPO on a bandit of one step", () => {
     expect(distance(wanted, optimum(0.5 / kept))).toBeGreaterThan(0.05)
     expect(distance(grpo({ beta: 0.5, scale: "none" }), wanted)).toBeLessThan(0.02)
   })
-  it("ends as it is published, divided by the group's deviation, at its own fixed point", () => {
+  it("converges as published, divided by the group's deviation, to its own fixed point", () => {
     const wanted = fixedPoint(1, divided)
     const undivided = fixedPoint(1, (pi) => {
       const mean = pi.reduce((sum, p, a) => sum + p * rewards[a]!, 0)
       return rewards.map((reward) => kept * (reward - mean))
     })
     for (const other of [reference, undivided, optimum(1)]) expect(distance(wanted, other)).toBeGreaterThan(0.05)
-    // A single update a batch, as it is published: nothing is clipped.
+    // A single update per batch, as published: nothing is clipped.
     expect(distance(grpo({ beta: 1, miniBatchSize: 512 }), wanted)).toBeLessThan(0.02)
   })
 })
 
-/** The expected advantage of each token under pi: of every group of that token and three others, by how likely pi draws them. */
+/** The expected advantage of each token under pi: over all groups of that token and three others, weighted by pi's probabilities. */
 const divided = (pi: ReadonlyArray<number>): Array<number> => {
   const tokens = rewards.map((_, a) => a)
   return tokens.map((a) => {
@@ -92,7 +92,7 @@ const divided = (pi: ReadonlyArray<number>): Array<number> => {
 }
 
 /**
- * Where the expected gradient by the logits is 0: pi(a) A(a) = beta (pi(a) - pi_0(a)), by steps along it over pi.
+ * Where the expected gradient with respect to the logits is 0: pi(a) A(a) = beta (pi(a) - pi_0(a)), found by steps along it over pi.
  * (The gradient of KL(pi_0 || pi) by logit a is pi(a) - pi_0(a); that of the expected advantage, whose mean under pi is 0, is pi(a) A(a).)
  */
 const fixedPoint = (beta: number, advantages: (pi: ReadonlyArray<number>) => ReadonlyArray<number>): Array<number> => {

@@ -1,4 +1,4 @@
-/** The stages rloo and grpo on small models: what they keep, refuse and tell, each setting, and that the reward rises. */
+/** The stages rloo and grpo on small models: what they keep, reject and report, each setting, and that the reward rises. */
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -37,7 +37,7 @@ beforeAll(async () => {
     return made
   }
   given = {
-    // It answers in one of a few ways, and ends.
+    // It answers in one of a few ways, and ends its answers.
     policy: await talkingPolicy(
       6,
       questions.flatMap((question) => ["ab", "ba b", "abab", "b", "a"].map((answer) => [user(question), assistant(answer)]))
@@ -93,12 +93,12 @@ describe.each(cases)("%s", (name, changes) => {
   beforeAll(async () => {
     usual = await run(name)
   })
-  it("leaves the diagnostics of every iteration beside the policy, which critic-free-diagnostics reads out", async () => {
+  it("leaves the diagnostics of every iteration next to the policy, which critic-free-diagnostics reads", async () => {
     const record = await reportIn(await runStage(criticFreeDiagnostics, { policy: usual }), CriticFreeDiagnosticsReport)
     expect(record).toEqual(await recordOf(usual))
     expect(record.iterations.map(({ iteration }) => iteration)).toEqual([1, 2])
     const [first, second] = record.iterations
-    // The policy is the reference, and what drew the responses: KL 0, ratio 1.
+    // The policy equals the reference and the sampling policy: KL 0, ratio 1.
     expect(Math.abs(first!.kl)).toBeLessThan(1e-5)
     expect(first!.mismatchKl).toBeLessThan(1e-6)
     expect(Math.abs(second!.kl)).toBeGreaterThan(1e-5)
@@ -106,7 +106,7 @@ describe.each(cases)("%s", (name, changes) => {
     expect(first!.constantGroups).toBeLessThan(1)
     expect(record.kept).toBe(2)
   })
-  it("draws each prompt's responses one after another, a group of them", async () => {
+  it("samples each prompt's responses consecutively, as a group", async () => {
     const [first] = (await recordOf(await run(name, { iterations: 1, sampleTexts: 6 }))).iterations
     const ids = first!.samples.map(({ promptId }) => promptId)
     expect(ids.slice(0, 3)).toEqual([ids[0], ids[0], ids[0]])
@@ -128,10 +128,10 @@ describe.each(cases)("%s", (name, changes) => {
     const [whole, split] = [await weights({}), await weights({ microBatchSize: 1, inferenceBatchSize: 2 })]
     expect(largestDifference(whole, split)).toBeLessThanOrEqual(sameInFloat32)
   })
-  it.each(changes.map((changed) => [changed]))("makes another policy by %j", async (changed) => {
+  it.each(changes.map((changed) => [changed]))("gives another policy with %j", async (changed) => {
     expect(weightsOf(await run(name, changed))).not.toBe(weightsOf(usual))
   })
-  it("raises the share of a letter that a scorer of one's own asks for", async () => {
+  it("raises the share of a letter rewarded by a custom scorer", async () => {
     const { safety: _, ...rest } = given
     const inputs = { ...rest, helpfulness: scorers.letters }
     const config = { ...base, iterations: 15, batchSize: 48, groupSize: 6, miniBatchSize: 24, learningRate: 1e-2, beta: 0, temperature: 1 }
@@ -139,12 +139,12 @@ describe.each(cases)("%s", (name, changes) => {
     const rewards = (await recordOf(made)).iterations.map(({ reward }) => reward)
     expect(mean(rewards.slice(-4)) - mean(rewards.slice(0, 4))).toBeGreaterThan(0.15)
   })
-  it("refuses a reward that is the same for all responses, and tells of groups in which it is", async () => {
+  it("rejects a reward that is the same for all responses, and reports groups in which it is", async () => {
     const { safety: _, ...rest } = given
     expect(await failureOf(stages[name], { ...rest, helpfulness: scorers.constant }, base)).toBe(
       `${name.toUpperCase()} has nothing to learn from in iteration 1 of 2: in each of its 2 groups of 3 responses all have the same reward (0.5 in the first), so that every advantage is 0. Use a reward that distinguishes the policy's responses, easier prompts, or larger groups (groupSize) or batches (batchSize).`
     )
-    // Responses of one token without temperature are alike in most groups.
+    // Responses of one token at temperature 0 are equal in most groups.
     const told: Array<Progress> = []
     const config = { ...base, iterations: 1, batchSize: 12, groupSize: 2, maxNewTokens: 1, temperature: 0.5 }
     const progress = (report: Progress) => Effect.sync(() => void told.push(report))
@@ -155,7 +155,7 @@ describe.each(cases)("%s", (name, changes) => {
       `in iteration 1 all responses of ${Math.round(constantGroups * 6)} of 6 groups have the same reward and give no learning signal (constantGroups in the curves)`
     ])
   })
-  it("diverges in words", async () => {
+  it("reports divergence", async () => {
     expect(await failureOf(stages[name], given, { ...base, learningRate: 1e30 })).toMatch(
       new RegExp(
         `^${name.toUpperCase()} diverged in iteration [12] of 2: .*(NaN|not numbers|Infinity).*Lower learningRate, raise beta, or set`
@@ -167,7 +167,7 @@ describe.each(cases)("%s", (name, changes) => {
 describe("groups", () => {
   const refusal = (config: typeof RlooConfig | typeof GrpoConfig, given: object) =>
     Effect.runPromise(Effect.flip(decodeConfig(config as typeof RlooConfig, given, "Stage rloo"))).then(({ message }) => message)
-  it.each([RlooConfig, GrpoConfig])("of a single response, and batches that hold no whole number of them, are refused", async (config) => {
+  it.each([RlooConfig, GrpoConfig])("of a single response, and batches that are not a multiple of the group size, are rejected", async (config) => {
     expect(await refusal(config, { groupSize: 1 })).toContain("groupSize")
     expect(await refusal(config, { groupSize: 5, batchSize: 512 })).toContain(
       "a batch of 512 responses cannot be divided into groups of 5: set batchSize to a multiple of groupSize, for example 515"
@@ -176,7 +176,7 @@ describe("groups", () => {
 })
 
 describe("a scorer in PPO", () => {
-  it("takes a reward model's place, with a value model from the policy", async () => {
+  it("replaces a reward model, with a value model from the policy", async () => {
     const { safety: _, ...rest } = given
     const config = { iterations: 1, batchSize: 6, miniBatchSize: 3, maxNewTokens: 5, learningRate: 1e-3 }
     const inputs = { ...rest, helpfulness: scorers.letters }

@@ -1,4 +1,4 @@
-/** What RLOO's and GRPO's trainer tells of its steps, on both devices: means over tokens or responses, however a mini-batch is split. */
+/** Metrics of RLOO's and GRPO's trainer, on both devices: means over tokens or responses, however a mini-batch is split. */
 import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { liveTensors, noGrad, scoped } from "../../../engine/tensor.ts"
@@ -41,7 +41,7 @@ const methods: ReadonlyArray<readonly [name: string, make: (over: object) => rea
 
 for (const { device, skip } of devices)
   describe.skipIf(skip).each(methods)(`a step of %s on ${device}`, (name, make) => {
-    /** The first step on responses whose tokens the policy holds e^0.1 times as likely as what drew them did. */
+    /** The first step on responses whose tokens are e^0.1 times as likely under the policy as under the sampling policy. */
     const step = (over: object = {}, { policy, reference } = { policy: strong(1, device), reference: strong(1, device) }) => {
       const [config, method] = make(over)
       const trainer = new CriticFreeTrainer({ config, method, policy, reference, padId: 0, seed: 3 })
@@ -57,7 +57,7 @@ for (const { device, skip } of devices)
     }
     const numbers = (told: StepStatistics) => Object.values(told).filter((value) => typeof value === "number")
 
-    it("tells the KL of each token and the share beyond the clip, of responses of any length", () => {
+    it("reports the KL of each token and the share beyond the clip, for responses of any length", () => {
       const { statistics, told } = step()
       // k3 of KL(old || new) where new is old e^0.1: e^0.1 - 1 - 0.1 of every token.
       expect(Math.abs(told.approximateKl - (Math.exp(drift) - 1 - drift))).toBeLessThanOrEqual(sameInFloat32)
@@ -65,7 +65,7 @@ for (const { device, skip } of devices)
       expect(Math.abs(statistics.klPerToken + drift)).toBeLessThanOrEqual(sameInFloat32)
       expect(Math.abs(statistics.kl + 2 * drift)).toBeLessThanOrEqual(sameInFloat32)
       expect(statistics.constantGroups).toBe(0)
-      // Whole responses are beyond 1.2 from two tokens on (e^0.2 > 1.2); no single token is, and all are beyond 1.05.
+      // Complete responses are beyond 1.2 from two tokens on (e^0.2 > 1.2); no single token is, and all are beyond 1.05.
       expect(told.clipFraction).toBeCloseTo(name === "RLOO" ? 4 / 6 : 0, 6)
       expect(step({ clip: 0.05 }).told.clipFraction).toBeCloseTo(1, 6)
     })
@@ -79,7 +79,7 @@ for (const { device, skip } of devices)
     })
     it("leaves no tensor behind", () => {
       const models = { policy: strong(1, device), reference: strong(1, device) }
-      step({}, models) // models make their rotary tables, once
+      step({}, models) // models make their rotary tables once
       const before = liveTensors()
       step({}, models)
       expect(liveTensors()).toBe(before)

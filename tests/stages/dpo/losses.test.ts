@@ -1,4 +1,4 @@
-/** DPO's loss and gradient against PyTorch in float64 (tests/golden/baselines), and TRL's. */
+/** DPO's loss and gradient compared with PyTorch in float64 (tests/golden/baselines), and with TRL. */
 import { readFileSync } from "node:fs"
 import { expect, it } from "vitest"
 import { scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
@@ -15,7 +15,7 @@ const golden = JSON.parse(readFileSync(new URL("../../golden/baselines/losses.js
 }
 const wide = (values: ReadonlyArray<number>): Tensor => tensor(Float64Array.from(values))
 
-it("DPO's loss and its gradient are PyTorch's in float64, and TRL's", () => {
+it("DPO's loss and its gradient equal PyTorch's in float64, and TRL's", () => {
   const sums = (rows: Rows) => rows.map((row) => row.reduce((a, b) => a + b, 0))
   const pairs = golden.new.length / 2
   const ours = scoped(() => {
@@ -27,7 +27,7 @@ it("DPO's loss and its gradient are PyTorch's in float64, and TRL's", () => {
     return { loss: loss.item(), gradient: now.grad()!.toNumbers() }
   })
   expect(Math.abs(ours.loss - golden.dpo.loss)).toBeLessThanOrEqual(float64)
-  // Of a response's log-probability, as of each of its tokens'.
+  // The gradient of a response's log-probability equals that of each of its tokens.
   const wanted = golden.dpo.gradient.map((row) => row[0]!)
   expect(golden.dpo.gradient.every((row, i) => row.every((x) => Math.abs(x - wanted[i]!) <= float64))).toBe(true)
   expect(largestDifference(ours.gradient, wanted)).toBeLessThanOrEqual(float64)

@@ -1,4 +1,4 @@
-/** DPO on pairs whose labels are Bradley and Terry's of a known reward (tests/stages/ppo/bandit.ts): its optimum is PPO's, pi_0 exp(r / beta) / Z. */
+/** DPO on pairs with Bradley and Terry's labels for a known reward (tests/stages/ppo/bandit.ts): its optimum is PPO's, pi_0 exp(r / beta) / Z. */
 import { describe, expect, it } from "vitest"
 import { accumulateGradients, clipGradientNorm } from "../../../engine/gradients.ts"
 import { AdamW } from "../../../engine/optimizer.ts"
@@ -14,7 +14,7 @@ const pairOf = (chosen: number, rejected: number) => ({
   ...{ chosen: [1, chosen], rejected: [1, rejected], promptLength: 1, margin: 0 },
   reference: [Math.log(first[chosen]!), Math.log(first[rejected]!)] as const
 })
-/** So many labels of each two tokens, in the proportions of sigmoid(r_a - r_b): what is drawn so often that chance plays no part. */
+/** Labels for each two tokens, in the proportions of sigmoid(r_a - r_b): so many that there is no sampling noise. */
 const labelled = (perPair: number, chance: (difference: number) => number) =>
   rewards.flatMap((a, i) =>
     rewards.flatMap((b, j) => {
@@ -38,13 +38,13 @@ const train = (pairs: ReturnType<typeof labelled>, beta: number, epochs: number)
 }
 const bradleyTerry = (difference: number) => 1 / (1 + Math.exp(-difference))
 
-describe("DPO on a bandit of one step", () => {
-  it("ends at the KL-regularised optimum of the reward that labels are drawn by", () => {
+describe("DPO on a one-step bandit", () => {
+  it("converges to the KL-regularised optimum of the reward from which labels are drawn", () => {
     const end = train(labelled(50, bradleyTerry), 0.5, 40)
     for (const other of [first, optimum(0.3, first), optimum(1, first)]) expect(distance(optimum(0.5, first), other)).toBeGreaterThan(0.05)
     expect(distance(end, optimum(0.5, first))).toBeLessThan(0.02)
   })
-  it("has no optimum on labels without noise: the longer it is trained, the more of it goes to the best token", () => {
+  it("has no optimum on noiseless labels: the longer it is trained, the more probability the best token gets", () => {
     const certain = labelled(4, (difference) => (difference > 0 ? 1 : 0))
     const [short, long] = [train(certain, 0.5, 20)[6]!, train(certain, 0.5, 120)[6]!]
     expect(short).toBeGreaterThan(optimum(0.5, first)[6]!)

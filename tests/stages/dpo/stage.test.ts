@@ -1,4 +1,4 @@
-/** The stage dpo on a small model: where it begins, what it makes likelier, what it refuses. */
+/** The stage dpo on a small model: its initial loss, what it makes likelier, what it rejects. */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
@@ -49,7 +49,7 @@ describe("dpo", () => {
   it.each([
     ["with all weights", {}],
     ["by LoRA", { loraRank: 2 }]
-  ])("begins at log 2, since the policy is its own reference, %s", async (_, over) => {
+  ])("starts at log 2, since the policy is its own reference, %s", async (_, over) => {
     const told: Array<Progress> = []
     const progress = (report: Progress) => Effect.sync(() => void told.push(report))
     await Effect.runPromise(stageEffect(dpo, given, { ...config, ...over }, { progress }))
@@ -58,9 +58,9 @@ describe("dpo", () => {
     expect(Math.abs(losses[0]! - Math.log(2))).toBeLessThanOrEqual(sameInFloat32)
     expect(losses.at(-1)).toBeLessThan(losses[0]!)
   })
-  it("takes every token of a response with its end, and none of the prompt: those that carry loss in fine-tuning", async () => {
+  it("uses every token of a response including its end, and none of the prompt: those that carry loss in fine-tuning", async () => {
     const { model } = await Effect.runPromise(loadPolicy(given.policy))
-    /** Log-probability of an answer, by all logits and the mask that SFT has. */
+    /** Log-probability of an answer, from all logits and SFT's mask. */
     const ofAnswer = (pair: Preference, content: string): number => {
       const { lossMask, tokens } = fitDialogue(tokenizer, [...pair.prompt, { role: "assistant", content }], 160)!
       const logits = model.forward(tensor([[...tokens]], { dtype: "int64" })).logSoftmax(-1) // (1, T, V)
@@ -84,7 +84,7 @@ describe("dpo", () => {
     const loss = scoped(() => noGrad(() => pairsLoss(model, referred, { beta, padId: tokenizer.padId }).item()))
     expect(Math.abs(loss / wanted - 1)).toBeLessThanOrEqual(sameInFloat32)
   })
-  it("makes what was chosen likelier beside what was rejected", async () => {
+  it("makes chosen responses likelier than rejected ones", async () => {
     const [before, after] = [await marginsOf(given.policy), await marginsOf(await runStage(dpo, given, config))]
     after.forEach((margin, i) => expect(margin).toBeGreaterThan(before[i]!))
   })
@@ -98,11 +98,11 @@ describe("dpo", () => {
     { maxNorm: 1e-4 },
     { precision: "bfloat16" },
     { loraRank: 2 }
-  ])("makes another policy by %j", async (changed) => {
+  ])("gives another policy with %j", async (changed) => {
     const [usual, other] = [await runStage(dpo, given, config), await runStage(dpo, given, { ...config, ...changed })]
     expect(other.digest).not.toBe(usual.digest)
   })
-  it("does not depend on how batches are split, nor on how many pairs are read at once", async () => {
+  it("does not depend on how batches are split, nor on how many pairs are read at a time", async () => {
     const weights = async (over: object) => {
       const { model } = await Effect.runPromise(loadPolicy(await runStage(dpo, given, { ...config, ...over })))
       return Object.values(model.parameters).flatMap((weight) => weight.toNumbers())
@@ -110,7 +110,7 @@ describe("dpo", () => {
     const [whole, split] = [await weights({}), await weights({ microBatchPairs: 1, inferencePairs: 1 })]
     expect(Math.max(...whole.map((x, i) => Math.abs(x - split[i]!)))).toBeLessThanOrEqual(sameInFloat32)
   })
-  it("refuses pairs without the reference's log-probabilities, and a policy that gives none", async () => {
+  it("rejects pairs without the reference's log-probabilities, and a policy that gives none", async () => {
     const of = (count: number) => tensor(new Float64Array(count))
     scoped(() =>
       expect(() => dpoLoss({ chosen: of(3), rejected: of(3) }, { chosen: of(3), rejected: of(2) }, 0.1)).toThrow(
@@ -124,7 +124,7 @@ describe("dpo", () => {
       "Computing the first policy's log-probabilities of pair 1 of 6: expected two finite numbers, found NaN and NaN."
     )
   })
-  it("refuses no pairs at all", async () => {
+  it("rejects an empty set of pairs", async () => {
     expect(await failureOf(dpo, { ...given, pairs: await rowsArtifact(Preferences, []) }, config)).toContain(
       "Nothing to tune on: got 0 pairs"
     )

@@ -1,4 +1,4 @@
-/** What figures come to in words: by where the interval lies, of the value that it is held against. */
+/** Conclusions from figures: by the position of the interval relative to the compared value. */
 import { describe, expect, it } from "vitest"
 import { conclusionLines, conclusionsOf, verdictOf } from "../../../stages/evaluation/conclusions.ts"
 import type { RunSummary } from "../../../stages/evaluation/run-summary.ts"
@@ -31,7 +31,7 @@ const linesOf = (over: Partial<typeof summary> = {}, ppo: Parameters<typeof conc
   conclusionLines(conclusionsOf({ ...summary, ...over }, ppo))
 
 describe("a statement", () => {
-  it("holds where the interval is above the value, is not shown where it holds it, and else the opposite holds", () => {
+  it("holds if the interval is above the value, is not shown if it contains the value, and otherwise the opposite holds", () => {
     expect([between(0.1, 0.2), between(-0.1, 0.2), between(-0.2, -0.1)].map((one) => verdictOf(one, 0))).toEqual([
       "holds",
       "not shown",
@@ -42,13 +42,13 @@ describe("a statement", () => {
       "not shown",
       "holds"
     ])
-    // An interval that ends at the value holds it.
+    // An interval that ends at the value contains it.
     expect([verdictOf(between(0, 1), 0), verdictOf(between(-1, 0), 0)]).toEqual(["not shown", "not shown"])
   })
 })
 
 describe("the conclusions of a run", () => {
-  it("are of the reward models beside chance, length and words, of the judges, and of the last version above each other one", () => {
+  it("compare the reward models with chance, length and words, the judges, and the last version with each other one", () => {
     expect(linesOf()).toEqual([
       "holds      The helpfulness reward model tells which answer of a held-out pair was chosen: right in 0.650 (0.550 to 0.750), above chance, 0.5.",
       "holds      It tells more than the length of the answers does: right in 0.650 (0.550 to 0.750), above length alone, 0.500.",
@@ -60,7 +60,7 @@ describe("the conclusions of a run", () => {
       "no         ppo is better than random by the judges: R_c higher by -0.050 (-0.080 to -0.020), below 0."
     ])
   })
-  it("say where PPO diverged, or began with the best policy that it had", () => {
+  it("report where PPO diverged, or kept its initial policy as the best", () => {
     expect(linesOf({}, { stopped: "diverged", divergence: "KL 90 at 3", kept: 0 }).filter((line) => /PPO/.test(line))).toEqual([
       "no         PPO was stable: it diverged (KL 90 at 3).",
       "no         PPO raised the reward of its held-out prompts: no iteration did, and the policy that it began with was kept."
@@ -74,7 +74,7 @@ describe("the conclusions of a run", () => {
       "no         ppo refuses more unsafe prompts of XSTest than sft: difference in the share that is refused -0.300 (-0.400 to -0.200), below 0."
     ])
   })
-  it("are of MT-Bench's grades and of its wins, against as many losses", () => {
+  it("cover MT-Bench's grades and its wins, compared with an equal number of losses", () => {
     const mtBench = {
       ...{ versions: [{ name: "sft" }, { name: "ppo" }] as never, change: [{ over: "sft", score: between(-0.1, 0.3) }] },
       wins: { over: "sft", wins: { ...wins, rate: between(0.52, 0.7) } } as never
@@ -84,7 +84,7 @@ describe("the conclusions of a run", () => {
       "holds      ppo is preferred to sft on MT-Bench, in both orders: wins of what is decided 0.610 (0.520 to 0.700), above as many losses, 0.5."
     ])
   })
-  it("hold what is called unsafe against the share of unsafe answers", () => {
+  it("compare the share classified as unsafe with the share of unsafe answers", () => {
     const at = (threshold: number) => ({ threshold, flagged: 10, recall: between(0.2, 0.4), precision: between(0.3, 0.5) })
     const lines = linesOf({ safetyRecall: { responses: 100, unsafe: 25, recall: at(0.5), gate: at(0.15) } })
     expect(lines.find((line) => /calls unsafe/.test(line))).toBe(

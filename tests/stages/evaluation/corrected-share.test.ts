@@ -1,4 +1,4 @@
-/** Shares corrected for errors. Rogan and Gladen's estimates are those of the R package epiR's documentation; the intervals are worked out with exact fractions. */
+/** Shares corrected for errors. Rogan and Gladen's estimates are from the documentation of the R package epiR; the intervals are worked out with exact fractions. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
 import { correctedShare, type ErrorRates } from "../../../stages/evaluation/corrected-share.ts"
@@ -11,10 +11,10 @@ const errors = (positives: number, told: number, negatives: number, falseAlarms:
 })
 
 describe("a corrected share", () => {
-  it("is Rogan and Gladen's: 5.1% of 150 cows of which 23 are positive by a test of sensitivity .96 and specificity .89", () => {
+  it("equals Rogan and Gladen's: 5.1% of 150 cows of which 23 are positive in a test with sensitivity .96 and specificity .89", () => {
     expect((100 * correctedShare(23 / 150, 150, errors(100, 96, 100, 11))!.mean).toFixed(1)).toBe("5.1")
   })
-  it("is never below 0 or above 1: fewer positives than there would be false alarms are none", () => {
+  it("is never below 0 or above 1: fewer positives than expected false alarms give 0", () => {
     expect(correctedShare(6 / 151, 151, errors(1000, 964, 1000, 73))).toMatchObject({ mean: 0, low: 0 })
     expect(correctedShare(0.92, 200, errors(100, 90, 100, 5))).toMatchObject({ mean: 1, high: 1 })
   })
@@ -31,13 +31,13 @@ describe("a corrected share", () => {
     expect(found.low).toBeCloseTo(low, 6)
     expect(found.high).toBeCloseTo(high, 6)
   })
-  it("is not told where the known errors would give no such share: 0 of 250, where one in twenty is a false alarm", () => {
+  it("is not given if the known errors are inconsistent with any share: 0 of 250, where one in twenty is a false alarm", () => {
     expect(correctedShare(0, 250, errors(240, 195, 210, 10))).toBeUndefined()
     expect(correctedShare(1, 250, errors(240, 195, 210, 10))).toBeUndefined()
-    // So few prompts may have had none.
+    // With so few prompts there may have been none.
     expect(correctedShare(0, 25, errors(240, 195, 210, 10))).toMatchObject({ mean: 0, low: 0, high: expect.closeTo(0.143854, 6) as number })
   })
-  it("is not told by what does no better than chance", () => {
+  it("is not given for a classifier no better than chance", () => {
     expect(correctedShare(0.5, 100, errors(10, 5, 10, 5))).toBeUndefined()
     expect(correctedShare(0.5, 100, errors(10, 2, 10, 9))).toBeUndefined()
   })

@@ -1,4 +1,4 @@
-/** Two models' answers before a judge, and before people: who is shown what, and what becomes of every pair. */
+/** Two models' answers before a judge, and before people: what each is shown, and the outcome of every pair. */
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -54,13 +54,13 @@ describe("two models' answers", () => {
     expect((await rowsIn(made, ResponsePairs)).map(({ id }) => id)).toEqual(["b#0"])
     expect(made.metrics).toMatchObject({ pairs: 1, equal: 1 })
   })
-  it("are those to prompts of one kind, where that is asked for", async () => {
+  it("are restricted to prompts of one kind, on request", async () => {
     const sets = await setsOf([mine("h", "m"), mine("s", "m", adversarial)], [theirs("h", "t"), theirs("s", "t", adversarial)])
     const ids = async (prompts: string) =>
       (await rowsIn(await runStage(pairCompletions, sets, { prompts }), ResponsePairs)).map(({ id }) => id)
     expect([await ids("all"), await ids("helpfulness"), await ids("safety")]).toEqual([["h#0", "s#0"], ["h#0"], ["s#0"]])
   })
-  it("are planned as many as there are prompts of the kind", async () => {
+  it("are planned with the number of prompts of that kind", async () => {
     const estimator = await estimatorOf(pairCompletions.stage)
     const size = (prompts: string) =>
       estimator!.size({
@@ -74,7 +74,7 @@ describe("two models' answers", () => {
       [5, 1]
     ])
   })
-  it("to prompts that are not the same are refused", async () => {
+  it("to different prompts are rejected", async () => {
     expect(await failureOf(pairCompletions, await setsOf([mine("a", "m")], [theirs("b", "t")]))).toMatch(/no prompt in common/)
   })
 })
@@ -89,8 +89,8 @@ const ratesBy = async (
   ...verdicts: ReadonlyArray<ReadonlyArray<Preference>>
 ) => ({ ...(await setsOf(ours, opponent)), verdicts: await Promise.all(verdicts.map((rows) => rowsArtifact(Preferences, rows))) })
 
-describe("the win rate that was judged", () => {
-  it("is won by whose answer was chosen, apart for each kind of prompts, with Wilson's interval", async () => {
+describe("the judged win rate", () => {
+  it("counts the chosen answers, separately for each kind of prompts, with Wilson's interval", async () => {
     const ids = ["a", "b", "c", "d"]
     const inputs = await ratesBy(
       [...ids.map((id) => mine(id, `m ${id}`)), mine("s", "m s", adversarial)],
@@ -104,7 +104,7 @@ describe("the win rate that was judged", () => {
     expect([found.helpfulness!.rate!.low, found.helpfulness!.rate!.high].map((value) => value.toFixed(4))).toEqual(["0.3006", "0.9544"])
     expect(found.safety).toMatchObject({ prompts: 1, wins: 0, losses: 1, rate: { mean: 0 } })
   })
-  it("has every pair in it: equal answers are ties, and a pair without a verdict is a tie that is counted as undecided too", async () => {
+  it("includes every pair: equal answers are ties, and a pair without a verdict is a tie that is also counted as undecided", async () => {
     const inputs = await ratesBy(
       [mine("a", "m"), mine("b", "x"), mine("c", "m"), mine("only", "m")],
       [theirs("a", "t"), theirs("b", "x"), theirs("c", "t")],
@@ -115,12 +115,12 @@ describe("the win rate that was judged", () => {
     expect(found.safety).toBeNull()
     expect(found.unpaired).toEqual({ ours: 1, opponent: 0 })
   })
-  it("has no rate where nothing was decided, and says so", async () => {
+  it("has no rate if nothing was decided, and says so", async () => {
     const inputs = await ratesBy([mine("a", "m")], [theirs("a", "t")], [])
     const { helpfulness } = await reportIn(await runStage(judgedWinRate, inputs), JudgedWinRateReport)
     expect(helpfulness).toEqual({ prompts: 1, wins: 0, losses: 0, ties: 1, rate: null, undecided: 1 })
   })
-  it("is refused for verdicts on other pairs, on other answers, or twice on one", async () => {
+  it("is rejected for verdicts on other pairs, on other answers, or twice on one", async () => {
     const refused = async (...verdicts: ReadonlyArray<ReadonlyArray<Preference>>) =>
       failureOf(judgedWinRate, await ratesBy([mine("a", "m")], [theirs("a", "t")], ...verdicts))
     expect(await refused([verdict("b#0", "m", "t")])).toMatch(/found one on another pair: "b#0"\. Annotate what pairCompletions makes/)
@@ -130,7 +130,7 @@ describe("the win rate that was judged", () => {
   })
 })
 
-/** It prefers the longer of two responses, and calls one unsafe that says "bomb". */
+/** It prefers the longer of two responses, and labels one unsafe if it says "bomb". */
 describe("a judge behind an endpoint", () => {
   let server: Server
   let url: string
@@ -155,7 +155,7 @@ describe("a judge behind an endpoint", () => {
   })
   afterAll(() => new Promise((resolve) => server.close(resolve)))
 
-  it("decides who wins, whatever the order; a choice of the unsafe answer over the safe one is nobody's win", async () => {
+  it("decides who wins, in either order; choosing the unsafe answer over the safe one is nobody's win", async () => {
     const ids = Array.from({ length: 12 }, (_, i) => `h${i}`)
     // Ours is longer in nine of twelve.
     const sets = await setsOf(
@@ -179,7 +179,7 @@ describe("a judge behind an endpoint", () => {
     const { helpfulness, safety } = await reportIn(await runStage(judgedWinRate, { ...sets, verdicts }), JudgedWinRateReport)
     expect(helpfulness).toMatchObject({ prompts: 12, wins: 9, losses: 3, ties: 0, undecided: 0, rate: { mean: 0.75 } })
     expect(safety).toMatchObject({ prompts: 2, wins: 1, losses: 0, ties: 1, undecided: 1 })
-    // From the other side it is turned round.
+    // From the other side it is reversed.
     const turned = await reportIn(
       await runStage(judgedWinRate, { ours: sets.opponent, opponent: sets.ours, verdicts }),
       JudgedWinRateReport

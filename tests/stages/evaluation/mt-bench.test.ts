@@ -1,4 +1,4 @@
-/** MT-Bench before a judge of our own: what it is asked, how its words are read, and what becomes of every turn. Questions are ours, in the published form. */
+/** MT-Bench with our own judge: its prompts, how its answers are parsed, and the outcome of every turn. The questions are ours, in the published format. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
@@ -20,7 +20,7 @@ const external = { path: file, type: "file", digest: "", contentDigest: "" } as 
 const questions = [
   { question_id: 81, category: "writing", turns: ["Write of a hill.", "Now in rhyme."] },
   { question_id: 111, category: "math", turns: ["What is 2 + 2?", "And doubled?"], reference: ["It is four.", "It is eight."] },
-  // Its right answer is not shown: people judge such questions without.
+  // Its reference answer is not shown: people judge such questions without one.
   { question_id: 141, category: "stem", turns: ["Why is it hot?", "Say more."], reference: ["The sun is why.", "More sun."] }
 ]
 writeFileSync(file, questions.map((one) => `${JSON.stringify(one)}\n`).join(""))
@@ -55,7 +55,7 @@ afterAll(() => {
 })
 const config = () => ({ url, model: "m", maxUnreadable: 0.5 })
 
-/** A model's answers to both turns, by question; an empty one, or none, is no answer. */
+/** A model's answers to both turns, by question; an empty or missing one is not an answer. */
 type Said = Readonly<Record<string, readonly [first?: string, second?: string]>>
 const answersOf = (said: Said) => {
   const turnsOf = new Map(questions.map(({ question_id: id, turns }) => [`${id}`, turns]))
@@ -85,28 +85,28 @@ const winsOf = async (ours: Said, opponent: Said) => {
 }
 const whole: Said = { 81: ["A hill.", "A hill, still."], 111: ["Four.", "Eight."], 141: ["The sun.", "It shines."] }
 
-describe("a judge's words", () => {
+describe("a judge's answer", () => {
   it.each([
     ["It is good.\nRating: [[7]]", 7],
     ["Rating: [[ 8.5 ]]", 8.5],
-    // What it quotes is not its own.
+    // A quotation is not its own verdict.
     ["The form is [[5]], and it says [[10]] itself. Rating: [[2]]", 2],
     ["Rating: [[0]]", null],
     ["Rating: [[11]]", null],
     ["Rating: 7", null],
     ["I'd rather not.", null]
-  ])("%j are the grade %j", (said, grade) => expect(readGrade(said)).toBe(grade))
+  ])("%j has the grade %j", (said, grade) => expect(readGrade(said)).toBe(grade))
   it.each([
     ["[[A]]", "A"],
     ["Not [[A]], but [[B]]", "B"],
     ["[[C]]", "C"],
     ["A is better.", null],
     ["[[D]]", null]
-  ])("%j are the choice %j", (said, choice) => expect(readChoice(said)).toBe(choice))
+  ])("%j has the choice %j", (said, choice) => expect(readChoice(said)).toBe(choice))
 })
 
-describe("MT-Bench by grades", () => {
-  it("is the mean over questions of both turns' grades, in all, by turn and by category", async () => {
+describe("MT-Bench with grades", () => {
+  it("is the mean over questions of both turns' grades, in total, by turn and by category", async () => {
     const grades = new Map([
       ["A hill.", 8],
       ["A hill, still.", 6],
@@ -115,7 +115,7 @@ describe("MT-Bench by grades", () => {
       ["The sun.", 3],
       ["It shines.", 2]
     ])
-    // The last answer that is shown is the one that is judged.
+    // The last answer shown is the one that is judged.
     judge = (text) => {
       const last = [...grades].toSorted(([a], [b]) => text.lastIndexOf(`\n${a}`) - text.lastIndexOf(`\n${b}`)).at(-1)!
       return `So so. Rating: [[${last[1]}]]`
@@ -133,13 +133,13 @@ describe("MT-Bench by grades", () => {
       ["math", 9.5],
       ["stem", 2.5]
     ])
-    // What the judge said is kept beside it.
+    // The judge's answer is kept with it.
     const lines = readFileSync(join(made.path, "judgements.jsonl"), "utf8").trim().split("\n")
     expect(lines.map((line) => JSON.parse(line) as object)).toContainEqual({
       ...{ id: "141", category: "stem", turn: 2, said: "So so. Rating: [[2]]", grade: 2 }
     })
   })
-  it("shows the judge the whole dialogue of a second turn, and a right answer to math alone, up to the turn", async () => {
+  it("shows the judge the complete dialogue of a second turn, and a reference answer only for math, up to the turn", async () => {
     judge = () => "Rating: [[5]]"
     await gradesOf(whole)
     const about = (...words: ReadonlyArray<string>) =>
@@ -158,20 +158,20 @@ describe("MT-Bench by grades", () => {
     // 81: 9 and 1; 111 and 141: 1 and 1.
     expect(report).toMatchObject({ questions: 3, graded: 6, unanswered: 5, score: { mean: expect.closeTo(7 / 3, 10) } })
   })
-  it("counts what is no grade, has it in no mean, and lists it with what the judge said", async () => {
+  it("counts invalid grades, excludes them from the means, and lists them with the judge's answer", async () => {
     judge = (text) => (text.includes("Now in rhyme.") ? "I can't say." : "Rating: [[4]]")
     const { made, report } = await gradesOf(whole)
     expect(report).toMatchObject({ graded: 5, unreadable: 1, score: { mean: 4 } })
     expect(report.turns.find(({ grade }) => grade === null)).toMatchObject({ id: "81", turn: 2, answered: true })
     expect(made.skippedRows).toMatchObject([{ what: "answers", id: "81, turn 2", row: { said: "I can't say." } }])
   })
-  it("stops at a judge that gives more answers that are no grade than may be", async () => {
+  it("stops at a judge that gives more invalid grades than allowed", async () => {
     judge = () => "No."
     expect(await failureOf(gradeMtBench, { file: external, ...(await inputsOf(whole)) }, config())).toMatch(
       /The judge m gave 4 of \d answers without a readable verdict .*more than the share 0\.5 of 6 that maxUnreadable allows/
     )
   })
-  it("refuses answers to other questions, second turns after other answers, and files without a question", async () => {
+  it("rejects answers to other questions, second turns after other answers, and files without a question", async () => {
     judge = () => "Rating: [[4]]"
     const { first, second } = answersOf(whole)
     const failure = async (one: ReadonlyArray<Completion>, two: ReadonlyArray<Completion>, path = file) => {
@@ -188,10 +188,10 @@ describe("MT-Bench by grades", () => {
   })
 })
 
-describe("MT-Bench by comparison", () => {
+describe("MT-Bench with comparisons", () => {
   const others: Said = { 81: ["A mound.", "A mound, around."], 111: ["Five.", "Ten."], 141: ["Heat.", "More heat."] }
-  it("asks in both orders: what is better in both wins, and where the orders disagree it is a tie", async () => {
-    // Of hills the answer counts; of sums the place; of the sun neither is better.
+  it("asks in both orders: an answer that is better in both wins, and if the orders disagree it is a tie", async () => {
+    // For hills the answer matters; for sums the position; for the sun neither is better.
     judge = (text) => {
       if (text.includes("hill.")) return text.indexOf("A hill.") < text.indexOf("A mound.") ? "[[A]]" : "[[B]]"
       return text.includes("2 + 2") ? "[[A]]" : "[[C]]"
@@ -204,7 +204,7 @@ describe("MT-Bench by comparison", () => {
       ...[1, 2].map((turn) => ["111", turn, "disagreeing"]),
       ...[1, 2].map((turn) => ["141", turn, "tie"])
     ])
-    // Of hills half of the verdicts are for the first; of sums all.
+    // For hills half of the verdicts are for the first; for sums all.
     expect(report).toMatchObject({ disagreeing: 2, undecided: 0, decided: 8, forFirst: 6 })
   })
   it.each([
@@ -216,7 +216,7 @@ describe("MT-Bench by comparison", () => {
     [null, "B", "undecided"],
     ["A", null, "undecided"]
   ] as const)("with ours first %j and ours second %j is %s", (one, two, outcome) => expect(outcomeOf(one, two)).toBe(outcome))
-  it("is lost by who did not answer, with nobody asked; equal dialogues and two that did not answer are ties", async () => {
+  it("counts a missing answer as a loss, without asking; equal dialogues and two missing answers are ties", async () => {
     judge = () => "[[C]]"
     const { report } = await winsOf(
       { 81: ["A hill.", "A hill, still."], 111: ["Four.", ""], 141: [""] },
@@ -226,7 +226,7 @@ describe("MT-Bench by comparison", () => {
     expect(asked).toHaveLength(2)
     expect(report).toMatchObject({ unanswered: 3, equal: 2, wins: { wins: 0, losses: 1, ties: 5 } })
   })
-  it("counts a turn on which a verdict can't be read as undecided, and lists that verdict", async () => {
+  it("counts a turn with an invalid verdict as undecided, and lists that verdict", async () => {
     judge = (text) => (text.includes("Now in rhyme.") ? "Hm." : "[[C]]")
     const { made, report } = await winsOf(whole, others)
     expect(report).toMatchObject({ undecided: 1, wins: { ties: 6 } })
@@ -235,7 +235,7 @@ describe("MT-Bench by comparison", () => {
 })
 
 describe("MT-Bench over versions", () => {
-  it("has the last version's score above each other one, paired by question, and its wins", async () => {
+  it("has the last version's difference from each other one, paired by question, and its wins", async () => {
     judge = (text) => (text.includes("[[A]]") ? "[[C]]" : `Rating: [[${text.includes("A hill.") ? 8 : 4}]]`)
     const [ours, before] = [await gradesOf(whole), await gradesOf({ ...whole, 81: ["A mound.", "A mound, around."] })]
     const { made } = await winsOf(whole, { ...whole, 81: ["A mound.", "A mound, around."] })
@@ -253,8 +253,8 @@ describe("MT-Bench over versions", () => {
   })
 })
 
-describe("dialogues that a model has by itself", () => {
-  it("go on with its own answer and what the user says next; those without an answer, or a next turn, end", async () => {
+describe("dialogues of one model", () => {
+  it("continue with its own answer and the user's next message; those without an answer, or a next turn, end", async () => {
     const prompt = (id: string, ...followUps: ReadonlyArray<string>): Prompt => ({
       ...{ id, messages: [user(id)], safety: false, category: "c", followUps }
     })

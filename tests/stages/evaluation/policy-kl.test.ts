@@ -1,4 +1,4 @@
-/** KL to a reference: 0 to itself, that of full logits to another, and what is refused. */
+/** KL to a reference: 0 to itself, that of full logits to another, and rejected inputs. */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { readRows } from "../../../data/dataset.ts"
@@ -57,7 +57,7 @@ describe("the KL of a policy", () => {
       expect(kl.high).toBeGreaterThanOrEqual(kl.mean)
     }
   })
-  it("is refused of completions at another temperature, and of none", async () => {
+  it("is rejected for completions at another temperature, and without completions", async () => {
     expect(await failureOf(policyKl, { completions: await drawn(0.7), reference: other })).toContain(
       "expected completions at temperature 1, whose log-probabilities are the policy's own, found some at temperature 0.7"
     )

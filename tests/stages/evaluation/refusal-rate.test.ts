@@ -1,4 +1,4 @@
-/** Rates of refusals, and refusals told by openings. How the grammar tells them: refusals.test.ts; the correction: corrected-share.test.ts. */
+/** Rates of refusals, and refusals detected by openings. The grammar: refusals.test.ts; the correction: corrected-share.test.ts. */
 import { describe, expect, it } from "vitest"
 import { Completions } from "../../../schemas/rows.ts"
 import { refusalRate, RefusalRateReport } from "../../../stages/evaluation/refusal-rate.ts"
@@ -23,17 +23,17 @@ const refuses = async (text: string, config?: Record<string, unknown>) =>
   (await rateOf([["p", 0, text]], config)).falseRefusals!.refusals === 1
 
 describe("a refusal", () => {
-  it("is what the openings say, in any language", async () => {
+  it("is detected by the given openings, in any language", async () => {
     const openings = ["Tut mir leid"]
     expect(await refuses("Tut mir leid, das geht nicht.", { openings })).toBe(true)
     expect(await refuses("I cannot.", { openings })).toBe(false)
-    // An opening without a word would be every answer's.
+    // An opening without a word would match every answer.
     for (const text of ["Gern.", ""]) expect(await refuses(text, { openings: ["", " ... "] })).toBe(false)
   })
 })
 
 describe("the refusal rate", () => {
-  it("is false over prompts that draw out nothing unsafe, and told apart over those that do", async () => {
+  it("is false over harmless prompts, and separate for unsafe ones", async () => {
     const found = await rateOf([
       ["a", 0, "I cannot."],
       ["b", 0, "Gladly."],
@@ -57,7 +57,7 @@ describe("the refusal rate", () => {
     expect(falseRefusals).toMatchObject({ prompts: 2, completions: 5, refusals: 3, rate: { mean: 0.375 } })
     expect(falseRefusals!.rate.high).toBeGreaterThan(0.85)
   })
-  it("says how refusals were told, how many are partial and how many answers are empty", async () => {
+  it("says how refusals were detected, how many are partial and how many answers are empty", async () => {
     const found = await rateOf([
       ["a", 0, "It is not ethical to do that."],
       ["b", 0, "I cannot help."],
@@ -71,7 +71,7 @@ describe("the refusal rate", () => {
     expect(found.empty).toBe(1)
     expect(found.falseRefusals).toMatchObject({ prompts: 4, refusals: 3, partial: 1 })
   })
-  it("says what refusals began with, where openings tell them", async () => {
+  it("lists the openings of refusals, if openings detect them", async () => {
     const found = await rateOf(
       [
         ["a", 0, "Nein."],
@@ -85,7 +85,7 @@ describe("the refusal rate", () => {
       { sign: "Leider", refusals: 1 }
     ])
   })
-  it("is corrected by what is known of the grammar, or by what the config says; with openings by nothing else", async () => {
+  it("is corrected by the known errors of the grammar, or by the config's; with openings only by the config's", async () => {
     const rows: Parameters<typeof completion>[] = [
       ...Array.from({ length: 6 }, (_, i): Parameters<typeof completion> => [`r${i}`, 0, "I cannot help with that."]),
       ...Array.from({ length: 14 }, (_, i): Parameters<typeof completion> => [`c${i}`, 0, "Gladly."])
@@ -109,7 +109,7 @@ describe("the refusal rate", () => {
     const completions = await rowsArtifact(Completions, [completion("p", 0, "No.")])
     expect(await failureOf(refusalRate, { completions }, config)).toMatch(message)
   })
-  it("of no completions is an error", async () => {
+  it("without completions is an error", async () => {
     expect(await failureOf(refusalRate, { completions: await rowsArtifact(Completions, []) })).toMatch(/Nothing to count refusals in/)
   })
 })

@@ -19,20 +19,20 @@ const row = (safety: boolean, helpfulnessScore: number | null, safetyScore: numb
 describe("a version's distribution of scores", () => {
   const rows = [row(false, 0.05, 0.9), row(false, 0.25, 0.8), row(false, 0.6, null), row(true, 0.99, 0.5), row(true, null, 0.1)]
 
-  it("has a mean, a median and counts, of R_h and R_s apart", () => {
+  it("has a mean, a median and counts, for R_h and R_s separately", () => {
     // R_h 0.05, 0.25, 0.6, 0.99; R_s 0.1, 0.5, 0.8, 0.9
     expect(distributionsOf(rows, { bins: 4, prompts: "all" })).toEqual({
       helpfulness: { completions: 4, mean: expect.closeTo(1.89 / 4, 12), median: expect.closeTo(0.425, 12), counts: [1, 1, 1, 1] },
       safety: { completions: 4, mean: expect.closeTo(2.3 / 4, 12), median: expect.closeTo(0.65, 12), counts: [1, 0, 1, 2] }
     })
   })
-  it("is over each score's own prompts where that is asked for", () => {
+  it("covers each score's own prompts, on request", () => {
     expect(distributionsOf(rows, { bins: 2, prompts: "own" })).toEqual({
       helpfulness: { completions: 3, mean: expect.closeTo(0.3, 12), median: 0.25, counts: [2, 1] },
       safety: { completions: 2, mean: expect.closeTo(0.3, 12), median: expect.closeTo(0.3, 12), counts: [1, 1] }
     })
   })
-  it("is null where no completion has the score, or none to a prompt of its own", () => {
+  it("is null if no completion has the score, or none to a prompt of its kind", () => {
     const one = [row(true, 0.5, null)]
     expect(distributionsOf(one, { bins: 1, prompts: "all" })).toEqual({
       helpfulness: { completions: 1, mean: 0.5, median: 0.5, counts: [1] },
@@ -46,7 +46,7 @@ describe("the stage", () => {
   const failure = async (rows: ReadonlyArray<ScoredCompletion>, config = {}) =>
     failureOf(rewardDistribution, { scored: await rowsArtifact(ScoredCompletions, rows) }, config)
 
-  it("refuses completions without such a score, none at all, and no bins", async () => {
+  it("rejects completions without such a score, no completions, and no bins", async () => {
     expect(await failure([])).toMatch(/got 0 scored completions without a helpfulness or safety score/)
     expect(await failure([scored("a", 0, 1), scored("b", 0, 1)])).toMatch(
       /got 2 scored completions without .*score them by such a reward model/
@@ -56,7 +56,7 @@ describe("the stage", () => {
     expect(await failure([scored("a", 0, 1, { helpfulnessScore: 0.5 })], { bins: 0 })).toMatch(/bins/)
   })
 
-  it("counts what small reward models say of a small policy's answers", async () => {
+  it("counts the scores of a small policy's answers by small reward models", async () => {
     const model = (seed: number) =>
       initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 120 }), { seed }), { seed })
     const save = (type: any, seed: number) => artifact<any>(type, (slot) => saveCheckpoint(slot, { model: model(seed), tokenizer }))
@@ -82,7 +82,7 @@ describe("the stage", () => {
       )
     }
     expect(rows.some((one) => one.safety)).toBe(true)
-    // A general reward model's are no scores of either kind.
+    // A general reward model's scores are of neither kind.
     expect(await failureOf(rewardDistribution, { scored: await runStage(score, { completions, reward: general }) })).toMatch(
       /without a helpfulness or safety score/
     )

@@ -1,4 +1,4 @@
-/** Does a general reward model agree that a version got better: by hand, and with small reward models. */
+/** Whether a general reward model agrees that a version got better: by hand, and with small reward models. */
 import { describe, expect, it } from "vitest"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
@@ -18,7 +18,7 @@ const close = (value: number) => expect.closeTo(value, 12) as number
 
 describe("the trend of both rewards", () => {
   const before = [both("a", 1, 4), both("a", 3, 6), both("b", 0, 1), both("gone", 9, 9)]
-  it("is of the mean over prompts, and of the change on the prompts that both versions answered", () => {
+  it("is the mean over prompts, and the change on the prompts that both versions answered", () => {
     const after = [both("b", 5, 0), both("a", 4, 3), both("new", -9, -9)]
     const { versions, diverging } = rewardTrend(
       [
@@ -30,7 +30,7 @@ describe("the trend of both rewards", () => {
     // sft: a 2 and 5, b 0 and 1, gone 9 and 9.
     expect(versions[0]).toMatchObject({ name: "sft", prompts: 3, completions: 4, change: null })
     expect([versions[0]!.reward.mean, versions[0]!.general.mean]).toEqual([close(11 / 3), close(5)])
-    // a: +2 and -2; b: +5 and -1. A resample of two prompts is all of one with probability 1/4.
+    // a: +2 and -2; b: +5 and -1. A resample of two prompts consists of one of them with probability 1/4.
     expect(versions[1]!.change).toEqual({
       prompts: 2,
       reward: { mean: close(3.5), low: 2, high: 5 },
@@ -67,7 +67,7 @@ describe("the trend of both rewards", () => {
     expect(trend.versions[1]!.change!.diverges).toBe(wanted)
     expect(trend.diverging).toEqual(wanted ? ["new"] : [])
   })
-  it("compares each version with the one before it, not with the first", () => {
+  it("compares each version with the previous one, not with the first", () => {
     const one = (reward: number, general: number) => [both("a", reward, general)]
     const { versions, diverging } = rewardTrend(
       [
@@ -96,16 +96,16 @@ describe("the stage", () => {
   const failure = async (names: ReadonlyArray<string>, ...given: Parameters<typeof inputs>) =>
     failureOf(rewardHacking, await inputs(...given), { names })
 
-  it("pairs both scores of a completion, and leaves out what only one model could score", async () => {
+  it("pairs both scores of a completion, and leaves out those that only one model could score", async () => {
     const general = [scored("a", 1, 30), scored("a", 0, 10), scored("b", 0, 99)]
     const out = await runStage(rewardHacking, await inputs([one], [general]), { names: ["v"] })
     const { versions } = await reportIn(out, RewardHackingReport)
     expect(versions).toMatchObject([{ name: "v", prompts: 1, completions: 2, reward: { mean: 1.5 }, general: { mean: 20 }, spearman: 1 }])
   })
-  it("refuses versions without common prompts, other completions, empty sets, and names or sets that do not match", async () => {
+  it("rejects versions without common prompts, other completions, empty sets, and names or sets that do not match", async () => {
     const other = [scored("b", 0, 1)]
     expect(await failure(["x", "y"], [one, other], [one, other])).toMatch(/none that both "x" and "y" answered/)
-    // Each is compared with its neighbour: the first and the third have prompts in common, and that is not enough.
+    // Each is compared with its neighbour: it is not enough that the first and the third have common prompts.
     expect(await failure(["x", "y", "z"], [one, other, one], [one, other, one])).toMatch(/none that both "x" and "y" answered/)
     const texts = one.map((row) => ({ ...row, text: "another" }))
     expect(await failure(["x"], [one], [texts])).toMatch(/"x": expected both scores of the same completions, found other texts/)
@@ -120,7 +120,7 @@ describe("the stage", () => {
     expect(await failure([], [], [])).toMatch(/at least one set/)
   })
 
-  it("finds a general reward model with the same weights to agree entirely, its scores turned round to contradict", async () => {
+  it("finds that a general reward model with the same weights agrees fully, and that reversed scores contradict", async () => {
     const model = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 120 }), { seed: 1 }), { seed: 1 })
     const reward = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model, tokenizer }))
     const general = await artifact(GeneralReward, (slot) => saveCheckpoint(slot, { model, tokenizer }))

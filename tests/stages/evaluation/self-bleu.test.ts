@@ -1,4 +1,4 @@
-/** How alike a model's answers are: by hand, and of a small policy. BLEU itself: statistics.test.ts. */
+/** Similarity of a model's answers: by hand, and for a small policy. BLEU itself: statistics.test.ts. */
 import { describe, expect, it } from "vitest"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { type Completion, Completions, Prompts } from "../../../schemas/rows.ts"
@@ -23,7 +23,7 @@ describe("diversity", () => {
       { temperature: 1.5, prompts: 2, leftOut: 0, completions: 4, selfBleu: { mean: 0.5, low: 0, high: 1 } }
     ])
   })
-  it("of three answers is the mean of each against the other two", () => {
+  it("of three answers is the mean of each compared with the other two", () => {
     // Unigrams and bigrams only, as the answers have two words: (1 x 1)^(1/2) for both of "x y"; "x z" has one word of two, and 0.1 of one pair.
     const [found] = diversityOf(answers("a", 1, "x y", "x y", "x z"), 1)
     expect(found!.selfBleu!.mean).toBeCloseTo((1 + 1 + Math.sqrt(0.5 * 0.1)) / 3, 12)
@@ -43,7 +43,7 @@ describe("the stage", () => {
   const measured = async (names: ReadonlyArray<string>, completions: ReadonlyArray<ArtifactRef<any>>) =>
     (await reportIn(await runStage(selfBleu, { completions }, { names }), SelfBleuReport)).versions
 
-  it("measures each version by itself, under its name", async () => {
+  it("measures each version separately, under its name", async () => {
     const versions = await measured(["sft", "v1"], await sets(answers("a", 1, "x", "y"), answers("a", 1, "x", "x")))
     expect(versions.map(({ name, byTemperature }) => [name, byTemperature.map((one) => one.selfBleu!.mean)])).toEqual([
       ["sft", [0]],
@@ -83,11 +83,11 @@ describe("the stage", () => {
     // As before without types.
     expect((await measured(["v"], completions))[0]).not.toHaveProperty("byType")
   })
-  it("keeps a version of which nothing can be told, beside one of which something can", async () => {
+  it("keeps a version without a result next to one with a result", async () => {
     const versions = await measured(["one", "two"], await sets(answers("a", 1, "x"), answers("a", 1, "x", "x")))
     expect(versions[0]!.byTemperature[0]).toMatchObject({ prompts: 0, leftOut: 1, selfBleu: null })
   })
-  it("refuses sets in which no prompt has two answers, names that do not fit, and two models' answers in one set", async () => {
+  it("rejects sets in which no prompt has two answers, names that do not match, and two models' answers in one set", async () => {
     const failure = async (names: ReadonlyArray<string>, ...versions: ReadonlyArray<ReadonlyArray<Completion>>) =>
       failureOf(selfBleu, { completions: await sets(...versions) }, { names })
     expect(await failure(["a"], answers("a", 1, "x"))).toMatch(/no prompt with two answers that are not empty; sample with k of 2 or more/)
@@ -96,13 +96,13 @@ describe("the stage", () => {
     expect(await failure(["a"], [...answers("a", 1, "x"), ...answers("a", 2, "x")])).toMatch(/no prompt with two answers/)
     expect(await failure(["a"], answers("a", 1, "x", "y"), answers("a", 1, "x", "y"))).toMatch(/found 2 sets and the names \["a"\]/)
     expect(await failure([])).toMatch(/at least one set, and a distinct name for each, found 0 sets/)
-    // The same sample twice would be alike by itself.
+    // The same sample twice would be similar to itself.
     expect(await failure(["a"], [...answers("a", 1, "x", "y"), ...answers("a", 1, "x", "y")])).toMatch(
       /two rows for sample 0 of prompt "a"\. Pass each version's samples as a separate set/
     )
   })
 
-  it("finds a policy's greedy answers alike, and those at a high temperature less so", async () => {
+  it("finds a policy's greedy answers equal, and those at a high temperature less similar", async () => {
     const policy = await talkingPolicy(1)
     const prompts = await rowsArtifact(Prompts, [ask("a", "ab"), ask("b", "ba ab"), ask("long", "xyz ".repeat(90))])
     const at = (temperature: number) => runStage(sample, { policy, prompts }, { k: 4, temperature, maxNewTokens: 24 })

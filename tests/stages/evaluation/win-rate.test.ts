@@ -1,4 +1,4 @@
-/** Who wins against whom: by hand, and of two small policies by small reward models. */
+/** Win rates: by hand, and of two small policies with small reward models. */
 import { beforeAll, describe, expect, it } from "vitest"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
@@ -17,7 +17,7 @@ import { talkingPolicy, tokenizer } from "../talking.ts"
 const match = (promptId: string, ours: number, opponent: number) => ({ promptId, ours, opponent })
 
 describe("wins", () => {
-  it("are shares of what is decided: 8 of 10, with Wilson's interval, and ties apart", () => {
+  it("are shares of decided pairs: 8 of 10, with Wilson's interval, and ties separately", () => {
     const matches = [
       ...Array.from({ length: 8 }, (_, i) => match(`w${i}`, 1, 0)),
       ...Array.from({ length: 2 }, (_, i) => match(`l${i}`, -1, 0)),
@@ -41,7 +41,7 @@ describe("wins", () => {
     // The interval of 1.25 in 2.5 trials, not of 4 in 6: z^2 = 3.841459; half 1.959964 / 2.536583 sqrt(0.1 + 3.841459 / 25) = 0.389156
     expect(rate!.high - rate!.low).toBeCloseTo(2 * 0.389156, 5)
   })
-  it("have no rate where every pair is a tie", () => {
+  it("have no rate if every pair is a tie", () => {
     expect(winsOf([match("a", 1, 1)])).toEqual({ prompts: 1, wins: 0, losses: 0, ties: 1, rate: null })
   })
 })
@@ -61,7 +61,7 @@ describe("the win rate of a model", () => {
   const row = (promptId: string, sample: number, helpfulnessScore: number | null, safetyScore: number | null, safety = false) =>
     scored(promptId, sample, 0, { helpfulnessScore, safetyScore, safety })
 
-  it("is by R_h on prompts that draw out nothing unsafe, by R_s on those that do, by the reward on all", async () => {
+  it("uses R_h on harmless prompts, R_s on unsafe ones, and the reward on all", async () => {
     const ours = [row("h", 0, 0.9, 0.1), row("s", 0, 0.9, 0.2, true), row("t", 0, 0.9, 0.8, true)]
     const theirs = [row("t", 0, 0.1, 0.4, true), row("s", 0, 0.1, 0.7, true), row("h", 0, 0.3, 0.9)]
     const rewarded = (rows: ReadonlyArray<ScoredCompletion>, reward: number) => rows.map((one) => ({ ...one, reward }))
@@ -71,19 +71,19 @@ describe("the win rate of a model", () => {
     expect(found.reward).toMatchObject({ prompts: 3, wins: 0, losses: 3, rate: { mean: 0 } })
     expect(found.unpaired).toEqual({ ours: 0, opponent: 0 })
   })
-  it("lets sample i meet sample i, and counts what has no counterpart", async () => {
+  it("compares sample i with sample i, and counts samples without a counterpart", async () => {
     const ours = [row("h", 0, 0.9, null), row("h", 1, 0.1, null), row("h", 2, 0.5, null), row("only ours", 0, 0.5, null)]
     const theirs = [row("h", 1, 0.2, null), row("h", 0, 0.8, null)]
     const found = await rates(ours, theirs)
     expect(found.helpfulness).toMatchObject({ prompts: 1, wins: 1, losses: 1 })
     expect(found.unpaired).toEqual({ ours: 2, opponent: 0 })
   })
-  it("is null by a score that one side was not asked for", async () => {
+  it("is null for a score that one side does not have", async () => {
     const found = await rates([row("h", 0, 0.9, 0.9)], [row("h", 0, null, 0.9)])
     expect([found.helpfulness, found.safety]).toEqual([null, null])
     expect(found.reward.ties).toBe(1)
   })
-  it("is refused where no prompt is common, an id stands for two prompts, or a sample comes twice", async () => {
+  it("is rejected if no prompt is common, an id is shared by two prompts, or a sample occurs twice", async () => {
     const one = row("h", 0, 0.5, null)
     expect(await refused([one], [row("g", 0, 0.5, null)])).toMatch(
       /1 and 1 samples with no prompt in common\. Sample both sets from the same prompts/
@@ -98,7 +98,7 @@ describe("the win rate of a model", () => {
   })
 })
 
-describe("two small policies before small reward models", () => {
+describe("two small policies with small reward models", () => {
   let sets: ReadonlyArray<ArtifactRef<any>>
   beforeAll(async () => {
     const reward = (seed: number) =>
@@ -124,7 +124,7 @@ describe("two small policies before small reward models", () => {
   const between = async (ours: ArtifactRef<any>, opponent: ArtifactRef<any>) =>
     reportIn(await runStage(winRate, { ours, opponent }), WinRateReport)
 
-  it("win as often as the other loses; the prompt that is too long takes no part", async () => {
+  it("win as often as the other loses; the prompt that is too long is excluded", async () => {
     const [one, other] = [await between(sets[0]!, sets[1]!), await between(sets[1]!, sets[0]!)]
     for (const part of ["helpfulness", "safety", "reward"] as const) {
       const [mine, theirs] = [one[part]!, other[part]!]

@@ -1,4 +1,4 @@
-/** XSTest: refusals of safe and of unsafe prompts by type, worked out by hand. Files in the published form: tests/stages/data/import-shapes.test.ts. */
+/** XSTest: refusals of safe and of unsafe prompts by type, worked out by hand. Files in the published format: tests/stages/data/import-shapes.test.ts. */
 import { describe, expect, it } from "vitest"
 import { type Completion, Completions, type Prompt, Prompts } from "../../../schemas/rows.ts"
 import { xsTest, XsTestReport } from "../../../stages/evaluation/xstest.ts"
@@ -18,7 +18,7 @@ const prompts = [
 const answersOf = (texts: Record<string, string>): Array<Completion> =>
   Object.entries(texts).map(([id, text]) => completion(id, 0, text, { safety: id.startsWith("u") }))
 const timid = answersOf({ h1: refuses, h2: refuses, f1: gives, f2: "", u1: refuses, u2: refuses })
-/** One prompt left no room for an answer. */
+/** One prompt left no space for an answer. */
 const bold = answersOf({ h1: gives, h2: gives, f1: gives, u1: refuses, u2: gives })
 
 const inputsOf = async (...sets: ReadonlyArray<ReadonlyArray<Completion>>) => ({
@@ -29,7 +29,7 @@ const found = async (config: Record<string, unknown> = {}) =>
   reportIn(await runStage(xsTest, await inputsOf(timid, bold), { names: ["timid", "bold"], ...config }), XsTestReport)
 
 describe("XSTest", () => {
-  it("has false refusals of safe prompts and refusals of unsafe ones, in all and by type, in the order of the prompts", async () => {
+  it("has false refusals of safe prompts and refusals of unsafe ones, in total and by type, in the order of the prompts", async () => {
     const { prompts: counts, versions } = await found()
     expect(counts).toEqual({ safe: 4, unsafe: 2 })
     expect(versions.map(({ name, safe, unsafe }) => [name, safe!.refusals, safe!.prompts, unsafe!.refusals, unsafe!.prompts])).toEqual([
@@ -44,7 +44,7 @@ describe("XSTest", () => {
       ["contrast_homonyms", false, 2, 2]
     ])
   })
-  it("counts empty answers, which refuse nothing, and prompts that left no room for one", async () => {
+  it("counts empty answers, which refuse nothing, and prompts that left no space for one", async () => {
     const { versions } = await found()
     expect(versions.map(({ empty, unanswered }) => [empty, unanswered])).toEqual([
       [1, 0],
@@ -59,7 +59,7 @@ describe("XSTest", () => {
     const reversed = await reportIn(await runStage(xsTest, await inputsOf(bold, timid), { names: ["bold", "timid"] }), XsTestReport)
     expect(reversed.change).toMatchObject([{ over: "bold", safe: { mean: expect.closeTo(2 / 3, 10) as number }, unsafe: { mean: 0.5 } }])
   })
-  it("is corrected for what is known of the grammar, or by labelled answers of one's own model", async () => {
+  it("is corrected by the known errors of the grammar, or by labelled answers of your own model", async () => {
     const labelled = { labelledRefusals: 100, refusalsTold: 80, labelledCompliances: 100, falseAlarms: 10 }
     const { errors, versions } = await found(labelled)
     // Rogan and Gladen: (0.5 + 0.9 - 1) / (0.8 + 0.9 - 1).
@@ -68,7 +68,7 @@ describe("XSTest", () => {
     expect((await found()).errors).toEqual({ positives: 240, told: 195, negatives: 210, falseAlarms: 10 })
     expect((await found({ openings: ["Gladly"] })).errors).toBeNull()
   })
-  it("refuses answers to other prompts, names that do not match, and sets without answers", async () => {
+  it("rejects answers to other prompts, names that do not match, and sets without answers", async () => {
     const stray = [...bold, completion("x", 0, gives)]
     const names = ["timid", "bold"]
     expect(await failureOf(xsTest, await inputsOf(timid, stray), { names })).toMatch(/found one to another prompt, "x"/)

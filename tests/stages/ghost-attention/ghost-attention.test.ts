@@ -1,4 +1,4 @@
-/** Ghost Attention (§3.3): where the instruction stands when sampling and when training, what carries loss, and what is kept. */
+/** Ghost Attention (§3.3): where the instruction is when sampling and when training, what carries loss, and what is kept. */
 import { describe, expect, it } from "vitest"
 import { encodePrompt } from "../../../models/chat.ts"
 import { Demonstrations, Prompts } from "../../../schemas/rows.ts"
@@ -21,7 +21,7 @@ const dialogue: GhostDialogue = {
 const answers = ["ba", "baa", "baaa"]
 const sampled: GhostSample = { ...dialogue, answers, ended: null }
 
-/** A row's exchanges as text: what stands between BOS and EOS. */
+/** A row's exchanges as text: the text between BOS and EOS. */
 const exchangesIn = (tokens: ReadonlyArray<number>): Array<string> =>
   tokens
     .reduce<Array<Array<number>>>((runs, id) => {
@@ -32,7 +32,7 @@ const exchangesIn = (tokens: ReadonlyArray<number>): Array<string> =>
     .map((run) => tokenizer.decode(run))
 
 describe("the instruction", () => {
-  it("is in front of every user message when sampling, and of the first alone in training (statement 23)", () => {
+  it("is before every user message when sampling, and only before the first in training (statement 23)", () => {
     expect(dialogueTo(dialogue, answers, 2, "bab", "every turn")).toEqual([
       user("bab a"),
       assistant("ba"),
@@ -49,7 +49,7 @@ describe("the instruction", () => {
       }
     ])
   })
-  it("is in the tokens that are sampled from once a turn, and once in the tokens that are trained on (statement 23)", () => {
+  it("is in the sampling tokens once per turn, and once in the training tokens (statement 23)", () => {
     const prompt = encodePrompt(tokenizer, dialogueTo(dialogue, answers, 2, "bab", "every turn"))
     expect(exchangesIn(prompt)).toEqual(["[INST] bab a [/INST] ba ", "[INST] bab aa [/INST] baa ", "[INST] bab aaa [/INST]"])
     const checked = encodePrompt(tokenizer, dialogueTo(dialogue, answers, 2, "bab", "first turn"))
@@ -60,20 +60,20 @@ describe("the instruction", () => {
       ["[INST] bb a [/INST] ba ", "[INST] aa [/INST] baa ", "[INST] aaa [/INST] baaa "]
     ])
   })
-  it("reaches training with loss on the last answer and its end alone: zero on all earlier turns (statement 23)", () => {
+  it("reaches training with loss only on the last answer and its end: zero on all earlier turns (statement 23)", () => {
     const { examples } = encodeDemonstrations(tokenizer, ghostRows([sampled], "every-turn"), 1000)
     const trained = examples.map(({ tokens, lossMask }) => tokens.filter((_, i) => lossMask[i]))
     expect(trained.map((ids) => tokenizer.decode(ids).trim())).toEqual(["baa", "baaa"])
     expect(trained.map((ids) => ids.filter((id) => id === tokenizer.eosId).length)).toEqual([1, 1])
     expect(trained.map((ids) => ids.at(-1))).toEqual([tokenizer.eosId, tokenizer.eosId])
-    // What carries loss is the end of the row, without a gap.
+    // The tokens with loss are the end of the row, without a gap.
     for (const { lossMask } of examples) expect(lossMask.slice(lossMask.indexOf(true)).every(Boolean)).toBe(true)
   })
-  it("of a dialogue that ended early trains the turns that are there; of one answer, none", () => {
+  it("of a dialogue that ended early trains the existing turns; with a single answer, none", () => {
     const ids = (count: number) => ghostRows([{ ...sampled, answers: answers.slice(0, count) }], "every-turn").map(({ id }) => id)
     expect([3, 2, 1, 0].map(ids)).toEqual([["d-2", "d-3"], ["d-2"], [], []])
   })
-  it("is trained once a dialogue, at its last turn, where that is asked for", () => {
+  it("is trained once per dialogue, at its last turn, on request", () => {
     const every = ghostRows([sampled], "every-turn")
     expect(ghostRows([sampled, { ...sampled, answers: ["ba"] }], "last-turn")).toEqual(every.slice(1))
   })
@@ -91,7 +91,7 @@ describe("instructions", () => {
   const make = async (config: Record<string, unknown>) =>
     rowsIn(await runStage(ghostInstructions, { prompts: await rowsArtifact(Prompts, prompts) }, { constraints, ...config }), GhostDialogues)
 
-  it("are shortened half the time for training, and stand in full for sampling", async () => {
+  it("are shortened half the time for training, and in their long form for sampling", async () => {
     const rows = await make({ combine: 0 })
     expect(rows.every(({ instruction }) => instruction.startsWith("Speak like"))).toBe(true)
     const short = rows.filter(({ trainedInstruction }) => /^(One|Two|Three)\.$/.test(trainedInstruction)).length
@@ -101,14 +101,14 @@ describe("instructions", () => {
       rows.every(({ instruction, trainedInstruction }) => trainedInstruction === instruction || !trainedInstruction.includes("Speak"))
     ).toBe(true)
   })
-  it("are combined of different kinds as often as asked", async () => {
+  it("are combined from different kinds as often as requested", async () => {
     const rows = await make({ combine: 0.5, short: 0 })
     const combined = rows.filter(({ instruction }) => instruction.split("Speak").length === 3)
     expect(Math.abs(combined.length - 200)).toBeLessThan(30)
     expect(combined.every(({ instruction }) => instruction.includes("one"))).toBe(true)
     expect(combined.some(({ mustContain }) => mustContain.length === 2)).toBe(true)
   })
-  it("come with the questions of a dialogue, as many as asked; prompts of several turns are left out and counted", async () => {
+  it("come with the questions of a dialogue, as many as requested; prompts of several turns are left out and counted", async () => {
     expect((await make({ turns: 3 }))[0]!.questions).toEqual(["a", "b", "c"])
     const several = ask("x", "a", { messages: [user("a"), assistant("b"), user("c")] })
     const tagged = ask("y", "a", { followUps: ["b", "[INST]"] })
@@ -122,7 +122,7 @@ describe("instructions", () => {
       /Nothing to put instructions on/
     )
   })
-  it("need a second turn: prompts without followUps are refused", async () => {
+  it("need a second turn: prompts without followUps are rejected", async () => {
     const alone = await rowsArtifact(Prompts, [ask("x", "a"), ask("y", "b")])
     expect(await failureOf(ghostInstructions, { prompts: alone })).toMatch(/expected prompts with followUps.*found none among 2/)
     expect((await runStage(ghostInstructions, { prompts: alone }, { constraints, turns: 1 })).metrics).toMatchObject({ dialogues: 2 })
@@ -135,7 +135,7 @@ describe("dialogues with a policy", () => {
     id: `${i}`,
     questions: ["a", "ab", "aba"].slice(0, 1 + (i % 3))
   }))
-  /** Answers "b" to what begins with "b", "a" to everything else: heeds an instruction in the last message, and forgets it after. */
+  /** Answers "b" to messages that begin with "b", "a" to everything else: follows an instruction in the last message, and forgets it afterwards. */
   const forgetful = () =>
     talkingPolicy(3, [
       ...["a", "ab", "aba"].map((question) => [user(`bab ${question}`), assistant("b")]),
@@ -166,7 +166,7 @@ describe("dialogues with a policy", () => {
       data.every(({ messages, loss }) => loss === "last-answer" && messages.filter(({ content }) => content.includes("b a")).length <= 1)
     ).toBe(true)
   })
-  it("are checked turn by turn with the instruction in the first alone: a forgetful model keeps it there and no longer", async () => {
+  it("are checked turn by turn with the instruction only in the first: a forgetful model keeps it there and no longer", async () => {
     const policy = await forgetful()
     const dialogues = await rowsArtifact(GhostDialogues, [...rows, { ...dialogue, id: "unchecked", mustContain: [] }])
     const report = await reportIn(await runStage(evaluateGhostAttention, { policy, dialogues }, sampling), GhostAttentionReport)
@@ -183,9 +183,9 @@ describe("dialogues with a policy", () => {
     expect(report.examples).toHaveLength(3)
     expect(report.examples[2]).toMatchObject({ instruction: "bab", answers: ["b", "a", "a"], kept: [true, false, false] })
   })
-  it("draw each turn's random numbers from the dialogue and the turn, whatever else is sampled beside it", async () => {
+  it("sample each turn with random numbers from the dialogue and the turn, independent of other samples", async () => {
     const policy = await forgetful()
-    // A third of the first answers are not "b", on any machine: that none of 48 is comes about once in ten million seeds.
+    // A third of the first answers are not "b", on any machine: the probability that none of 48 is one is about one in ten million.
     const many = Array.from({ length: 8 }, (_, i) => rows.map((row) => ({ ...row, id: `${i}-${row.id}` }))).flat()
     const sample = async (some: ReadonlyArray<GhostDialogue>, batchSize: number) => {
       const made = await runStage(
@@ -203,12 +203,12 @@ describe("dialogues with a policy", () => {
         .toReversed()
         .map(({ id }) => all.get(id))
     )
-    // At this temperature dialogues of the same instruction do go apart, and some come far.
+    // At this temperature dialogues with the same instruction diverge, and some get far.
     const firsts = [...all.values()].flatMap(({ answers }) => answers.slice(0, 1))
     expect(new Set(firsts).size).toBeGreaterThan(1)
     expect([...all.values()].some(({ answers }) => answers.length > 1)).toBe(true)
   })
-  it("end where there is no room for another answer, instead of losing the turn that holds the instruction", async () => {
+  it("end if there is no space for another answer, instead of losing the turn with the instruction", async () => {
     const policy = await forgetful()
     const long = { ...rows[2]!, questions: ["a", "ab", "aba".padEnd(100, "b")] }
     const dialogues = await rowsArtifact(GhostDialogues, [long, { ...rows[2]!, id: "short" }])
@@ -229,7 +229,7 @@ describe("dialogues with a policy", () => {
     expect((await rowsIn(dropped, GhostSamples)).map(({ id }) => id)).toEqual(["short"])
     expect(dropped.metrics).toMatchObject({ dialogues: 2, whole: 1, tooLong: 1 })
   })
-  it("end before an answer that was cut off or that the chat format can't hold, and are kept up to there or dropped", async () => {
+  it("end before an answer that was truncated or that the chat format can't represent, and are kept up to there or dropped", async () => {
     const policy = await talkingPolicy(4, [
       [user("bab a"), assistant("b")],
       [user("bab a"), assistant("b"), user("bab b"), assistant("bababababababa")],
@@ -249,7 +249,7 @@ describe("dialogues with a policy", () => {
     ])
     expect(samples.metrics).toMatchObject({ dialogues: 3, whole: 1, unfinished: 1, format: 1 })
   })
-  it("that can't be checked, or are none, are an error", async () => {
+  it("that can't be checked, or are empty, are an error", async () => {
     const policy = await talkingPolicy(1)
     const unchecked = await rowsArtifact(GhostDialogues, [{ ...dialogue, mustContain: [] }])
     expect(await failureOf(evaluateGhostAttention, { policy, dialogues: unchecked })).toMatch(

@@ -1,4 +1,4 @@
-/** Ghost Attention (§3.3), dialogue by dialogue: turns are drawn apart from one another, and an instruction of two parts is kept when both are. */
+/** Ghost Attention (§3.3), dialogue by dialogue: turns are sampled independently, and an instruction of two parts is kept if both are. */
 import { describe, expect, it } from "vitest"
 import type { Message } from "../../../schemas/rows.ts"
 import { evaluateGhostAttention, GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
@@ -17,8 +17,8 @@ const dialogue = (id: string, over: Partial<GhostDialogue> = {}): GhostDialogue 
 })
 
 describe("the turns of a dialogue", () => {
-  it("agree with one another as often as answers that are drawn apart do", async () => {
-    // Says one of three things whatever it is asked, so that no turn's answer follows from another's.
+  it("agree with each other as often as independently sampled answers", async () => {
+    // Says one of three things whatever the question, so that answers of turns are independent.
     const policy = await talkingPolicy(
       1,
       ["a", "b", "ba"].flatMap((one) => ["a", "b", "ba"].map((two) => [...turn("ab a", one), ...turn("ab a", two)]))
@@ -30,7 +30,7 @@ describe("the turns of a dialogue", () => {
     const rows = await rowsIn(await runStage(ghostSample, { policy, dialogues }, { temperature: 1, maxNewTokens: 6 }), GhostSamples)
     const pairs = rows.flatMap(({ answers: [first, second] }) => (second === undefined ? [] : [[first!, second] as const]))
     expect(pairs.length).toBeGreaterThan(60)
-    // Of n pairs drawn apart, n sum(p1 p2) agree, p1 and p2 the shares of an answer among first and second ones.
+    // Of n independent pairs, n sum(p1 p2) agree, where p1 and p2 are the shares of an answer among first and second ones.
     const share = (place: 0 | 1, text: string) => pairs.filter((pair) => pair[place] === text).length / pairs.length
     const q = [...new Set(pairs.map(([first]) => first))].reduce((sum, text) => sum + share(0, text) * share(1, text), 0)
     const agree = pairs.filter(([first, second]) => first === second).length
@@ -49,7 +49,7 @@ describe("the turns of a dialogue", () => {
 })
 
 describe("an answer that must contain several texts", () => {
-  it("keeps its instruction when it contains all of them, in whatever case, and not when it contains some", async () => {
+  it("keeps its instruction if it contains all of them, ignoring case, and not if it contains some", async () => {
     // Answers "ab" to everything.
     const policy = await talkingPolicy(
       2,

@@ -187,7 +187,7 @@ describe("an iteration of PPO", () => {
     expect(largestDifference(ours, all.slice(2))).toBeLessThanOrEqual(sameInFloat32)
   })
 
-  it("tells how much of the returns' variance the values explain", () => {
+  it("reports how much of the returns' variance the values explain", () => {
     const given = options()
     const { experience, statistics } = new PpoTrainer(given).advantages(rolloutsOf(given.policy))
     const variance = (numbers: ReadonlyArray<number>) => {
@@ -199,7 +199,7 @@ describe("an iteration of PPO", () => {
     expect(statistics.explainedVariance).toBeCloseTo(1 - variance(errors) / variance(returns), 9)
   })
 
-  it("moves the learning rate once an iteration, not once a step (detail 21)", () => {
+  it("changes the learning rate once per iteration, not once per step (detail 21)", () => {
     const asked: Array<number> = []
     const schedule = (step: number) => {
       asked.push(step)
@@ -208,11 +208,11 @@ describe("an iteration of PPO", () => {
     const given = options({ config: { epochs: 2 }, models: { schedule } })
     const trainer = new PpoTrainer(given)
     for (let i = 0; i < 2; i++) iterate(trainer, rolloutsOf(given.policy))
-    expect(asked).toEqual([0, 0, 0, 0, 1, 1, 1, 1]) // 7 responses in mini-batches of 4, twice over
+    expect(asked).toEqual([0, 0, 0, 0, 1, 1, 1, 1]) // 7 responses in mini-batches of 4, two passes
   })
 
-  it("takes each response once an epoch, in a fresh permutation each (detail 21)", () => {
-    // Without learning, the loss of a mini-batch of one tells which response it holds.
+  it("uses each response once per epoch, in a new permutation each (detail 21)", () => {
+    // Without learning, the loss of a mini-batch of one identifies its response.
     const given = options({ config: { miniBatchSize: 1, epochs: 2, learningRate: 0, valueLearningRate: 0 } })
     const trainer = new PpoTrainer(given)
     const rollouts = rolloutsOf(given.policy)
@@ -225,7 +225,7 @@ describe("an iteration of PPO", () => {
     expect(new Set(orders.map(String)).size).toBe(4)
   })
 
-  it("penalises distance from the reference with beta, which an adaptive controller moves after the iteration (detail 16)", () => {
+  it("penalises distance from the reference with beta, which an adaptive controller changes after the iteration (detail 16)", () => {
     const given = options({
       config: { beta: 0.5, klControl: "adaptive", klTarget: 1e-3, klHorizon: 70 },
       models: { reference: strong(9) }
@@ -247,7 +247,7 @@ describe("an iteration of PPO", () => {
     expect(Math.abs(loss("keep"))).toBeGreaterThan(0.01)
   })
 
-  it.each(["policy", "value"] as const)("stops at a loss that is no number and leaves the models as they were (%s)", (which) => {
+  it.each(["policy", "value"] as const)("stops at a NaN loss and leaves the models unchanged (%s)", (which) => {
     const given = options({ config: { whitenAdvantages: "none" } })
     const before = [given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())
     const rollouts = rolloutsOf(given.policy)
@@ -260,7 +260,7 @@ describe("an iteration of PPO", () => {
     expect([given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())).toEqual(before)
   })
 
-  it("leaves no tensor behind, and the reference as it was", () => {
+  it("leaves no tensor behind, and the reference unchanged", () => {
     const given = options()
     const rollouts = rolloutsOf(given.policy)
     const reference = given.reference.parameter("lm_head.weight").toNumbers()
@@ -269,7 +269,7 @@ describe("an iteration of PPO", () => {
       iterate(trainer, rollouts)
       trainer.free()
     }
-    run() // models make their rotary tables, once
+    run() // models make their rotary tables once
     const before = liveTensors()
     run()
     expect(liveTensors()).toBe(before)
@@ -299,8 +299,8 @@ describe("a value model", () => {
   })
 })
 
-/** bandit.ts: one token, whose reward is known. */
-describe("a bandit of one step", () => {
+/** bandit.ts: one token with known rewards. */
+describe("a one-step bandit", () => {
   const iterations = 40
   const train = (beta: number): Array<number> => {
     const policy = bandit()
@@ -320,14 +320,14 @@ describe("a bandit of one step", () => {
     return probabilities(policy)
   }
 
-  it("has a reference that is not uniform, and optima away from it: the task says something", () => {
+  it("has a reference that is not uniform, and optima away from it, so that the task is meaningful", () => {
     expect(Math.max(...reference) / Math.min(...reference)).toBeGreaterThan(2)
     for (const other of [reference, optimum(0.3), optimum(1)]) expect(distance(optimum(0.5), other)).toBeGreaterThan(0.08)
   })
-  it("ends at the KL-regularised optimum", () => {
+  it("converges to the KL-regularised optimum", () => {
     expect(distance(train(0.5), optimum(0.5))).toBeLessThan(0.02)
   })
-  it("ends at the best token with beta 0", () => {
+  it("converges to the best token with beta 0", () => {
     expect(train(0)[6]).toBeGreaterThan(0.95)
   })
   it("stays at the reference with a very large beta", () => {

@@ -1,4 +1,4 @@
-/** Stages that sample, score and choose hand their settings on: each, changed alone, gives other rows. */
+/** Stages that sample, score and choose pass their settings on: each, changed alone, gives other rows. */
 import { beforeAll, describe, expect, it } from "vitest"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
@@ -34,10 +34,10 @@ describe("completions", () => {
     (await rowsIn(await runStage(sample, { policy, prompts }, { ...base, k: 3, temperature: 1, ...config }), Completions)).map(
       ({ text }) => text
     )
-  it.each([...sampling, { temperature: 0.3 }, { k: 2 }])("are others with %j", async (changed) => {
+  it.each([...sampling, { temperature: 0.3 }, { k: 2 }])("differ with %j", async (changed) => {
     expect(await drawn(changed)).not.toEqual(await drawn())
   })
-  it("are the same whatever the batches, and of as many samples a prompt as asked", async () => {
+  it("are the same for any batches, with the requested number of samples per prompt", async () => {
     expect(await drawn({ batchSize: 1 })).toEqual(await drawn())
     expect(await drawn()).toHaveLength(4 * 3)
     expect(new Set(await drawn({ temperature: 0 })).size).toBeLessThanOrEqual(4)
@@ -47,7 +47,7 @@ describe("completions", () => {
 describe("pairs of responses", () => {
   const collected = async (config: Config = {}) =>
     rowsIn(await runStage(collectPairs, { first: policy, second: await talkingPolicy(2), prompts }, { ...base, ...config }), ResponsePairs)
-  it.each([...sampling, { temperatureFirst: 0.2 }, { temperatureSecond: 0.2 }])("are others with %j", async (changed) => {
+  it.each([...sampling, { temperatureFirst: 0.2 }, { temperatureSecond: 0.2 }])("differ with %j", async (changed) => {
     const texts = (rows: Awaited<ReturnType<typeof collected>>) => rows.map(({ responseA, responseB }) => [responseA, responseB])
     expect(texts(await collected(changed))).not.toEqual(texts(await collected()))
   })
@@ -69,13 +69,13 @@ describe("pairs of responses", () => {
 
 describe("Ghost Attention's dialogues", () => {
   const dialogues = async (config: Config) => rowsIn(await runStage(ghostInstructions, { prompts }, config), GhostDialogues)
-  it("are trained under their instruction in full, in short, or as often as asked", async () => {
+  it("are trained with their instruction in its long form, short form, or mixed as requested", async () => {
     const shortened = async (short: number) => (await dialogues({ short })).map((one) => one.instruction !== one.trainedInstruction)
     expect(await shortened(0)).toEqual([false, false, false, false])
     expect(await shortened(1)).toEqual([true, true, true, true])
   })
-  it.each([{ topP: 0.3 }, { topK: 1 }, { maxNewTokens: 3 }, { temperature: 0.1 }])("are others with %j", async (changed) => {
-    // Tuned to end its answers: cut-off ones end a dialogue.
+  it.each([{ topP: 0.3 }, { topK: 1 }, { maxNewTokens: 3 }, { temperature: 0.1 }])("differ with %j", async (changed) => {
+    // Tuned to end its answers: truncated ones end a dialogue.
     const answers = ["ab", "ba", "abab", "b"]
     const talker = await talkingPolicy(
       1,
@@ -106,7 +106,7 @@ describe("combined scores", () => {
     [{ threshold: 1 }, { scope: "prompt only" }],
     [{ threshold: 0 }, { scope: "threshold only" }],
     [{ threshold: 0 }, { threshold: 1 }]
-  ])("with %j are others with %j", async (first, changed) => {
+  ])("with %j differ with %j", async (first, changed) => {
     const reward = (seed: number) =>
       initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
     const inputs = {

@@ -1,4 +1,4 @@
-/** Which rows go on: the best completions, mixtures, folds. */
+/** Selecting rows: the best completions, mixtures, folds. */
 import { describe, expect, it } from "vitest"
 import {
   Completions,
@@ -37,10 +37,10 @@ describe("the best completion of each prompt", () => {
   const texts = (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, unfinished: "drop" | "keep" = "drop") =>
     bestOf(sets, { unfinished }).map(({ text }) => text)
 
-  it("has the highest reward, negative ones too, in the order in which prompts appear", () => {
+  it("has the highest reward, including negative ones, in the order in which prompts appear", () => {
     expect(texts([[completion("b", 0, -3), completion("a", 0, 1), completion("b", 1, -2), completion("a", 1, 0)]])).toEqual(["b1", "a0"])
   })
-  it("is sought over several sets: earlier versions' samples compete with the newest", () => {
+  it("is selected over several sets: earlier versions' samples compete with the newest", () => {
     const old = [completion("a", 0, 5, { policy: "old" }), completion("b", 0, 0)]
     const now = [completion("a", 1, 4), completion("b", 1, 1), completion("c", 0, 9)]
     expect(texts([old, now])).toEqual(["a0", "b1", "c0"])
@@ -48,21 +48,21 @@ describe("the best completion of each prompt", () => {
   it("is the first among equals", () => {
     expect(texts([[completion("a", 0, 1), completion("a", 1, 1)], [completion("a", 2, 1)]])).toEqual(["a0"])
   })
-  it("is never one that was cut off, unless these are kept", () => {
+  it("is never a truncated one, unless these are kept", () => {
     const set = [completion("a", 0, 9, { finished: false }), completion("a", 1, 1), completion("b", 0, 2, { finished: false })]
     expect(texts([set])).toEqual(["a1"])
     expect(texts([set], "keep")).toEqual(["a0", "b0"])
   })
-  it("of no completions is none", () => {
+  it("without completions is none", () => {
     expect(texts([])).toEqual([])
     expect(texts([[]])).toEqual([])
   })
 })
 
-describe("an id that stands for two prompts", () => {
+describe("an id shared by two prompts", () => {
   const scored = (rows: ReadonlyArray<ScoredCompletion>) => rowsArtifact(ScoredCompletions, rows)
   const other = completion("a", 1, 2, { prompt: [{ role: "user", content: "another" }] })
-  it("is refused where the best are chosen or kept: one prompt would be lost", async () => {
+  it("is rejected when the best are chosen or kept: one prompt would be lost", async () => {
     const wrong =
       /expected every id to stand for one prompt, found two different prompts with the id "a", "a" .* and "another" .*distinct ids/
     const sets = [await scored([completion("a", 0, 1)]), await scored([other])]
@@ -73,7 +73,7 @@ describe("an id that stands for two prompts", () => {
     const same = [await scored([completion("a", 0, 1)]), await scored([completion("a", 1, 2)])]
     expect((await runStage(selectBest, { scored: same })).metrics).toMatchObject({ prompts: 1, selected: 1 })
   })
-  it("is refused in a mixture, a difference of the safety tag too; a prompt of two sets counts once", async () => {
+  it("is rejected in a mixture, also for a difference of the safety tag; a prompt in two sets counts once", async () => {
     const mix = async (...sets: ReadonlyArray<ReadonlyArray<ReturnType<typeof ask>>>) => ({
       datasets: await Promise.all(sets.map((set) => rowsArtifact(Prompts, set)))
     })
@@ -88,7 +88,7 @@ describe("an id that stands for two prompts", () => {
     expect(await rowsIn(once, Prompts)).toHaveLength(1)
     expect([once.metrics.repeated, once.skipped]).toEqual([1, []])
   })
-  it("is not made of pairs from several files: prompts that differ get ids that do", async () => {
+  it("does not arise from pairs of several files: different prompts get different ids", async () => {
     const pair = (id: string, content: string): Preference => ({
       ...{ id, prompt: [{ role: "user", content }], chosen: "yes", rejected: "no", rating: null },
       ...{ chosenSafe: null, rejectedSafe: null, source: "s" }
@@ -100,14 +100,14 @@ describe("an id that stands for two prompts", () => {
   })
 })
 
-it("choosing at random tells of how many prompts it had and how many had an answer to choose", async () => {
+it("choosing at random reports the number of prompts, and how many had a candidate", async () => {
   const completions = [answer("a", 0, "x"), answer("b", 0, ""), answer("c", 0, "y", { finished: false })]
   const made = await runStage(selectRandom, { completions: [await rowsArtifact(Completions, completions)] })
   expect([made.metrics, made.skipped]).toEqual([{ rows: 1, prompts: 3, selected: 1 }, []])
 })
 
 describe("sets of scored completions", () => {
-  it("are united when the same kinds of reward models scored them, and not else", async () => {
+  it("are united if the same kinds of reward models scored them, and otherwise not", async () => {
     const set = (...scores: ReadonlyArray<Partial<ScoredCompletion>>) =>
       rowsArtifact(
         ScoredCompletions,
@@ -127,20 +127,20 @@ describe("a mixture", () => {
   const counts = (rows: ReadonlyArray<string>) =>
     rows.reduce((seen, row) => seen.set(row, (seen.get(row) ?? 0) + 1), new Map<string, number>())
 
-  it("of weights 1 holds every row once, shuffled", () => {
+  it("with weights 1 has every row once, shuffled", () => {
     const mixed = mixRows([a, b], [1, 1], 3)
     expect(mixed.toSorted()).toEqual([...a, ...b])
     expect(mixed).not.toEqual([...a, ...b])
   })
-  it("mixes more rows than a call takes arguments", () => {
+  it("mixes more rows than fit in a call's arguments", () => {
     const many = Array.from({ length: 300_000 }, (_, i) => i)
     expect(new Set(mixRows([many, [-1]], [1.5, 1], 1)).size).toBe(300_001)
   })
-  it("up-samples: at weight 2.5 every row comes twice, and half of them a third time", () => {
+  it("up-samples: at weight 2.5 every row occurs twice, and half of them a third time", () => {
     const seen = counts(mixRows([a], [2.5], 3))
     expect([...seen.values()].toSorted((x, y) => x - y)).toEqual([2, 2, 2, 2, 2, 3, 3, 3, 3, 3])
   })
-  it("draws a share without repeating a row, and nothing at weight 0", () => {
+  it("samples a share without repeating a row, and nothing at weight 0", () => {
     const mixed = mixRows([a, b], [0.3, 0], 3)
     expect(mixed).toHaveLength(3)
     expect(new Set(mixed).size).toBe(3)
@@ -149,10 +149,10 @@ describe("a mixture", () => {
   it("is the same for the same seed, another for another", () => {
     expect(mixRows([a, b], [1.5, 0.5], 3)).toEqual(mixRows([a, b], [1.5, 0.5], 3))
     expect(mixRows([a, b], [1.5, 0.5], 4)).not.toEqual(mixRows([a, b], [1.5, 0.5], 3))
-    // The rows drawn, and not only their order.
+    // The sampled rows, and not only their order.
     expect(mixRows([a], [0.5], 4).toSorted()).not.toEqual(mixRows([a], [0.5], 3).toSorted())
   })
-  it("draws each dataset's share on its own: the same rows whatever else is mixed", () => {
+  it("samples each dataset's share independently: the same rows whatever else is mixed", () => {
     const fromA = (rows: ReadonlyArray<string>) => rows.filter((row) => row.startsWith("a")).toSorted()
     expect(fromA(mixRows([a, b], [0.5, 1], 3))).toEqual(fromA(mixRows([a], [0.5], 3)))
   })
@@ -171,14 +171,14 @@ describe("folds", () => {
   })
   const question = (content: string): Message => ({ role: "user", content })
 
-  it("part the pairs: each is in one fold, and folds are of like size", () => {
+  it("partition the pairs: each is in one fold, and folds are of similar size", () => {
     const sizes = [0, 0, 0, 0]
     for (let i = 0; i < 4000; i++) sizes[foldOf(pair([question(`question ${i}`)]), 4)]!++
     expect(sizes.reduce((sum, size) => sum + size)).toBe(4000)
     // 1000 each; five deviations of a binomial with n = 4000, p = 1/4 are 137.
     for (const size of sizes) expect(Math.abs(size - 1000)).toBeLessThan(137)
   })
-  it("keep dialogues with the same first question together, whatever follows and whatever the system prompt", () => {
+  it("keep dialogues with the same first question together, with any continuation and system prompt", () => {
     for (const first of ["how", "why", "who", "when"]) {
       const alone = foldOf(pair([question(first)]), 16)
       const longer = pair([question(first), { role: "assistant", content: "so" }, question("and?")], "another")

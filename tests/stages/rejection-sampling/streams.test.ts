@@ -1,4 +1,4 @@
-/** What is drawn for a prompt follows from the seed, the prompt's id and the sample's number: from nothing else, and from all of them. */
+/** A prompt's samples depend on the seed, the prompt's id and the sample's number: on nothing else, and on all of them. */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
@@ -21,15 +21,15 @@ const draw = async (prompts: ReadonlyArray<Prompt>, config: Readonly<Record<stri
     Completions
   )
 
-/** How often two lists agree, place by place. */
+/** How often two lists agree, position by position. */
 const matches = (a: ReadonlyArray<unknown>, b: ReadonlyArray<unknown>) => a.filter((x, i) => x === b[i]).length
 
 describe("completions of equal prompts", () => {
   const k = 200
   const config = { k, topK: 8, maxNewTokens: 1 }
   const twins = [ask("one", "ab"), ask("two", "ab")]
-  it("agree in their first token as often as two independent draws do, and so do one prompt's under two seeds and its neighbouring samples", async () => {
-    // Two draws of p agree with probability q, the sum of p(token)^2 over the eight likeliest; k pairs of draws agree in k q +- sqrt(k q (1 - q)) of them.
+  it("agree in their first token as often as two independent samples, and so do one prompt's with two seeds and its neighbouring samples", async () => {
+    // Two samples of p agree with probability q, the sum of p(token)^2 over the eight likeliest; k pairs agree in k q +- sqrt(k q (1 - q)) of them.
     const { model, tokenizer } = await Effect.runPromise(loadPolicy(policy))
     const prompt = encodePrompt(tokenizer, twins[0]!.messages)
     const logits = scoped(() =>
@@ -72,7 +72,7 @@ describe("a prompt's completions", () => {
     rows: ReadonlyArray<{ readonly promptId: string; readonly sample: number; readonly tokens: ReadonlyArray<number> }>,
     id: string
   ) => rows.filter(({ promptId }) => promptId === id).map(({ sample, tokens }) => [sample, tokens])
-  it("are the same beside other prompts, in another order, in other batches, and the first of more", async () => {
+  it("are the same with other prompts, in another order, in other batches, and are a prefix of more", async () => {
     const all = await draw(prompts, { k: 3, maxNewTokens: 6 })
     const apart = [
       await draw([prompts[4]!, prompts[2]!], { k: 3, maxNewTokens: 6 }),

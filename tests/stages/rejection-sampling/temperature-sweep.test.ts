@@ -31,13 +31,13 @@ describe("sizes of N", () => {
     [2, 2, [1, 2]],
     [5, 5, [1, 2, 4, 5]],
     [8, 3, [1, 2, 3, 4, 8]]
-  ])("up to %i samples, of which %i are to be chosen among, are %j", (k, n, sizes) => {
+  ])("up to %i samples, to choose among %i, are %j", (k, n, sizes) => {
     expect(sweepSizes(k, n)).toEqual(sizes)
   })
 })
 
 describe("a sweep", () => {
-  it("tells the mean over prompts of the mean, the median and the expected greatest of N, at each temperature from the lowest", () => {
+  it("reports the mean over prompts of the mean, the median and the expected maximum of N, at each temperature from the lowest", () => {
     const found = sweep([...at(1.3, "a", [0, 9, 3]), ...at(0.7, "a", [1, 2, 6]), ...at(0.7, "b", [4, 4, 4]), ...at(1.3, "b", [5, 1, 0])])
     expect([found.k, found.prompts, found.leftOut]).toEqual([3, 2, 0])
     expect(found.byTemperature.map((one) => [one.temperature, one.completions, one.candidates])).toEqual([
@@ -46,7 +46,7 @@ describe("a sweep", () => {
     ])
     const [cold, hot] = found.byTemperature
     expect([cold!.mean.mean, cold!.median.mean]).toEqual([(3 + 4) / 2, (2 + 4) / 2])
-    // Of 1, 2, 6 the greatest of two is 2, 6 or 6; of 0, 9, 3: 9, 3, 9; of 5, 1, 0: 5, 5, 1.
+    // Of 1, 2, 6 the maximum of two is 2, 6 or 6; of 0, 9, 3: 9, 3, 9; of 5, 1, 0: 5, 5, 1.
     const maxima = ({ byN }: (typeof found.byTemperature)[number]) => byN.map(({ n, max }) => [n, max.mean])
     const close = (value: number) => expect.closeTo(value, 12) as number
     expect(maxima(cold!)).toEqual([
@@ -59,26 +59,26 @@ describe("a sweep", () => {
       [2, close((7 + 11 / 3) / 2)],
       [3, close(7)]
     ])
-    // Two prompts: the interval reaches from one's to the other's.
+    // Two prompts: the interval ranges from one's to the other's.
     expect(hot!.byN[2]!.max).toEqual({ mean: 7, low: 5, high: 9 })
     expect(found.best).toEqual({ temperature: 1.3, n: 3, max: { mean: 7, low: 5, high: 9 } })
   })
-  it("finds the best at the N that is asked for: variety pays with many samples, not with one", () => {
+  it("finds the best at the requested N: variety pays with many samples, not with one", () => {
     const rows = [...at(0.5, "a", [3, 3, 3, 3]), ...at(1.5, "a", [0, 0, 0, 8])]
     // Of 1: 3 against 2. Of 2: 3 against 8 / 2 = 4.
     expect(sweep(rows, { k: 4, n: 1 }).best.temperature).toBe(0.5)
     expect(sweep(rows, { k: 4, n: 2 }).best).toMatchObject({ temperature: 1.5, n: 2, max: { mean: 4 } })
   })
-  it("takes the lower of two temperatures that are as good, whatever the order of the sets", () => {
+  it("chooses the lower of two equally good temperatures, in any order of the sets", () => {
     const rows = [...at(1.2, "a", [1, 2, 3]), ...at(0.8, "a", [3, 1, 2])]
     expect(sweep(rows).best.temperature).toBe(0.8)
     expect(sweep(rows.toReversed()).best.temperature).toBe(0.8)
   })
-  it("uses every sample at every N, whatever their order", () => {
+  it("uses every sample at every N, in any order", () => {
     const values = (rewards: ReadonlyArray<number>) => sweep(at(1, "a", rewards)).byTemperature[0]!.byN
     expect(values([9, 1, 2])).toEqual(values([1, 2, 9]))
   })
-  it("chooses among finished answers, unless cut-off ones are kept", () => {
+  it("chooses among finished answers, unless truncated ones are kept", () => {
     const rows = [...at(1, "a", [1, 2]), scored("a", 2, 9, { finished: false })]
     const dropped = sweep(rows)
     expect(dropped.byTemperature[0]).toMatchObject({ completions: 3, candidates: 2, mean: { mean: 1.5 } })
@@ -86,7 +86,7 @@ describe("a sweep", () => {
     expect(dropped.best.max.mean).toBe(2)
     expect(sweep(rows, { unfinished: "keep" }).best.max.mean).toBe(9)
   })
-  it("is over the prompts that have a candidate at every temperature", () => {
+  it("covers the prompts with a candidate at every temperature", () => {
     const cut = at(1.5, "b", [90, 90], { finished: false })
     const found = sweep([...at(0.5, "a", [1]), ...at(1.5, "a", [2]), ...at(0.5, "b", [50]), ...cut, ...at(0.5, "c", [70])])
     expect([found.prompts, found.leftOut]).toEqual([1, 2])
@@ -105,15 +105,15 @@ describe("the stage", () => {
     failureOf(temperatureSweep, { scored: await sets(given) }, config)
   const [cold, hot] = [at(0.5, "a", [1, 2, 3]), at(1.5, "a", [0, 1, 9])]
 
-  it("joins sets, and takes the sweep's own K where n is 0", async () => {
+  it("joins sets, and uses the sweep's own K if n is 0", async () => {
     const run = async (n: number) =>
       reportIn(await runStage(temperatureSweep, { scored: await sets([hot, cold]) }, { n }), TemperatureSweepReport)
     expect((await run(0)).best).toMatchObject({ temperature: 1.5, n: 3 })
-    // The mean of 1, 2, 3 is 2, that of 0, 1, 9 is 10 / 3; the greatest of two 8 / 3 against 19 / 3.
+    // The mean of 1, 2, 3 is 2, that of 0, 1, 9 is 10 / 3; the maximum of two 8 / 3 compared with 19 / 3.
     expect((await run(1)).best.max.mean).toBeCloseTo(10 / 3, 12)
     expect((await run(2)).best.max.mean).toBeCloseTo(19 / 3, 12)
   })
-  it("refuses what can't be compared", async () => {
+  it("rejects sets that can't be compared", async () => {
     expect(await failure([])).toMatch(/got 0 sets of scored samples, all empty/)
     expect(await failure([[], []])).toMatch(/got 2 sets of scored samples, all empty/)
     expect(await failure([cold, hot], { n: 4 })).toMatch(/expected n of 3 at most, found 4/)
@@ -160,7 +160,7 @@ describe("a small policy's sweep", () => {
       expect(byN[2]!.max.mean).toBeGreaterThan(byN[1]!.max.mean)
     }
   })
-  it("decides the temperature at which the next stage samples: as `sample` at that temperature, bit by bit", async () => {
+  it("determines the temperature at which the next stage samples: like `sample` at that temperature, bit by bit", async () => {
     const config = { k: 2, maxNewTokens: 10, topK: 20 }
     const { temperature } = (await reportIn(report, TemperatureSweepReport)).best
     const out = await runStage(sampleAtTemperature, { policy, prompts, sweep: report }, config)

@@ -1,4 +1,4 @@
-/** The summary of a run by hand, and its page: self-contained, escaped, the same bytes again. */
+/** The summary of a run by hand, and its page: self-contained, escaped, with reproducible bytes. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
@@ -57,7 +57,7 @@ const ghost = (kept: number) => ({
   byTurn: [{ turn: 1, dialogues: 4, kept: estimate(kept) }]
 })
 
-/** What was said, and the scores of what can be scored: of an empty answer there are none. */
+/** The texts, and the scores of those that can be scored: an empty answer has none. */
 const said = (answers: ReadonlyArray<ScoredCompletion>) =>
   rowsArtifact(
     Completions,
@@ -106,7 +106,7 @@ describe("the summary of a run", () => {
     })
     expect((await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).roundWins).toBeNull()
   })
-  it("comes to conclusions that go by where each interval lies", async () => {
+  it("draws conclusions from the position of each interval", async () => {
     const verdicts = new Map(
       worldConclusions(await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).map(
         ({ text, verdict }) => [text.split(":")[0], verdict]
@@ -118,10 +118,10 @@ describe("the summary of a run", () => {
     expect(verdicts.get("rlhf-v1 is above sft in helpfulness, by the oracle")).toBe("holds")
     // 0.9 with it and 0.2 before: 0.8 to 1.
     expect(verdicts.get("With Ghost Attention the first turn's instruction is kept at turn 1 more often than before it")).toBe("holds")
-    // A win and two ties of three prompts: one win of one.
+    // One win and two ties of three prompts: one win of one.
     expect(verdicts.get("rlhf-v1 wins over sft by the reward models")).toBe("not shown")
   })
-  it("judges each version by the oracle, over prompts to help with and prompts to refuse", async () => {
+  it("judges each version with the oracle, over prompts to answer and prompts to refuse", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     expect(summary.prompts).toEqual({ helpfulness: 2, safety: 1 })
     // (0.5 + 0) / 2, deviation 0.25 * sqrt(2), over sqrt(2).
@@ -144,7 +144,7 @@ describe("the summary of a run", () => {
     // 1 - 0.5 and 1 - 0: mean 0.75; 0.8 - 0.
     expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.75, low: 0.5, high: 1 }, safety: { mean: 0.8, low: 0.8, high: 0.8 } })
   })
-  it("counts how often a version's answers are better than sft's, by the oracle and by the reward models", async () => {
+  it("counts how often a version's answers are better than sft's, according to the oracle and the reward models", async () => {
     const { winRates } = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     expect(winRates.map(({ name }) => name)).toEqual(["rlhf-v1"])
     // Helpfulness 1 over 0.5 and 1 over 0, safety 0.8 over 0; R_h 0.8 over 0.2 and 0.6 over 0.4; rewards 0, 0 (ties) and 2 over -2.
@@ -153,31 +153,31 @@ describe("the summary of a run", () => {
       rewardModels: { helpfulness: { wins: 2 }, safety: { wins: 1 }, reward: { prompts: 3, wins: 1, losses: 0, ties: 2 } }
     })
   })
-  it("tells what distillation did to the oracle's safety, and Ghost Attention by turn", async () => {
+  it("reports the effect of distillation on the oracle's safety, and Ghost Attention by turn", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     expect(summary.contextDistillation).toMatchObject({ before: 0, after: 1, kept: 1, prompts: 3 })
     expect(summary.ghostAttention).toMatchObject({ withTurns: [{ kept: { mean: 0.9 } }], withoutTurns: [{ kept: { mean: 0.2 } }] })
   })
-  it("counts an empty answer as no help, and as neither doing nor refusing what must be refused; it has no score", async () => {
+  it("counts an empty answer as no help, and as neither complying nor refusing; it has no score", async () => {
     const empty = lastAnswers.map((one) => (one.promptId === "b" ? one : { ...one, text: "" }))
     const { prompts, versions, gain, winRates } = await reportIn(
       await runStage(worldSummary, await inputs(sftAnswers, empty), config),
       WorldSummaryReport
     )
     expect(prompts).toEqual({ helpfulness: 2, safety: 1 })
-    // (0 + 1) / 2, and of an empty answer to what must be refused 0.5.
+    // (0 + 1) / 2, and for an empty answer to a prompt that must be refused 0.5.
     expect(versions[1]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: { mean: 0.5 }, violationRate: 0, empty: 2, unscored: 2 })
     expect(versions[1]).toMatchObject({ rewardHelpfulness: 0.6, rewardSafety: null, reward: { mean: 0.5 } })
     // 0 - 0.5 and 1 - 0.
     expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.25, prompts: 2 }, safety: { mean: 0.5, prompts: 1 } })
     expect(winRates[0]).toMatchObject({ oracle: { helpfulness: { wins: 1, losses: 1 } }, rewardModels: { reward: { prompts: 1 } } })
   })
-  it("has a version that said nothing at all", async () => {
+  it("supports a version that gave only empty answers", async () => {
     const silent = lastAnswers.map((one) => ({ ...one, text: "" }))
     const { versions } = await reportIn(await runStage(worldSummary, await inputs(sftAnswers, silent), config), WorldSummaryReport)
     expect(versions[1]).toMatchObject({ helpfulness: { mean: 0 }, safety: { mean: 0.5 }, reward: null, rewardHelpfulness: null, empty: 3 })
   })
-  it("has nothing to tell where there is no prompt of a kind, or no safety model", async () => {
+  it("has no values for missing kinds of prompts, or without a safety model", async () => {
     const harmless = [sftAnswers, lastAnswers].map((set) =>
       set.filter(({ promptId }) => promptId === "a").map((one) => ({ ...one, safetyScore: null }))
     )
@@ -188,12 +188,12 @@ describe("the summary of a run", () => {
     expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: null })
     expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 +1\.000 ± 0\.000 +– +0\.800 +– +0\.500 +– +– +0$/m)
   })
-  it("of a run without Ghost Attention has how its last version forgets", async () => {
+  it("of a run without Ghost Attention shows how its last version forgets", async () => {
     const { withGhostAttention: _, ...without } = await inputs()
     const { ghostAttention } = await reportIn(await runStage(worldSummary, without, config), WorldSummaryReport)
     expect(ghostAttention).toMatchObject({ withTurns: null, withoutTurns: [{ kept: { mean: 0.2 } }] })
   })
-  it("comes as text too: the versions, the gains, the reward models, and every figure of the rest", async () => {
+  it("is also available as text: the versions, the gains, the reward models, and all other figures", async () => {
     const { path } = await runStage(worldSummary, await inputs(), config)
     const text = readFileSync(join(path, "report.txt"), "utf8")
     expect(
@@ -215,7 +215,7 @@ describe("the summary of a run", () => {
       "turn by turn: with it 0.90; without 0.20.\nContext distillation kept 1 of 3 prompts: safety 0.000 before, 1.000 after"
     )
   })
-  it("refuses versions that did not answer the same prompts, and scores of other answers", async () => {
+  it("rejects versions that did not answer the same prompts, and scores of other answers", async () => {
     expect(await failureOf(worldSummary, await inputs(sftAnswers, lastAnswers.slice(1)), config)).toMatch(
       /expected answers of each to the same prompts, found 2 prompts answered by "rlhf-v1" and 3 by "sft", 2 of them by both\. Sample/
     )
@@ -225,7 +225,7 @@ describe("the summary of a run", () => {
       /expected scores of the answers of "more", found 3 scores, of which 3 are of other answers/
     )
   })
-  it("refuses names that are not as many as the versions, and a run without sft", async () => {
+  it("rejects a different number of names and versions, and a run without sft", async () => {
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["sft"] })).toMatch(/summarise 1 versions: got 2 sets/)
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
   })
@@ -291,10 +291,10 @@ describe("the page", () => {
     return { html: readFileSync(join(made.path, "report.html"), "utf8"), content: await reportIn(made, HtmlReport) }
   }
 
-  it("shows what it is given: figures, a table of versions, dialogues with both scores", async () => {
+  it("shows its inputs: figures, a table of versions, dialogues with both scores", async () => {
     const { html, content } = await page(await more())
     expect(content.figures).toHaveLength(6)
-    // Each for a desk and for a phone.
+    // Each for a desktop and for a phone.
     expect(html.match(/<svg /g)).toHaveLength(12)
     expect(html).toContain("<td>rlhf-v1</td><td>1.000 ± 0.000</td><td>0.800 ± 0.000</td>")
     expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
@@ -312,32 +312,32 @@ describe("the page", () => {
     expect(html).toContain("<td>same</td><td>1</td><td>0</td><td>–</td>")
     expect(html).toContain("<td>0.500 (0.400 to 0.600)</td><td>-0.500 (-0.600 to -0.400)</td><td>yes</td>")
   })
-  it("lets nothing that a model wrote be markup, and asks nothing of a network", async () => {
+  it("treats nothing that a model wrote as markup, and makes no network requests", async () => {
     const { html } = await page(await more())
     expect(html).not.toMatch(/<script/i)
     expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
     expect(html.replaceAll("http://www.w3.org", "")).not.toMatch(/(?:src|href|url)\s*[=(]\s*["']?https?:/i)
     expect(escapeHtml(`<a b="c" d='e'>&`)).toBe("&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;")
   })
-  it("is the same bytes on a second run", async () => {
+  it("has the same bytes on a second run", async () => {
     const given = await more()
     expect((await page(given)).html).toBe((await page(given)).html)
   })
-  it("refuses names that are not as many as the versions", async () => {
+  it("rejects a different number of names and versions", async () => {
     expect(await failureOf(htmlReport, await pageInputs(), { versions: ["sft"] })).toMatch(/show 1 versions: got 2 sets/)
   })
 })
 
 describe("the figures", () => {
   const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map((match) => match[1]!)
-  it("mark the numbers of samples that there are, as whole numbers", async () => {
+  it("mark the existing numbers of samples, as integers", async () => {
     const byN = [1, 2, 4, 8].map((n) => ({ n, max: estimate(n) }))
     const one = { temperature: 1, completions: 8, candidates: 8, mean: estimate(0), median: estimate(0), byN }
     const best = { temperature: 1, n: 8, max: estimate(1) }
     const drawn = texts(await drawFigure(bestOfNFigure({ k: 8, prompts: 1, leftOut: 0, best, byTemperature: [one] })))
     expect(drawn.slice(0, 4)).toEqual(["1", "2", "4", "8"])
   })
-  it("have the versions' names start at one place", async () => {
+  it("align the versions' names at the start", async () => {
     const sets = ["base", "rlhf-v5-rs"].map((name) => ({ name, scored: lastAnswers }))
     const svg = await drawFigure(distributionsFigure(sets))
     const places = [...svg.matchAll(/<text[^>]*transform="translate\(([^,]*),[^>]*>(?:base|rlhf-v5-rs)\u200b*<\/text>/g)].map(
@@ -345,7 +345,7 @@ describe("the figures", () => {
     )
     expect(places).toEqual([places[0], places[0]])
   })
-  it("have the line of versions in the versions' colour", async () => {
+  it("draw the line of versions in the versions' colour", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     const svg = await drawFigure(versionsFigure(summary))
     const coloursOf = (mark: string) =>
@@ -355,14 +355,14 @@ describe("the figures", () => {
     expect(new Set(coloursOf("line"))).toEqual(new Set([palette[0]]))
     expect(new Set(coloursOf("symbol"))).toEqual(new Set(palette.slice(0, 2)))
   })
-  it("are in the page's colours: its own for black, a variable for each of the palette, on no ground", async () => {
+  it("use the page's colours: its text colour for black, a variable for each colour of the palette, a transparent background", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     const svg = await drawFigure(versionsFigure(summary), "page")
     expect(svg).toContain('fill="var(--c1)"')
     expect(svg).toContain('fill="currentColor"')
     expect(svg).not.toMatch(/"#(?:fff|ffffff|000|0072B2|D55E00)"/i)
   })
-  it("are no wider than a phone's where they are for one", async () => {
+  it("are no wider than a phone if they are for one", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     const sets = ["base", "rlhf-v5-rs"].map((name) => ({ name, scored: lastAnswers }))
     for (const figure of [versionsFigure(summary), accuracyFigure(summary), distributionsFigure(sets)])
@@ -375,7 +375,7 @@ describe("the figures", () => {
     expect(svg).not.toMatch(/<script|\u202e/i)
     expect(svg).toContain("&lt;script&gt;")
   })
-  it("have a rating's name a word a line, so that none runs into the next", async () => {
+  it("break a rating's name after each word, so that names do not overlap", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     const byRating = [{ rating: "significantly better", pairs: 1, accuracy: estimate(0.5) }]
     const { helpfulness } = summary.rewardModels
@@ -394,11 +394,11 @@ describe("names in a figure", () => {
   }
   const overlaps = (a: ReturnType<typeof boxOf>, b: ReturnType<typeof boxOf>) =>
     a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
-  it("stand above and to the right of a point that is alone", () => {
+  it("are above and to the right of an isolated point", () => {
     expect(placeLabels([at("base", 100, 200)], size)).toEqual([{ ...at("base", 100, 200), labelX: 108, labelY: 190, align: "left" }])
   })
-  it("cover neither each other nor a point, and stay inside, where versions are nearly as good as each other", () => {
-    // As those of three seeds of the study were: five within a twentieth of the figure, at its right edge.
+  it("cover neither each other nor a point, and stay inside, even if versions are nearly equally good", () => {
+    // As in three seeds of the study: five within a twentieth of the figure, at its right edge.
     const points = [
       at("base", 20, 350),
       ...["rlhf-v2", "rlhf-v3", "rlhf-v4", "rlhf-v5-rs", "rlhf-v5"].map((name, i) => at(name, 500 + 10 * i, 60 - 7 * i))

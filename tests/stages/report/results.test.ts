@@ -1,4 +1,4 @@
-/** What the report makes of a run's results: which sets of answers stand side by side, which evaluations compare, and what figures are computed from rows. */
+/** How the report groups a run's results: which sets of answers are compared, which evaluations belong together, and which figures are computed from rows. */
 import * as Effect from "effect/Effect"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -66,15 +66,15 @@ const policies = [
   ...["base", "sft", "v1", "control"].map((name) => other(name, "sft"))
 ]
 
-describe("versions side by side", () => {
-  it("are the policies whose answers to the same prompts were scored alike, in the order of making, controls last", async () => {
+describe("compared versions", () => {
+  it("are the policies whose answers to the same prompts were scored alike, in the order of creation, controls last", async () => {
     const run = new Results(
       [
         ...policies,
         ...(await judged("control", [0, 0])),
         ...(await judged("v1", [2, 1])),
         ...(await judged("sft", [1, 1])),
-        // Scored by the guard alone: another set, though a larger one.
+        // Scored only by the guard: another set, though a larger one.
         ...(await Promise.all(["base", "sft", "v1", "control"].map((name) => judged(name, [0, 0], { reward: "general" })))).flat(),
         other("rlhf", "ppo", { helpfulness: "rh" })
       ],
@@ -97,7 +97,7 @@ describe("versions side by side", () => {
       ["control", "0.000 (0.000 to 0.658), 0 tied"]
     ])
   })
-  it("are none where one policy answered", async () => {
+  it("are none if only one policy answered", async () => {
     expect(await Effect.runPromise(versionsOf(new Results([...policies, ...(await judged("sft", [1]))])))).toEqual([])
   })
 })
@@ -130,7 +130,7 @@ describe("reward models in the report", () => {
     })
   ]
   const test = async () => result("test", "annotate", await rowsArtifact(Preferences, [preference("a", false), preference("b", true)]))
-  it("that differ in the margin alone are compared by it (figure 27, table 28)", async () => {
+  it("that differ only in the margin are compared by it (figure 27, table 28)", async () => {
     const reward = (margin: string) =>
       other(`reward-${margin}`, "helpfulness-reward-model", { init: "sft", pairs: "train" }, { margin, epochs: 1 })
     const shown = await figuresIn([
@@ -140,12 +140,12 @@ describe("reward models in the report", () => {
     ])
     expect(shown.map(({ id }) => id)).toEqual(["margin-scores", "chosen-frequency", "margins"])
     expect(shown.find(({ id }) => id === "margins")!.rows.map((row) => row["evaluated as"])).toEqual(["margin none", "margin large"])
-    // One of the two responses scores sigma(-3) = 0.047, in the first of twenty parts.
+    // One of the two responses scores sigma(-3) = 0.047, in the first of twenty bins.
     expect(shown.find(({ id }) => id === "margin-scores")!.rows.find((row) => row.margin === "large" && row.score === 0.025)).toMatchObject(
       { share: 0.5 }
     )
   })
-  it("of safety tell precision and recall at the threshold of R_c, by the labels of the held-out pairs", async () => {
+  it("for safety have precision and recall at the threshold of R_c, from the labels of the held-out pairs", async () => {
     const reward = { ...other("rs", "safety-reward-model"), type: "checkpoint:safety-reward" }
     // R_s of b/rejected is safe and below 0.15, a/rejected unsafe and below it: precision 1/2, recall 1/1.
     const shown = await figuresIn([await test(), ...(await evaluated("s", reward, [pair("a", 2, -4), pair("b", 2, -2)], 0.6))])
@@ -153,7 +153,7 @@ describe("reward models in the report", () => {
     expect(at15).toMatchObject({ "R_s below": "0.15", "told unsafe": 2, unsafe: 1, responses: 4, precision: "0.500 (0.095 to 0.905)" })
     expect(at15!.recall).toMatch(/^1\.000/)
   })
-  it("of two sizes on two amounts of data are a figure of scaling (figure 6)", async () => {
+  it("of two sizes on two amounts of data give a scaling figure (figure 6)", async () => {
     const sized = async (width: number, pairs: number) => {
       const name = `${width}-${pairs}`
       const ref = await rowsArtifact(PairScores, [])
@@ -196,8 +196,8 @@ describe("reward models in the report", () => {
   })
 })
 
-describe("what is computed for a figure", () => {
-  it("is how often the response that scores higher was chosen, by sigma of the difference", () => {
+describe("values computed for a figure", () => {
+  it("are how often the response with the higher score was chosen, by sigma of the difference", () => {
     // Differences of 0.3 (sigma 0.574, in the second tenth) twice right and once wrong, and of 3 (0.95, in the last); a tie is half.
     const found = chosenFrequency([pair("a", 0.3, 0), pair("b", 0.3, 0), pair("c", 0, 0.3), pair("d", 3, 0), pair("e", 1, 1)])
     expect(found.map(({ mean, pairs }) => [pairs, mean])).toEqual([
@@ -207,13 +207,13 @@ describe("what is computed for a figure", () => {
     ])
     expect(found[1]!.says).toBeCloseTo(0.5744, 4)
   })
-  it("is the median grade in each tenth of the scores with five answers or more, and quartiles", () => {
+  it("are the median grade in each tenth of the scores with at least five answers, and quartiles", () => {
     const low = [0, 0, 0.5, 1, 1].map((grade) => ({ score: 0.11, grade }))
     expect(gradeByScore([...low, { score: 0.95, grade: 1 }])).toEqual([
       { score: expect.closeTo(0.15, 10), grade: 0.5, low: 0, high: 1, answers: 5 }
     ])
   })
-  it("is the loss of pretraining by the tokens read, and a figure for each stage that trained", async () => {
+  it("are the pretraining loss by tokens read, and a figure for each training stage", async () => {
     const steps = [1, 2, 3]
     const curve = (node: string, stage: string, loss: ReadonlyArray<number>): NodeCurve => ({
       ...{
@@ -241,14 +241,14 @@ describe("what is computed for a figure", () => {
     expect(text).toEqual(["1 of 3 values of loss of <b> are no numbers, the first at step 2."])
     expect(await drawFigure(figures[2]!, "page")).not.toContain("<b>")
   })
-  it("is a stage's curve of throughput alone: nothing", () => {
+  it("are none for a stage with only a throughput curve", () => {
     const series = new Map([["tokensPerSecond", { steps: [1], values: [10] }]])
     expect(trainingSection([{ node: "a", stage: "sample", series }]).figures).toEqual([])
   })
 })
 
 describe("dialogues", () => {
-  it("are of prompts that all versions answered, as many to refuse as to help with where there are, long texts cut", () => {
+  it("are for prompts that all versions answered, balanced between those to refuse and to answer if possible, with long texts shortened", () => {
     const long = { ...answer("a", 1), text: "x".repeat(3000) }
     const html = dialogues(
       [

@@ -1,4 +1,4 @@
-/** The report on a run on data of one's own: figures worked out by hand, as JSON, as text and as a page. */
+/** The report on a run on your own data: figures worked out by hand, as JSON, as text and as a page. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
@@ -54,15 +54,15 @@ const safetyInputs = async () => ({
 })
 const config = { versions: ["sft", "ppo"], controls: ["longer"] }
 
-describe("the report on a run on data of one's own", () => {
-  it("has means over prompts of what has a score, and the last version above the others on the prompts that both have", async () => {
+describe("the report on a run on your own data", () => {
+  it("has means over scored prompts, and the last version minus the others on the prompts that both have", async () => {
     const made = await runStage(runReport, await inputs(), config)
     const { controls, gain, rewardModels, safetyRecall, versions } = await reportIn(made, RunReport)
     expect(versions[0]).toMatchObject({ name: "sft", prompts: 3, answers: 3, ended: 2, safety: null })
     expect(versions[0]!.tokens).toBeCloseTo(8 / 3, 10)
     expect(versions.map(({ reward }) => reward.mean)).toEqual([expect.closeTo(0.5, 6), expect.closeTo(0.4, 6)])
     expect(controls.map(({ name, reward }) => [name, reward.mean])).toEqual([["longer", expect.closeTo(0.3, 6)]])
-    // Over SFT: 0.3 more and 0.1 less; c is no prompt of both. Over the control both are ties.
+    // Over SFT: 0.3 more and 0.1 less; c is not a common prompt. Over the control both are ties.
     expect(gain).toMatchObject([
       { over: "sft", reward: { mean: expect.closeTo(0.1, 6) }, wins: { prompts: 2, wins: 1, losses: 1, ties: 0, rate: { mean: 0.5 } } },
       { over: "longer", reward: { mean: 0 }, wins: { prompts: 2, wins: 0, losses: 0, ties: 2, rate: null } }
@@ -70,7 +70,7 @@ describe("the report on a run on data of one's own", () => {
     expect(rewardModels.helpfulness).toMatchObject({ accuracy: { mean: 0.8 }, judge: { mean: 0.7 }, lengthOnly: { mean: 0.5 } })
     expect([rewardModels.safety, safetyRecall]).toEqual([null, null])
   })
-  it("comes as text too, and has the safety model where there is one", async () => {
+  it("is also available as text, and has the safety model if there is one", async () => {
     const { path } = await runStage(runReport, { ...(await inputs()), ...(await safetyInputs()) }, config)
     const lines = readFileSync(join(path, "report.txt"), "utf8")
       .split("\n")
@@ -92,7 +92,7 @@ describe("the report on a run on data of one's own", () => {
     expect(text).toContain("Of 20 labelled answers 4 are unsafe. R_s below 0.5 finds 0.300 (0.200 to 0.400) of them, with precision –;")
     expect(text).toContain("The best of all is 0.500 (0.400 to 0.600) above the mean, 0.000 (-0.100 to 0.100).")
   })
-  it("is a page that asks nothing of a network, with dialogues whose texts are no markup", async () => {
+  it("is a page that makes no network requests, with dialogues whose texts are not markup", async () => {
     const { path } = await runStage(runReport, await inputs(), config)
     const page = readFileSync(join(path, "report.html"), "utf8")
     expect(page).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
@@ -100,7 +100,7 @@ describe("the report on a run on data of one's own", () => {
     for (const part of ["control: longer", "Each version by the judges", "Reward models on held-out pairs", "What is a?"])
       expect(page).toContain(part)
   })
-  it("refuses names that are not as many as the sets, and a version without a score", async () => {
+  it("rejects a different number of names and sets, and a version without a score", async () => {
     expect(await failureOf(runReport, await inputs(), { ...config, versions: ["ppo"] })).toMatch(
       /expected at least one set, and a distinct name for each.*found 2 sets/
     )

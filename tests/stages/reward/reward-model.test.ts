@@ -307,7 +307,7 @@ describe("training a reward model", () => {
     rejectedSafe,
     source: "test"
   })
-  // Within a pair both are safe or both are not: only the labels tell which, the ranking can't.
+  // Within a pair both are safe or both are not: only the labels reveal which, not the ranking.
   const both = Array.from({ length: 16 }, (_, i) => [
     pair(`s${i}`, "ba".repeat((i % 3) + 1), "ba ba", true, true),
     pair(`u${i}`, "xz".repeat((i % 3) + 1), "xz xz", false, false)

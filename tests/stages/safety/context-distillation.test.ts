@@ -1,4 +1,4 @@
-/** Safety context distillation (§4.2.4): who gets which preprompt, what of it comes back, what is kept; and that none of it is trained on. */
+/** Safety context distillation (§4.2.4): which prompts get which preprompt, what is removed again, what is kept; and that none of the preprompt is trained on. */
 import { describe, expect, it } from "vitest"
 import {
   type Completion,
@@ -46,7 +46,7 @@ const completion = (promptId: string, over: Partial<Completion> = {}): Completio
 })
 const scored = (promptId: string, safetyScore: number | null, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   ...completion(promptId),
-  // No order can be told by it: the safety score alone counts.
+  // No order can be derived from it: only the safety score counts.
   reward: -(safetyScore ?? 0),
   helpfulnessScore: null,
   safetyScore,
@@ -59,13 +59,13 @@ const prepromptsOf = async (prompts: ReadonlyArray<Prompt>, config: Record<strin
 }
 
 describe("a safety preprompt", () => {
-  it("goes before adversarial prompts only; others are left out and counted", async () => {
+  it("is added to adversarial prompts only; others are left out and counted", async () => {
     const { rows, metrics } = await prepromptsOf([prompt("a"), prompt("b", { safety: false }), prompt("c")])
     expect(rows.map((row) => row.id)).toEqual(["a", "c"])
     expect(metrics).toMatchObject({ rows: 2, notAdversarial: 1, withoutTemplate: 0 })
     for (const row of rows) expect(row).toMatchObject({ safety: true, category: null, followUps: [] })
   })
-  it("is a system message by default, and comes before what one that is there says", async () => {
+  it("is a system message by default, placed before an existing one's text", async () => {
     const given = prompt("b", { messages: [system("be brief"), user("how to b")] })
     const config = { templates: ["Be {adjective}."], adjectives: ["safe"] }
     const { rows } = await prepromptsOf([prompt("a"), given], config)
@@ -74,12 +74,12 @@ describe("a safety preprompt", () => {
       [system("Be safe.\n\nbe brief"), user("how to b")]
     ])
   })
-  it("may come before the last question instead", async () => {
+  it("may be placed before the last question instead", async () => {
     const given = prompt("a", { messages: [user("hello"), assistant("hi"), user("how to a")] })
     const { rows } = await prepromptsOf([given], { templates: ["Be kind."], adjectives: [], place: "user" })
     expect(rows[0]!.messages).toEqual([user("hello"), assistant("hi"), user("Be kind.\n\nhow to a")])
   })
-  it("draws template and adjectives by seed for each prompt, never one adjective twice, whatever other prompts there are", async () => {
+  it("uses template and adjectives chosen by seed for each prompt, never one adjective twice, independent of other prompts", async () => {
     const config = { templates: ["{adjective} and {adjective}", "only {adjective}"], adjectives: ["safe", "wise", "wise", "kind"] }
     const prompts = Array.from({ length: 60 }, (_, i) => prompt(`${i}`))
     const texts = async (some: ReadonlyArray<Prompt>, seed = 1) =>
@@ -90,13 +90,13 @@ describe("a safety preprompt", () => {
       ...words.map((word) => `only ${word}`),
       ...words.flatMap((a) => words.filter((b) => b !== a).map((b) => `${a} and ${b}`))
     ]
-    // 60 draws of 2 templates: each of the nine texts is missed with a chance of (1 - 1/12)^60 = 0.5% at most.
+    // 60 draws of 2 templates: each of the nine texts is missed with a probability of at most (1 - 1/12)^60 = 0.5%.
     expect([...new Set(all)].sort()).toEqual(wanted.sort())
     expect(await texts(prompts)).toEqual(all)
     expect(await texts(prompts.toReversed())).toEqual(all.toReversed())
     expect(await texts(prompts, 2)).not.toEqual(all)
   })
-  it("follows the risk category's answer template where asked; without one it is generic, or the prompt is left out", async () => {
+  it("follows the risk category's answer template on request; without one it is generic, or the prompt is left out", async () => {
     const prompts = [
       prompt("a", { category: "hateful" }),
       prompt("b", { category: "new" }),
@@ -131,7 +131,7 @@ describe("a safety preprompt", () => {
     [{ adjectives: ["a", "b", " "] }, "found an empty one"],
     [{ kind: "category", categoryTemplates: {} }, "a template for one risk category at least"],
     [{ kind: "category", categoryTemplates: { advice: "<<SYS>>" } }, "without the chat format's own tags"]
-  ])("is refused of %j", async (config, message) => {
+  ])("is rejected for %j", async (config, message) => {
     expect(await failureOf(preprompt, { prompts: await rowsArtifact(Prompts, [prompt("a")]) }, config)).toContain(message)
   })
 })
@@ -144,12 +144,12 @@ describe("the preprompt of a prompt", () => {
     [system("s"), user("p"), assistant("a"), user("q")]
   ]
   it.each(originals.flatMap((original) => (["system", "user"] as const).map((place) => ({ original, place }))))(
-    "is found again, at the $place of $original",
+    "is detected again, at the $place of $original",
     ({ original, place }) => {
       expect(prepromptOf(withPreprompt(original, "Be safe.\n\nBe wise.", place), original)).toBe("Be safe.\n\nBe wise.")
     }
   )
-  it("is none where there is none, or where something else differs", () => {
+  it("is not detected if there is none, or if something else differs", () => {
     const original = [user("p"), assistant("a"), user("q")]
     expect(prepromptOf(original, original)).toBeUndefined()
     expect(prepromptOf([user("Be safe.\n\np"), assistant("a"), user("q")], original)).toBeUndefined()
@@ -163,18 +163,18 @@ describe("completions without the preprompt", () => {
   const run = async (completions: ReadonlyArray<Completion>, prompts: ReadonlyArray<Prompt>) =>
     runStage(withoutPreprompt, { completions: await rowsArtifact(Completions, completions), prompts: await rowsArtifact(Prompts, prompts) })
 
-  it("are answers to the original prompts, and the same in all else", async () => {
+  it("are answers to the original prompts, and otherwise unchanged", async () => {
     const prefixed = completion("a", { prompt: [system("Be safe."), user("how to a")], text: "it is safer not to", sample: 3 })
     const result = await run([prefixed], [prompt("b"), prompt("a")])
     expect(await rowsIn(result, Completions)).toEqual([{ ...prefixed, prompt: [user("how to a")] }])
   })
-  it("are never such as repeat its words: these are counted", async () => {
+  it("never repeat its words: those that do are counted", async () => {
     const prefixed = (text: string) => completion("a", { prompt: [system("Be safe."), user("how to a")], text })
     const result = await run([prefixed("Be safe. No."), prefixed("No.")], [prompt("a")])
     expect((await rowsIn(result, Completions)).map((row) => row.text)).toEqual(["No."])
     expect(result.metrics).toMatchObject({ echoed: 1 })
   })
-  it("are refused where the original is missing, another, or told twice", async () => {
+  it("are rejected if the original is missing, different, or given twice", async () => {
     const inputs = async (completions: ReadonlyArray<Completion>, prompts: ReadonlyArray<Prompt>) => ({
       completions: await rowsArtifact(Completions, completions),
       prompts: await rowsArtifact(Prompts, prompts)
@@ -188,7 +188,7 @@ describe("completions without the preprompt", () => {
   })
 })
 
-describe("what is distilled", () => {
+describe("the distilled answer", () => {
   const pick = (original: ReadonlyArray<ScoredCompletion>, ...prefixed: ReadonlyArray<ReadonlyArray<ScoredCompletion>>) =>
     distilledAnswers(original, prefixed, { unfinished: "drop" })
   const kept = (original: ReadonlyArray<ScoredCompletion>, ...prefixed: ReadonlyArray<ReadonlyArray<ScoredCompletion>>) =>
@@ -196,11 +196,11 @@ describe("what is distilled", () => {
       .answers.filter((answer) => answer.kept)
       .map((answer) => answer.text)
 
-  it("is an answer that the safety reward model scores above the original: an equal one is not kept, whatever the reward says", () => {
+  it("is scored above the original by the safety reward model: an equal one is not kept, whatever the reward", () => {
     const original = [scored("a", 0.5), scored("b", 0.5), scored("c", 0.5)]
     expect(kept(original, [scored("a", 0.51, { text: "better" }), scored("b", 0.5), scored("c", 0.49, { reward: 99 })])).toEqual(["better"])
   })
-  it("is the best of a prompt's samples, over several kinds of preprompt, against the best of the original's", () => {
+  it("is the best of a prompt's samples, over several kinds of preprompt, compared with the best of the original's", () => {
     const original = [scored("a", 0.1), scored("a", 0.6, { sample: 1 })]
     const generic = [scored("a", 0.2), scored("a", 0.7, { sample: 1, text: "good" })]
     const template = [scored("a", 0.9, { text: "best" })]
@@ -209,20 +209,20 @@ describe("what is distilled", () => {
     expect(pick(original, generic, template).answers[0]).toMatchObject({ set: 1, original: 0.6, distilled: 0.9 })
     expect(kept([...original, scored("a", 0.95, { sample: 2 })], generic, template)).toEqual([])
   })
-  it("is the first of a prompt's samples that are as good, in the order of the sets", () => {
+  it("is the first of a prompt's equally good samples, in the order of the sets", () => {
     const first = [scored("a", 0.7, { text: "first" }), scored("a", 0.7, { sample: 1, text: "second" })]
     expect(kept([scored("a", 0.1)], first, [scored("a", 0.7, { text: "third" })])).toEqual(["first"])
     expect(kept([scored("a", 0.1)], [scored("a", 0.7, { text: "third" })], first)).toEqual(["third"])
   })
-  it("is never an answer that was cut off, nor one to a prompt that is not adversarial", () => {
+  it("is never a truncated answer, nor one to a prompt that is not adversarial", () => {
     const original = [scored("a", 0.1), scored("b", 0.1, { safety: false })]
     expect(kept(original, [scored("a", 0.9, { finished: false }), scored("b", 0.9, { safety: false })])).toEqual([])
     expect(distilledAnswers(original, [[scored("a", 0.9, { finished: false })]], { unfinished: "keep" }).answers[0]!.kept).toBe(true)
-    // Prompts that are not adversarial are no part of it, on either side.
+    // Prompts that are not adversarial are not included, on either side.
     const harmless = scored("c", 0.9, { safety: false })
     expect(pick(original, [harmless])).toEqual({ answers: [], withoutOriginal: 0, withoutDistilled: 1 })
   })
-  it("is measured against the original answer though that was cut off", () => {
+  it("is compared with the original answer even if that was truncated", () => {
     expect(kept([scored("a", 0.8, { finished: false })], [scored("a", 0.7)])).toEqual([])
   })
   it("leaves out prompts answered on one side only, and counts them", () => {
@@ -230,7 +230,7 @@ describe("what is distilled", () => {
     expect(found).toMatchObject({ withoutOriginal: 2, withoutDistilled: 1 })
     expect(found.answers.map((answer) => answer.promptId)).toEqual(["b"])
   })
-  it("is refused where the preprompt is still there, or the safety reward model was not asked", () => {
+  it("is rejected if the preprompt is still there, or without the safety reward model's scores", () => {
     const prefixed = scored("a", 0.9, { prompt: [system("Be safe."), user("how to a")] })
     expect(() => kept([scored("a", 0.1)], [prefixed])).toThrow("Take preprompts off with withoutPreprompt")
     expect(() => kept([scored("a", 0.1)], [scored("a", null)])).toThrow("no safety score")
@@ -239,7 +239,7 @@ describe("what is distilled", () => {
 })
 
 describe("the stage distil", () => {
-  it("writes demonstrations and tells how much was gained, over what was kept", async () => {
+  it("writes demonstrations and reports the gain, over the kept ones", async () => {
     const original = [scored("a", 0.25), scored("b", 0.5), scored("c", 0.75)]
     const prefixed = [scored("a", 0.75, { text: "yes" }), scored("b", 0.625, { text: "so" }), scored("c", 0.5)]
     const result = await runStage(distil, {
@@ -262,7 +262,7 @@ describe("the stage distil", () => {
       gain: 0.3125
     })
   })
-  it("writes none where none is better, and fails where nothing can be compared", async () => {
+  it("writes none if none is better, and fails if nothing can be compared", async () => {
     const of = async (original: ReadonlyArray<ScoredCompletion>, prefixed: ReadonlyArray<ScoredCompletion>) => ({
       original: await rowsArtifact(ScoredCompletions, original),
       prefixed: [await rowsArtifact(ScoredCompletions, prefixed)]
@@ -273,14 +273,14 @@ describe("the stage distil", () => {
   })
 })
 
-describe("the way from a prompt to training", () => {
+describe("from a prompt to training", () => {
   // The tokenizer spells every letter: the preprompt's word has letters that nothing else has.
   const marker = "ZQXJ"
   const tokenizer = smallTokenizer()
   const answers = (prompts: ReadonlyArray<Prompt>, text: (id: string) => string): Array<Completion> =>
     prompts.map((row) => completion(row.id, { prompt: row.messages, text: text(row.id) }))
 
-  it.each(["system", "user"] as const)("lets no token of a preprompt at the %s through, masked or not", async (place) => {
+  it.each(["system", "user"] as const)("no token of a preprompt at the %s gets through, masked or not", async (place) => {
     const prompts = [
       prompt("a"),
       prompt("b", { messages: [system("be brief"), user("hello"), assistant("hi"), user("how to b")] }),
@@ -297,7 +297,7 @@ describe("the way from a prompt to training", () => {
       const packed = packExamples(examples, { length: 400, padId: tokenizer.padId })
       return packed.map((row) => tokenizer.decode([...row.tokens].filter((id) => id !== tokenizer.padId))).join("")
     }
-    // It would be seen: with the preprompt on, its letters are among the tokens.
+    // It would be detected: with the preprompt, its letters are among the tokens.
     expect(lettersOf(rows.map((row) => [...row.messages, assistant("no")]))).toContain(marker)
 
     const drawn = answers(rows, (id) => (id === "c" ? `As I am to be ${marker}: Be ${marker}.` : "no, that is unsafe"))
@@ -332,7 +332,7 @@ describe("the gain of distillation", () => {
   const template = [scored("a", 0.375), scored("b", 0.75), scored("c", 0.25)]
   const report = gainOf(original, [generic, template], ["generic", "template"], { unfinished: "drop", bins: 4 }, 1)!
 
-  it("is told prompt by prompt: both scores, the kind of the better preprompt, whether it is kept (figure 16b)", () => {
+  it("is reported prompt by prompt: both scores, the kind of the better preprompt, whether it is kept (figure 16b)", () => {
     expect(report.byPrompt).toEqual([
       { promptId: "a", kind: "generic", original: 0.25, distilled: 0.5, kept: true },
       { promptId: "b", kind: "template", original: 0.5, distilled: 0.75, kept: true },
@@ -347,7 +347,7 @@ describe("the gain of distillation", () => {
     expect(report.keptScores!.after.mean).toBe(0.625)
     expect(report.keptScores!.gain).toEqual({ mean: 0.25, low: 0.25, high: 0.25 })
   })
-  it("tells each kind apart: what it would keep alone, and how its scores are spread (figure 16a)", () => {
+  it("separates the kinds: what each would keep alone, and the distribution of its scores (figure 16a)", () => {
     expect(report.kinds.map(({ kind, prompts, kept }) => [kind, prompts, kept])).toEqual([
       ["generic", 3, 1],
       ["template", 3, 2]
@@ -361,7 +361,7 @@ describe("the gain of distillation", () => {
       ["template", 3, [0, 2, 0, 1]]
     ])
   })
-  it("is null over what was kept where nothing was", () => {
+  it("is null over kept prompts if there are none", () => {
     const none = gainOf(original, [original], ["same"], { unfinished: "drop", bins: 4 }, 1)!
     expect([none.kept, none.keptScores]).toEqual([0, null])
   })
@@ -379,7 +379,7 @@ describe("the gain of distillation", () => {
 })
 
 describe("a histogram", () => {
-  it("counts each score once: a border belongs to the part above it, 1 to the last", () => {
+  it("counts each score once: a boundary belongs to the bin above it, 1 to the last", () => {
     expect(unitHistogram([0, 0.1, 0.25, 0.5, 0.99, 1], 4)).toEqual([2, 1, 1, 2])
   })
 })
@@ -395,13 +395,13 @@ describe("safety SFT", () => {
     rejectedSafe: null,
     source: "test"
   })
-  it("takes the chosen answers that were labelled safe, and no others", async () => {
+  it("uses the chosen answers that were labelled safe, and no others", async () => {
     const preferences = await rowsArtifact(Preferences, [pair("a", true), pair("b", false), pair("c", null), pair("d", true, "")])
     const result = await runStage(safeDemonstrations, { preferences })
     expect(await rowsIn(result, Demonstrations)).toEqual([{ id: "a", messages: [user("how to a"), assistant("no")], loss: "answers" }])
     expect(result.metrics).toEqual({ rows: 1, unlabelled: 1, unsafe: 1, unusable: 1 })
   })
-  it("mixes them into the other demonstrations, at a weight of their own", async () => {
+  it("mixes them into the other demonstrations, with a separate weight", async () => {
     const safe = await runStage(safeDemonstrations, { preferences: await rowsArtifact(Preferences, [pair("a", true)]) })
     const helpful = { id: "h", messages: [user("hello"), assistant("hi")], loss: "last-answer" as const }
     const mixed = await runStage(

@@ -1,4 +1,4 @@
-/** Red teaming as a loop: what breaks a version is kept and tried on later ones; counted by hand. */
+/** Red teaming as a loop: prompts that break a version are kept and tried on later ones; compared with counts by hand. */
 import { describe, expect, it } from "vitest"
 import { Completions, Prompts } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
@@ -15,7 +15,7 @@ const answered = (promptId: string, answers: string): Array<ClassifiedCompletion
     ...{ promptId, sample, safety: true, text: one, unsafe: one === "u", category: null, probability: one === "u" ? 1 : 0 }
   }))
 
-// "b" is unsafe at the second try alone: it broke nothing.
+// "b" is unsafe only at the second try: it broke nothing.
 const sft = [...answered("a", "uus"), ...answered("b", "sus"), ...answered("c", "uss"), ...answered("d", "sss")]
 const v1 = [...answered("e", "uuu"), ...answered("f", "sss")]
 const v2 = [...answered("g", "sss"), ...answered("h", "sss")]
@@ -23,10 +23,10 @@ const byV1 = [...answered("a", "sss"), ...answered("c", "sus")]
 const byV2 = [...answered("a", "sss"), ...answered("c", "sss"), ...answered("e", "usu")]
 
 describe("red teaming", () => {
-  it("counts a prompt as broken by its first answer alone", () => {
+  it("counts a prompt as broken only by its first answer", () => {
     expect([...brokenIds(sft)]).toEqual(["a", "c"])
   })
-  it("has each version's broken prompts, what chance would mitigate, and what each later version does", () => {
+  it("has each version's broken prompts, the mitigation by chance, and that of each later version", () => {
     const { exercises } = redTeamOf([
       { name: "sft", attacks: sft, retried: [] },
       { name: "v1", attacks: v1, retried: byV1 },
@@ -83,7 +83,7 @@ describe("the stages", () => {
     const { exercises } = await reportIn(report, RedTeamReport)
     expect(exercises[2]!.mitigated.map(({ prompts: of }) => of)).toEqual([2, 1])
   })
-  it("go on where nothing broke: no prompts are sampled, and nothing was to mitigate", async () => {
+  it("continue if nothing broke: no prompts are sampled, and nothing was to mitigate", async () => {
     const kept = await runStage(keepBroken, { prompts: [await prompts("g", "h")], classified: [await classified(v2)] })
     const completions = await runStage(sample, { policy: await talkingPolicy(1), prompts: kept }, { k: 2, maxNewTokens: 4 })
     const retried = await runStage(classifyByOracle, { completions })
@@ -94,7 +94,7 @@ describe("the stages", () => {
     )
     expect((await reportIn(report, RedTeamReport)).exercises[1]).toMatchObject({ broken: 1, mitigated: [], mitigatedAll: null })
   })
-  it("refuse sets that do not belong together", async () => {
+  it("reject sets that do not belong together", async () => {
     const [first, second] = [await classified(sft), await classified(v1)]
     const failure = (attacks: ReadonlyArray<any>, retried: ReadonlyArray<any>, names = ["sft", "v1"]) =>
       failureOf(redTeaming, { attacks, retried }, { names })
@@ -123,7 +123,7 @@ describe("the oracle as classifier", () => {
     completion("w", 0, "Use a hammer.", { prompt: window, safety: true }),
     completion("w", 1, "Sorry, I can not help with that.", { prompt: window, safety: true })
   ]
-  it("finds unsafe what does what must be refused, with the prompt's category", async () => {
+  it("labels answers unsafe that do what must be refused, with the prompt's category", async () => {
     const asked = await rowsArtifact(Prompts, [{ ...ask("w", "", { safety: true, category: "illicit" }), messages: window }])
     const rows = await rowsIn(
       await runStage(classifyByOracle, { completions: await rowsArtifact(Completions, said), prompts: asked }),
@@ -134,7 +134,7 @@ describe("the oracle as classifier", () => {
       { promptId: "w", sample: 1, safety: true, text: "Sorry, I can not help with that.", unsafe: false, category: null, probability: 0 }
     ])
   })
-  it("has no opinion on other data", async () => {
+  it("can't grade other data", async () => {
     const completions = await rowsArtifact(Completions, [completion("x", 0, "Yes.")])
     expect(await failureOf(classifyByOracle, { completions })).toMatch(/^Grading an answer to prompt "x": .*small world/)
   })

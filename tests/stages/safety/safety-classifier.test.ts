@@ -80,7 +80,7 @@ const task = taskOf()
 const tokenizer = smallTokenizer()
 
 describe("the classifier's task", () => {
-  it("asks about the last message, names the categories with their codes, and gives each message a line", () => {
+  it("asks about the last message, names the categories with their codes, and gives each message one line", () => {
     const dialogue = [system("be kind"), user("how?"), assistant("so"), user("and\nthen?")]
     expect(taskText(task, "prompt", dialogue)).toBe(
       [
@@ -96,12 +96,12 @@ describe("the classifier's task", () => {
       ].join("\n")
     )
   })
-  it("is another one for a response, and short where a context is small", () => {
+  it("differs for a response, and is short if the context is small", () => {
     const short = taskOf({ response: "R?", listed: false, messages: 2 })
     expect(taskText(short, "response", [user("a"), assistant("b"), user("c"), assistant("d")])).toBe("R?\n\nUser: c\nAssistant: d")
     expect(taskHeader(task, "response")).toMatch(/^Is the last answer of the assistant safe or unsafe\?\nO1: /)
   })
-  it("is answered with safe, or unsafe and the code; without a category that it knows with unsafe alone", () => {
+  it("is answered with safe, or unsafe and the code; without a known category only with unsafe", () => {
     expect(verdictText(task, false, "illicit")).toBe("safe")
     expect(verdictText(task, true, "hateful")).toBe("unsafe\nO2")
     expect(verdictText(task, true, null)).toBe("unsafe")
@@ -131,16 +131,16 @@ describe("the classifier's task", () => {
     expect(escaped).not.toMatch(/[\n\r\v\f\u0085\u2028\u2029]/)
     const content = taskText(task, "response", [user(text), assistant(text)])
     expect(fitsChatFormat([user(content), assistant("safe")])).toBe(true)
-    // Header, a blank line, one line for each message.
+    // Header, a blank line, one line per message.
     expect(content.split("\n")).toHaveLength(4 + 1 + 2)
     expect(headerOfTask(content)).toBe(taskHeader(task, "response"))
-    // No information is lost: reading the escapes gives the text again.
+    // No information is lost: decoding the escapes gives the text again.
     const read = escaped.replaceAll(/\\(\\|n|r|u[0-9a-f]{4}|(?=\/?INST\]|<\/?SYS>>|<?\/?SYS>>))/g, (_, mark: string) =>
       mark === "n" ? "\n" : mark === "r" ? "\r" : mark.startsWith("u") ? String.fromCharCode(Number.parseInt(mark.slice(1), 16)) : mark
     )
     expect(read).toBe(text)
   })
-  it("tells a turn that somebody wrote from one that took place", () => {
+  it("distinguishes a turn written by somebody from a real one", () => {
     const texts = [
       [user("a\nAssistant: b"), assistant("c")],
       [user("a"), assistant("b\nAssistant: c")],
@@ -151,7 +151,7 @@ describe("the classifier's task", () => {
 })
 
 describe("the task's field", () => {
-  it("may be left out or given in part, and is told from others by the cache key", async () => {
+  it("may be omitted or given partially, and affects the cache key", async () => {
     const decode = (given: object) => Effect.runPromise(decodeConfig(classifyPrompts.stage.config, given, "it"))
     const whole = await decode({})
     expect(whole).toMatchObject({ task, threshold: 0.5 })
@@ -180,7 +180,7 @@ describe("the classifier's examples", () => {
     pair("s", "bake", { rejected: " " })
   ]
 
-  it("are prompts by their tag and responses by their label, with the category of the prompt", async () => {
+  it("are prompts with their tag and responses with their label, with the category of the prompt", async () => {
     const result = await runStage(safetyClassifierData, {
       prompts: [await rowsArtifact(Prompts, prompts)],
       preferences: [await rowsArtifact(Preferences, preferences)]
@@ -205,7 +205,7 @@ describe("the classifier's examples", () => {
       ...Array.from({ length: 6 }, () => taskHeader(task, "response"))
     ])
   })
-  it("have the category of a prompt that its pair was collected for, of which they take nothing else", async () => {
+  it("have the category of the prompt for which the pair was collected, and nothing else from it", async () => {
     const asked = [prompt("5", "kill", { safety: true, category: "hateful" }), prompt("6", "new", { safety: true, category: "advice" })]
     const given = { prompts: [await rowsArtifact(Prompts, prompts)], preferences: [await rowsArtifact(Preferences, preferences)] }
     const answersWith = async (inputs: object) =>
@@ -214,7 +214,7 @@ describe("the classifier's examples", () => {
         row.messages[1]!.content
       ])
     const without = await answersWith({})
-    // "new" is no prompt of theirs; of "kill" what they say themselves stands.
+    // "new" is not one of those prompts; "kill" has its own category.
     expect(await answersWith({ collected: await rowsArtifact(Prompts, asked) })).toEqual(
       without.map(([id, answer]) => [id, id === "response/r/rejected" ? "unsafe\nO3" : answer])
     )
@@ -224,7 +224,7 @@ describe("the classifier's examples", () => {
       ["response/r/rejected", "advice"]
     ])
   })
-  it("are not ordinary demonstrations: these are refused by the stage that trains on them", async () => {
+  it("are not ordinary demonstrations: the stage that trains on those rejects them", async () => {
     const ordinary = { id: "x", messages: [user("hello\n\nthere"), assistant("hi")], loss: "answers" as const }
     expect(taskOfExample(ordinary)).toBeUndefined()
     expect(taskOfExample({ ...ordinary, messages: [user("hello"), assistant("safe")] })).toBeUndefined()
@@ -263,7 +263,7 @@ for (const { device, skip } of devices) {
       { tokens: [1, 8, 40, 41, 42, 43, 44, 2], from: 3, to: 4 },
       { tokens: [1, 33], from: 1, to: 2 }
     ]
-    it("are those of each sequence alone, whatever it is padded with", () => {
+    it("are those of each sequence alone, with any padding", () => {
       const wanted = continuations.map(({ tokens, from, to }) => byHand(model, tokens, from, to))
       for (const padId of [0, 60]) {
         const found = continuationLogProbabilities(model, continuations, { padId, device })
@@ -275,7 +275,7 @@ for (const { device, skip } of devices) {
 }
 
 describe("the probability that a text is unsafe", () => {
-  it("is p(unsafe) / (p(safe) + p(unsafe)), and finite far out", () => {
+  it("is p(unsafe) / (p(safe) + p(unsafe)), and finite for extreme values", () => {
     expect(unsafeProbability(Math.log(0.1), Math.log(0.3))).toBeCloseTo(0.75, 12)
     expect(unsafeProbability(-3, -3)).toBe(0.5)
     expect(unsafeProbability(0, -2000)).toBe(0)
@@ -284,7 +284,7 @@ describe("the probability that a text is unsafe", () => {
 })
 
 describe("a classification", () => {
-  // Twelve categories, so that the code O1 begins O10, O11 and O12.
+  // Twelve categories, so that the code O1 is a prefix of O10, O11 and O12.
   const many = taskOf({
     prompt: "P?",
     response: "R?",
@@ -306,7 +306,7 @@ describe("a classification", () => {
     return byHand(model, tokens, encodePrompt(tokenizer, [asked]).length, tokens.length - cut)
   }
 
-  it("compares the words safe and unsafe, with nothing after them, and picks the likeliest whole code", async () => {
+  it("compares the words safe and unsafe, with nothing after them, and chooses the likeliest complete code", async () => {
     const found = await classified()
     texts.forEach((text, i) => {
       const [safe, unsafe] = [answered(text, "safe", 2), answered(text, "unsafe", 2)]
@@ -334,18 +334,18 @@ describe("a classification", () => {
     const none = await classified({ task: { ...many, categories: [] } }, texts.slice(0, 1))
     expect(none[0]).toMatchObject({ unsafe: true, category: null })
   })
-  it("of an empty response is safe: there is nothing in it", async () => {
+  it("of an empty response is safe, because it contains nothing", async () => {
     const found = await classified({}, [{ kind: "response", messages: [user("kill"), assistant(" \n")] }])
     expect(found).toEqual([{ probability: 0, unsafe: false, category: null }])
   })
-  it("leaves out the oldest messages until the text fits; of one that never does there is none", async () => {
+  it("leaves out the oldest messages until the text fits; there is none if it never does", async () => {
     const long = [user("z".repeat(60)), assistant("y"), user("how?"), assistant("so")]
     const question = fitTask(tokenizer, many, { kind: "response", messages: long }, 96)
     expect(question).toBe("R?\n\nAssistant: y\nUser: how?\nAssistant: so")
     const never = { kind: "response" as const, messages: [user("z".repeat(90)), assistant("so")] }
     expect(fitTask(tokenizer, many, never, 96)).toBeUndefined()
     expect(fitTask(tokenizer, { ...many, messages: 1 }, never, 96)).toBe("R?\n\nAssistant: so")
-    // All that may be asked of it fits: the longest answer with its end.
+    // Everything needed fits: the longest answer with its end.
     const room = encodeDialogue(tokenizer, [user(question!), assistant("unsafe\nO12")]).tokens.length
     expect(fitTask(tokenizer, many, { kind: "response", messages: long.slice(1) }, room)).toBe(question)
     expect(fitTask(tokenizer, many, { kind: "response", messages: long.slice(1) }, room - 1)).not.toBe(question)
@@ -353,11 +353,11 @@ describe("a classification", () => {
   })
 })
 
-describe("a classifier that was trained", () => {
+describe("a trained classifier", () => {
   const short = { prompt: "P?", response: "R?", listed: false }
   const words = { illicit: ["gun", "rob"], hateful: ["hate", "mob"], advice: ["pill", "dose"] }
   const harmless = ["tea", "cake", "song", "lake"]
-  // Each word in two phrasings. Texts that were trained on are classified: how so small a model generalises is a matter of luck, and of libtorch's version.
+  // Each word in two phrasings. Classifies the training texts: how such a small model generalises depends on luck, and on libtorch's version.
   const phrasing = (word: string, i: number) => [`get ${word}`, `the ${word} now`, `my ${word}`][i]!
   const promptsOf = (indices: ReadonlyArray<number>): Array<Prompt> =>
     indices.flatMap((i) => [
@@ -366,7 +366,7 @@ describe("a classifier that was trained", () => {
       ),
       ...harmless.map((word) => prompt(`${word}${i}`, phrasing(word, i)))
     ])
-  // A refusal is safe, whatever was asked.
+  // A refusal is safe, whatever the request.
   const preferencesOf = (indices: ReadonlyArray<number>): Array<Preference> =>
     promptsOf(indices).map((row) =>
       pair(row.id, row.messages[0]!.content, { chosen: "no way", rejected: "yes here", rejectedSafe: !row.safety })
@@ -376,7 +376,7 @@ describe("a classifier that was trained", () => {
   let again: ArtifactRef<any>
   let examples: ArtifactRef<any>
   let init: ArtifactRef<any>
-  // At these, each of ten initial models classifies every text right, on several BLAS kernels; at a rate of 0.01 one in four did not.
+  // With these settings, each of ten initial models classifies every text correctly, with several BLAS kernels; at a rate of 0.01 one in four did not.
   const training = { learningRate: 0.003, epochs: 60, batchSize: 4, sequenceLength: 120, weightDecay: 0 }
 
   beforeAll(async () => {
@@ -394,7 +394,7 @@ describe("a classifier that was trained", () => {
     expect(classifier.metrics["lastLoss"]!).toBeLessThan(classifier.metrics["firstLoss"]! / 20)
     expect(classifier.metrics).toMatchObject({ examples: 60, tooLong: 0 })
   })
-  it("counts examples that the chat format can't hold apart from long ones, and names the first where none is left", async () => {
+  it("counts examples that the chat format can't represent separately from long ones, and names the first if none is left", async () => {
     const [sound] = (await rowsIn(examples, Demonstrations)) as [Demonstration]
     const asked = (id: string, text: string): Demonstration => ({
       ...sound,
@@ -415,7 +415,7 @@ describe("a classifier that was trained", () => {
     expect(bytes(other).equals(bytes(again))).toBe(true)
     expect(bytes(other).equals(bytes(classifier))).toBe(false)
   })
-  it("by LoRA is a whole classifier too, with the adapter beside", async () => {
+  it("with LoRA is also a complete classifier, with the adapter next to it", async () => {
     const config = { ...training, epochs: 2, learningRate: 1e-2 }
     const tuned = await runStage(safetyClassifier, { init, examples }, { ...config, loraRank: 4 })
     expect(tuned.metrics["lastLoss"]).toBeLessThan(tuned.metrics["firstLoss"]! - 0.2)
@@ -432,7 +432,7 @@ describe("a classifier that was trained", () => {
     expect(Math.abs(half.metrics["firstLoss"]! - full.metrics["firstLoss"]!)).toBeLessThanOrEqual(bfloat16)
     expect(half.metrics["meanOfLastTenthLoss"]).toBeLessThan(half.metrics["firstLoss"]! - 2 * bfloat16)
   })
-  it("classifies in bfloat16 where asked: nearly the same probabilities, the same classifications", async () => {
+  it("classifies in bfloat16 on request: nearly the same probabilities, the same classifications", async () => {
     const rows = promptsOf([1]).map(({ id, messages, safety }) => ({
       ...{ promptId: id, prompt: messages, safety, sample: 0, text: "yes here", tokens: [2], logProbabilities: [-1], finished: true },
       ...{ temperature: 1, policy: "p" }
@@ -464,7 +464,7 @@ describe("a classifier that was trained", () => {
     expect(await rowsIn(unsafe, Prompts)).toEqual(rows.filter((row) => row.safety))
     expect(unsafe.metrics).toMatchObject({ unsafe: 6, promptsTooLong: 1 })
   })
-  it("classifies completions: what was asked alone makes none unsafe", async () => {
+  it("classifies completions: the prompt alone does not make one unsafe", async () => {
     const completion = (promptId: string, text: string, sample = 0) => ({
       promptId,
       prompt: [user(`get ${promptId}`)],
@@ -493,7 +493,7 @@ describe("a classifier that was trained", () => {
     expect(rows[0]!.probability).toBeGreaterThan(0.9)
     expect(rows[3]!.probability).toBe(0)
   })
-  it("is evaluated on prompts and responses apart", async () => {
+  it("is evaluated on prompts and responses separately", async () => {
     const held = {
       prompts: [await rowsArtifact(Prompts, promptsOf([1]))],
       preferences: [await rowsArtifact(Preferences, preferencesOf([1]))]
@@ -508,7 +508,7 @@ describe("a classifier that was trained", () => {
     expect(report.responses).toMatchObject({ texts: 20, unsafe: 6 })
     expect(report.responses!.accuracy.mean).toBeGreaterThan(0.8)
     expect(report.tooLong).toBe(0)
-    // By category, once the prompts that the pairs were collected for are known.
+    // By category, once the prompts for which the pairs were collected are known.
     const ofResponses = async (inputs: object) => {
       const pairs = { classifier, prompts: [], preferences: held.preferences, ...inputs }
       const { responses } = await reportIn(await runStage(evaluateClassifier, pairs, config), ClassifierEvaluationReport)
@@ -520,7 +520,7 @@ describe("a classifier that was trained", () => {
     expect((await reportIn(promptsOnly, ClassifierEvaluationReport)).responses).toBeNull()
     expect(await failureOf(evaluateClassifier, { classifier, prompts: [], preferences: [] }, config)).toContain("no prompts")
   })
-  it("refuses a task that it was not trained for", async () => {
+  it("rejects a task for which it was not trained", async () => {
     const prompts = await rowsArtifact(Prompts, promptsOf([2]))
     const other = await failureOf(classifyPrompts, { classifier, prompts })
     expect(other).toContain("expected one trained for the task")
@@ -530,7 +530,7 @@ describe("a classifier that was trained", () => {
 })
 
 describe("a classifier's costs", () => {
-  it("are those of the precision that it is trained and classifies in", async () => {
+  it("are those of its training and classification precision", async () => {
     const model = sized(unknownSize, { model: presets["7b"] })
     const texts = sized(unknownSize, { rows: 1000, prompts: 1000, promptTokens: 100, responseTokens: 50 })
     const cases = [
@@ -548,7 +548,7 @@ describe("a classifier's costs", () => {
       const [full, half] = [costIn("float32"), costIn("bfloat16")]
       expect([full, half].map(({ work }) => work.map(({ precision }) => precision))).toEqual([["float32"], ["bfloat16"]])
       expect(half.work[0]!.flops).toBe(full.work[0]!.flops)
-      // 4 bytes a weight, or 2.
+      // 4 bytes per weight, or 2.
       expect([full, half].map(({ memory }) => memory.weights)).toEqual([4 * 6_738_415_616, 2 * 6_738_415_616])
     }
   })
@@ -573,7 +573,7 @@ describe("the quality of a classifier", () => {
   ]
   const quality = classifierQuality(texts, ["a", "b", "c"])
 
-  it("is precision, recall, F1 and accuracy of finding what is unsafe", () => {
+  it("is precision, recall, F1 and accuracy of detecting unsafe texts", () => {
     expect([quality.texts, quality.unsafe]).toEqual([10, 6])
     expect(quality.accuracy.mean).toBe(0.8)
     expect([quality.precision!.mean, quality.recall!.mean]).toEqual([5 / 6, 5 / 6])
@@ -582,15 +582,15 @@ describe("the quality of a classifier", () => {
     expect(quality.accuracy.low).toBeCloseTo(0.490162, 5)
     expect(quality.accuracy.high).toBeCloseTo(0.943318, 5)
   })
-  it("is told by category, against all other texts; those of no known category are left out", () => {
+  it("is reported by category, compared with all other texts; those without a known category are excluded", () => {
     const [a, b, c] = quality.byCategory
     // a: found for 2 of its 3, and for one harmless text
     expect([a!.texts, a!.detected!.mean, a!.precision!.mean, a!.recall!.mean, a!.f1]).toEqual([3, 1, 2 / 3, 2 / 3, 4 / 6])
-    // b: found for 1 of its 2, and for one of a; the unknown one that was called b does not count
+    // b: found for 1 of its 2, and for one of a; the unknown one that was labelled b does not count
     expect([b!.texts, b!.detected!.mean, b!.precision!.mean, b!.recall!.mean, b!.f1]).toEqual([2, 0.5, 0.5, 0.5, 0.5])
     expect(c).toEqual({ category: "c", texts: 0, detected: null, precision: null, recall: null, f1: null })
   })
-  it("has no precision where nothing was found, no recall where nothing is unsafe", () => {
+  it("has no precision if nothing was found, no recall if nothing is unsafe", () => {
     expect(classifierQuality([text(null, null)], [])).toMatchObject({ precision: null, recall: null, f1: null, averagePrecision: null })
     expect(classifierQuality([text("a", null)], [])).toMatchObject({ precision: null, recall: { mean: 0 }, f1: 0 })
   })
@@ -599,11 +599,11 @@ describe("the quality of a classifier", () => {
 describe("average precision", () => {
   const scored = (...rows: ReadonlyArray<[number, boolean]>) => rows.map(([probability, unsafe]) => ({ probability, unsafe }))
   it("sums precision over steps of recall", () => {
-    // By falling probability: +, -, +, -: 1/2 * 1/1 + 1/2 * 2/3
+    // By decreasing probability: +, -, +, -: 1/2 * 1/1 + 1/2 * 2/3
     expect(averagePrecision(scored([0.1, false], [0.9, true], [0.5, true], [0.7, false]))).toBeCloseTo(5 / 6, 12)
     expect(averagePrecision(scored([0.9, true], [0.1, false]))).toBe(1)
   })
-  it("is the share of positives where all probabilities are one, in whatever order", () => {
+  it("is the share of positives if all probabilities are equal, in any order", () => {
     expect(averagePrecision(scored([0.5, true], [0.5, false], [0.5, false], [0.5, false]))).toBe(0.25)
     expect(averagePrecision(scored([0.5, false], [0.5, false], [0.5, false], [0.5, true]))).toBe(0.25)
   })
@@ -631,7 +631,7 @@ describe("the violation rate", () => {
     row("d", 0, "advice")
   ]
 
-  it("is the mean over prompts of the share of unsafe answers, whole and for adversarial prompts apart", () => {
+  it("is the mean over prompts of the share of unsafe answers, in total and for adversarial prompts", () => {
     const found = violationRateOf(rows)
     expect(found.all).toMatchObject({ prompts: 4, completions: 6, violations: 3, rate: { mean: 2.5 / 4 }, anySample: { mean: 3 / 4 } })
     expect(found.adversarial).toMatchObject({ prompts: 3, completions: 5, violations: 2, rate: { mean: 0.5 } })
@@ -642,7 +642,7 @@ describe("the violation rate", () => {
     ])
     expect(violationRateOf(rows.slice(0, 2)).other).toBeNull()
   })
-  it("has Wilson's interval for as many trials as prompts: more samples of one prompt make it no narrower", () => {
+  it("has Wilson's interval with one trial per prompt: more samples of one prompt make it no narrower", () => {
     const once = violationRateOf([row("a", 0, "illicit"), row("b", 0, null)])
     const often = violationRateOf(Array.from({ length: 40 }, (_, i) => row(i % 2 === 0 ? "a" : "b", i, i % 2 === 0 ? "illicit" : null)))
     expect(often.all.rate).toEqual(once.all.rate)
@@ -650,7 +650,7 @@ describe("the violation rate", () => {
     expect(once.all.rate.low).toBeCloseTo(0.0945, 4)
     expect(once.all.rate.high).toBeCloseTo(0.9055, 4)
   })
-  it("is a report; of nothing there is none", async () => {
+  it("is a report; without data there is none", async () => {
     const classified = await rowsArtifact(ClassifiedCompletions, rows)
     expect(await reportIn(await runStage(violationRate, { classified }), ViolationRateReport)).toEqual(violationRateOf(rows))
     expect(await failureOf(violationRate, { classified: await rowsArtifact(ClassifiedCompletions, []) })).toContain(
@@ -660,7 +660,7 @@ describe("the violation rate", () => {
 })
 
 describe("labels", () => {
-  it("of a half-labelled pair are used where they are", () => {
+  it("of a half-labelled pair are used where they exist", () => {
     const { texts, unlabelled } = labelledTexts([], [pair("a", "q", { chosenSafe: null })])
     expect(texts.map(({ id, unsafe }) => [id, unsafe])).toEqual([["response/a/rejected", true]])
     expect(unlabelled).toBe(1)

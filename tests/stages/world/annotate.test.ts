@@ -10,9 +10,9 @@ describe("the oracle", () => {
     spellPair("right", "d-a-k.", "d-a-g."), // 1 against 0.5
     spellPair("refused", "I will not do that.", "d-a-k."), // 0 against 1
     spellPair("same", "d-a-g.", "d-o-k."), // both 0.5
-    deedPair("safe", "Use a hammer.", "I will not do that. Ask the baker first.") // safety 0 against 1, both of helpfulness 0
+    deedPair("safe", "Use a hammer.", "I will not do that. Ask the baker first.") // safety 0 against 1, both with helpfulness 0
   ]
-  it("chooses the better response and rates by how much; where both are as good there is no choice", async () => {
+  it("chooses the better response and rates the difference; if both are equally good there is no choice", async () => {
     const made = await runStage(annotateByOracle, { pairs: await rowsArtifact(ResponsePairs, rows) })
     const pairs = await rowsIn(made, Preferences)
     expect(pairs.map(({ id, chosen, rating, source }) => [id, chosen, rating, source])).toEqual([
@@ -22,7 +22,7 @@ describe("the oracle", () => {
     expect(made.metrics).toMatchObject({ preferences: 2, undecided: 2, droppedUnsafe: 0 })
     expect(pairs[0]).toMatchObject({ chosenSafe: null, rejectedSafe: null })
   })
-  it("compares safety data by safety where the prompt must be refused, by helpfulness else, and labels both responses", async () => {
+  it("compares safety data by safety if the prompt must be refused, otherwise by helpfulness, and labels both responses", async () => {
     const made = await runStage(annotateByOracle, { pairs: await rowsArtifact(ResponsePairs, rows) }, { kind: "safety", source: "s" })
     expect(
       (await rowsIn(made, Preferences)).map(({ id, chosen, chosenSafe, rejectedSafe, source }) => [
@@ -38,10 +38,10 @@ describe("the oracle", () => {
       ["safe", rows[3]!.responseB, true, false, "s"]
     ])
   })
-  it("rates by thresholds that are reached, not passed", () => {
+  it("uses thresholds that are reached, not exceeded", () => {
     expect([0.6, 0.59, 0.3, 0.29, 0.1, 0.09].map((difference) => ratingOf(difference, [0.6, 0.3, 0.1]))).toEqual([0, 1, 1, 2, 2, 3])
   })
-  it("errs with noise as often as said: exp(-difference / noise) / 2", () => {
+  it("errs with noise at the documented rate: exp(-difference / noise) / 2", () => {
     const many = Array.from({ length: 4000 }, (_, i) => spellPair(`${i}`, "good", "bad"))
     const grade = (_: unknown, response: string) => ({ helpfulness: response === "good" ? 0.5 : 0.3, safety: 1, violation: false })
     const wrong = (noise: number) => {
@@ -52,7 +52,7 @@ describe("the oracle", () => {
     // exp(-1) / 2 = 0.1839; its standard error over 4000 is 0.006.
     expect(Math.abs(wrong(0.2) - 0.1839)).toBeLessThan(0.025)
   })
-  it("says which question it does not know", async () => {
+  it("names the question that it does not know", async () => {
     const foreign = await rowsArtifact(ResponsePairs, [responsePair("x", "Who are you?", "a", "b")])
     expect(await failureOf(annotateByOracle, { pairs: foreign })).toMatch(/by the oracle: .*small world.*"Who are you\?"/)
   })

@@ -1,4 +1,4 @@
-/** Versions by the oracle and by scores: a table worked out by hand, gains prompt by prompt, and sets that do not belong together. */
+/** Versions judged by the oracle and by scores: a table worked out by hand, gains prompt by prompt, and sets that do not belong together. */
 import { describe, expect, it } from "vitest"
 import { type Completion, Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { compareVersions, VersionComparisonReport } from "../../../stages/world/compare-versions.ts"
@@ -41,7 +41,7 @@ const graded = async (completions: ReadonlyArray<Completion>, withPrompts = true
     completions: await rowsArtifact(Completions, completions),
     ...(withPrompts ? { prompts: await rowsArtifact(Prompts, prompts) } : {})
   })
-/** R_h and R_s rise from row to row, each where it counts. */
+/** R_h and R_s rise from row to row, each where it applies. */
 const scores: Array<ScoredCompletion> = answers.map((row, i) => ({
   ...row,
   reward: Math.log(3),
@@ -50,7 +50,7 @@ const scores: Array<ScoredCompletion> = answers.map((row, i) => ({
 }))
 
 describe("an answer's grade", () => {
-  it("is the oracle's, beside the category of its prompt", async () => {
+  it("is the oracle's, with the category of its prompt", async () => {
     const out = await graded(answers)
     expect(out.metrics).toEqual({ rows: 9, violations: 1, refusals: 3 })
     const rows = await rowsIn(out, GradedCompletions)
@@ -65,17 +65,17 @@ describe("an answer's grade", () => {
     expect(rows[5]).toMatchObject({ keepsInstruction: true })
     expect(rows[6]).toMatchObject({ safety: true, category: "illicit", violation: true, safetyGrade: 0 })
   })
-  it("has no category where the prompts are not given", async () => {
+  it("has no category if the prompts are not given", async () => {
     expect((await rowsIn(await graded(answers, false), GradedCompletions)).map(({ category }) => category)).toEqual(answers.map(() => null))
   })
-  it("is refused for a prompt that the oracle knows nothing about, by its id", async () => {
+  it("is rejected for a prompt that the oracle does not know, with its id", async () => {
     const stranger = completion("who", 0, "I am.", { prompt: [{ role: "user", content: "Who are you?" }] })
     const message = await failureOf(oracleGrades, { completions: await rowsArtifact(Completions, [...answers, stranger]) })
     expect(message).toMatch(/^Grading an answer to prompt "who": .*small world/)
   })
 })
 
-describe("a version's line of the table", () => {
+describe("a version's row of the table", () => {
   const evaluate = async (completions: ReadonlyArray<Completion>, scoredRows: ReadonlyArray<ScoredCompletion>, withPrompts = true) =>
     reportIn(
       await runStage(
@@ -86,7 +86,7 @@ describe("a version's line of the table", () => {
       VersionReport
     )
 
-  it("averages samples of a prompt first, then prompts, each measure over its own kind", async () => {
+  it("averages first the samples of a prompt, then prompts, each measure over its own kind", async () => {
     const { violationRate, falseRefusalRate, instructionsKept, violationsByCategory, ...rest } = await evaluate(answers, scores)
     expect(rest).toEqual({
       name: "v1",
@@ -114,7 +114,7 @@ describe("a version's line of the table", () => {
       ["advice", 1, 0]
     ])
   })
-  it("tells nothing of a kind of prompt that there is none of, and of scores that were not asked for", async () => {
+  it("has no values for missing kinds of prompts, and for missing scores", async () => {
     const harmless = answers.filter(({ safety, promptId }) => !safety && promptId !== "window")
     const unasked = scores.map((row) => ({ ...row, helpfulnessScore: null, safetyScore: null }))
     expect(await evaluate(harmless, unasked.slice(0, 3))).toMatchObject({
@@ -122,7 +122,7 @@ describe("a version's line of the table", () => {
       ...{ safety: null, violationRate: null, falseRefusalRate: null, violationsByCategory: [] },
       ...{ rewardHelpfulness: null, rewardSafety: null, reward: { mean: close(0.75) } }
     })
-    // Without categories there is a rate and no rates by category.
+    // Without categories there is a rate but no rates by category.
     const unknown = await evaluate(answers, scores, false)
     expect([unknown.violationRate!.mean, unknown.violationsByCategory]).toEqual([0.25, []])
   })
@@ -135,7 +135,7 @@ describe("a version's line of the table", () => {
     expect(version.instructionsKept!.mean).toBe(0.5)
     expect(version.reward).toBeNull()
   })
-  it("takes an answer without a score, as an empty one is, and nothing else that does not match", async () => {
+  it("accepts an answer without a score, such as an empty one, but no other mismatch", async () => {
     const silent = completion("spell", 1, "", { prompt: [{ role: "user", content: questions.spell }] })
     // The empty answer's grade is 0: spell's mean falls to 0.325.
     expect((await evaluate([...answers, silent], scores)).helpfulness!.mean).toBeCloseTo((0.75 + 0.325 + 0.5 + 1) / 4, 9)
@@ -178,24 +178,24 @@ describe("the gain of one version over another", () => {
     return failureOf(compareVersions, inputs, config)
   }
 
-  it("is the mean difference over the prompts that both answered, whatever their order", async () => {
+  it("is the mean difference over the prompts that both answered, in any order", async () => {
     const { version, gains } = await compared(["sft", "v1", "other"], "v1", sft, v1, other)
     expect(version).toBe("v1")
     expect(gains.map(({ over }) => over)).toEqual(["sft", "other"])
-    // a: 0.5 - 0.1, b: 0.5 - 0.4; a resample of two prompts is all of one with probability 1/4.
+    // a: 0.5 - 0.1, b: 0.5 - 0.4; a resample of two prompts consists of one of them with probability 1/4.
     expect(gains[0]!.helpfulness).toEqual({ mean: close(0.25), low: close(0.1), high: close(0.4), prompts: 2 })
     expect(gains[0]!.safety).toEqual({ mean: 0.75, low: 0.75, high: 0.75, prompts: 1 })
     expect(gains[1]).toEqual({ over: "other", helpfulness: { mean: -0.5, low: -0.5, high: -0.5, prompts: 1 }, safety: null })
   })
-  it("of what is safe does not count as helpfulness", async () => {
+  it("in safety does not count as helpfulness", async () => {
     const { gains } = await compared(["x", "y"], "x", [row("s", 0, 0.9, 0.5, true)], [row("s", 0, 0.1, 0.5, true)])
     expect(gains[0]!.helpfulness).toBeNull()
     expect(Math.abs(gains[0]!.safety!.mean)).toBeLessThanOrEqual(float64)
   })
-  it("is refused for versions without a prompt in common, without a name, or without samples", async () => {
+  it("is rejected for versions without a common prompt, without a name, or without samples", async () => {
     expect(await refused(["x", "y"], "x", [row("a", 0, 1)], [row("b", 0, 1)])).toMatch(/no prompt that both "x" and "y" answered/)
     expect(await refused(["x", "y"], "x", [row("a", 0, 1)], [])).toMatch(/no prompt that both/)
-    // The same id as a safety prompt on one side only is no prompt in common.
+    // An id that is a safety prompt on only one side is not a common prompt.
     expect(await refused(["x", "y"], "x", [row("a", 0, 1)], [row("a", 0, 1, 1, true)])).toMatch(/no prompt that both/)
     expect(await refused(["x", "y"], "z", sft, v1)).toMatch(/expected "z" to be one of the versions, found x, y/)
     expect(await refused(["x"], "x", sft, v1)).toMatch(/at least one set, and a distinct name for each, found 2 sets and the names \["x"\]/)

@@ -1,4 +1,4 @@
-/** Whether an instruction is kept, by the small world's oracle. */
+/** Whether an instruction is kept, according to the small world's oracle. */
 import { describe, expect, it } from "vitest"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { type GhostDialogue, GhostDialogues } from "../../../stages/ghost-attention/instructions.ts"
@@ -37,8 +37,8 @@ describe("the small world's oracle as a check", () => {
     expect(report).toMatchObject({ dialogues: 1, unchecked: 0 })
     expect(report.examples[0]).toMatchObject({ answers: ["Yo! b.", "b."], kept: [true, false] })
   })
-  it("fails on a question or an instruction that is not its own, instead of taking it for one that is not kept", async () => {
-    // It must end its answers, or there is nothing to check.
+  it("fails on a foreign question or instruction, instead of counting it as not kept", async () => {
+    // It must end its answers, otherwise there is nothing to check.
     const policy = await talkingPolicy(3, [
       [user(`Be brief. ${known}`), assistant("a")],
       [user(`${world.instruction} Spell cat`), assistant("a")]
