@@ -10,7 +10,8 @@ import { once } from "node:events"
 
 const [ranks, ...command] = process.argv.slice(2)
 const size = Number(ranks)
-if (!Number.isInteger(size) || size < 1 || command.length === 0) throw new Error("Usage: node bench/on-ranks.ts <ranks> <file.ts> [arguments]")
+if (!Number.isInteger(size) || size < 1 || command.length === 0)
+  throw new Error("Usage: node bench/on-ranks.ts <ranks> <file.ts> [arguments]")
 const port = String(20_000 + (process.pid % 20_000))
 const children = Array.from({ length: size }, (_, rank) => {
   const variables = { RANK: `${rank}`, WORLD_SIZE: `${size}`, LOCAL_RANK: `${rank}`, MASTER_ADDR: "127.0.0.1", MASTER_PORT: port }

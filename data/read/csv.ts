@@ -102,7 +102,12 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
     at = rest.length
     closed -= from
     if (rest.length > longest)
-      throw damaged(path, "records of a table", `a record of more than ${longest} bytes from line ${start} on`, "Check for an unclosed quote.")
+      throw damaged(
+        path,
+        "records of a table",
+        `a record of more than ${longest} bytes from line ${start} on`,
+        "Check for an unclosed quote."
+      )
   }
   if (isInside)
     throw damaged(

@@ -23,12 +23,7 @@ const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<s
     const found = await stat(join(folder, path)).catch((cause: NodeJS.ErrnoException) => {
       if (!looksLikeData(name)) return undefined
       const hint = "Restore its target or remove it: otherwise its rows would be silently missing."
-      throw refused(
-        join(folder, path),
-        "a file that exists",
-        `a broken link or an inaccessible file (${cause.code})`,
-        hint
-      )
+      throw refused(join(folder, path), "a file that exists", `a broken link or an inaccessible file (${cause.code})`, hint)
     })
     if (found?.isDirectory()) out.push(...(await listBelow(folder, path, depth + 1)))
     else if (found?.isFile() && isDataFile(name)) out.push(path)

@@ -50,7 +50,8 @@ const openBinary = async (path: string, format: "parquet" | "arrow"): Promise<Op
 export const openFile = async ({ path }: DataFile, documents: Documents): Promise<OpenFile> => {
   const { compression, format } = await kindOf(path)
   if (format === "parquet" || format === "arrow") {
-    if (compression !== "none") throw damaged(path, "an uncompressed Arrow or Parquet file", `one compressed with ${compression}`, "Decompress it first.")
+    if (compression !== "none")
+      throw damaged(path, "an uncompressed Arrow or Parquet file", `one compressed with ${compression}`, "Decompress it first.")
     return openBinary(path, format)
   }
   const chunks = bytesOf(path, compression)

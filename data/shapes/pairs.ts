@@ -11,7 +11,8 @@ const turnStart = /\n\n(Human|Assistant):/g
 /** The turns of an HH-RLHF transcript ("\n\nHuman: ...\n\nAssistant: ..."), with unchanged texts. */
 export const splitTranscript = (transcript: string, name: string): Array<Message> => {
   const starts = [...transcript.matchAll(turnStart)]
-  if (starts.length === 0 || starts[0]!.index !== 0) throw new BadRow(name, 'expected a transcript that begins with "\\n\\nHuman:" or "\\n\\nAssistant:"')
+  if (starts.length === 0 || starts[0]!.index !== 0)
+    throw new BadRow(name, 'expected a transcript that begins with "\\n\\nHuman:" or "\\n\\nAssistant:"')
   return starts.map((start, i) => ({
     role: start[1] === "Human" ? "user" : "assistant",
     content: transcript.slice(start.index + start[0].length, starts[i + 1]?.index ?? transcript.length)

@@ -78,7 +78,9 @@ const cachedPath = (identity, name) => {
 export function buildAddon({ quiet = false } = {}) {
   const libtorch = requireLibtorch()
   const target = addonPath(libtorch)
-  const told = quiet ? "" : `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, only once.\n`
+  const told = quiet
+    ? ""
+    : `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, only once.\n`
   return build(target, { told, libtorch, folder: here, sources: filesEndingIn(".cc"), compile: [], link: [] })
 }
 
@@ -136,7 +138,8 @@ function findCompiler() {
 function check({ error, signal, status, stderr }, command, libtorch) {
   if (error) throw new Error(`Building an addon: ${error.message}`)
   if (status === 0) return
-  const reason = signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was killed by ${signal}: check that there is enough memory.`
+  const reason =
+    signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was killed by ${signal}: check that there is enough memory.`
   throw new Error(
     `Building an addon against libtorch ${libtorch.version} (${libtorch.source}) failed. The command was:\n  ${command.join(" ")}\n${reason}`
   )

@@ -34,7 +34,8 @@ export class Tensor {
     if (this.#description === undefined) {
       const [code, onGpu, ...shape] = native().describe(this.handle)
       const dtype = dtypeNames.get(code!)
-      if (dtype === undefined) throw new Error(`Reading a tensor's dtype: libtorch's dtype ${code} is not supported. Convert the tensor first.`)
+      if (dtype === undefined)
+        throw new Error(`Reading a tensor's dtype: libtorch's dtype ${code} is not supported. Convert the tensor first.`)
       this.#description = { dtype, device: onGpu === 1 ? "cuda" : "cpu", shape }
     }
     return this.#description
@@ -52,7 +53,12 @@ export class Tensor {
   size(dim: number): number {
     const size = this.shape.at(dim)
     if (size === undefined)
-      throw new TensorError({ operator: "size", got: this.toString(), expected: `a dimension ${dim}`, reason: "The dimension does not exist." })
+      throw new TensorError({
+        operator: "size",
+        got: this.toString(),
+        expected: `a dimension ${dim}`,
+        reason: "The dimension does not exist."
+      })
     return size
   }
   get elements(): number {

@@ -50,26 +50,29 @@ const forms = [
 
 describe.each(forms)("$name", ({ dtype, near, norm, gate }) => {
   // With x of size s the mean square is about s^2: up to 1e-3 it is less than epsilon, at 3e-3 about equal, from 1 on epsilon is negligible.
-  it.each([1e-5, 1e-3, 3e-3, 1, 100])("normalise numbers of size %f: x w / sqrt(mean(x^2) + epsilon), with epsilon inside the root", (size) => {
-    const x = normal(rows * dim).map((one) => size * one)
-    const value: Array<number> = []
-    const ofX: Array<number> = []
-    const ofWeight = weight.map(() => 0)
-    for (let row = 0; row < rows; row++) {
-      const own = x.slice(row * dim, (row + 1) * dim)
-      const g = pull.slice(row * dim, (row + 1) * dim)
-      const r = 1 / Math.sqrt(own.reduce((sum, one) => sum + one * one, 0) / dim + epsilon)
-      // d/dx_j of sum_i g_i w_i x_i r: g_j w_j r - x_j r^3 / dim sum_i g_i w_i x_i.
-      const along = own.reduce((sum, one, i) => sum + g[i]! * weight[i]! * one, 0)
-      own.forEach((one, i) => {
-        value.push(one * r * weight[i]!)
-        ofX.push(g[i]! * weight[i]! * r - (one * r ** 3 * along) / dim)
-        ofWeight[i]! += g[i]! * one * r
-      })
+  it.each([1e-5, 1e-3, 3e-3, 1, 100])(
+    "normalise numbers of size %f: x w / sqrt(mean(x^2) + epsilon), with epsilon inside the root",
+    (size) => {
+      const x = normal(rows * dim).map((one) => size * one)
+      const value: Array<number> = []
+      const ofX: Array<number> = []
+      const ofWeight = weight.map(() => 0)
+      for (let row = 0; row < rows; row++) {
+        const own = x.slice(row * dim, (row + 1) * dim)
+        const g = pull.slice(row * dim, (row + 1) * dim)
+        const r = 1 / Math.sqrt(own.reduce((sum, one) => sum + one * one, 0) / dim + epsilon)
+        // d/dx_j of sum_i g_i w_i x_i r: g_j w_j r - x_j r^3 / dim sum_i g_i w_i x_i.
+        const along = own.reduce((sum, one, i) => sum + g[i]! * weight[i]! * one, 0)
+        own.forEach((one, i) => {
+          value.push(one * r * weight[i]!)
+          ofX.push(g[i]! * weight[i]! * r - (one * r ** 3 * along) / dim)
+          ofWeight[i]! += g[i]! * one * r
+        })
+      }
+      const found = run((a, b) => norm(a, b, epsilon), dtype, [x, [rows, dim]], [weight, [dim]])
+      expect(difference(found, [value, ofX, ofWeight])).toBeLessThanOrEqual(near)
     }
-    const found = run((a, b) => norm(a, b, epsilon), dtype, [x, [rows, dim]], [weight, [dim]])
-    expect(difference(found, [value, ofX, ofWeight])).toBeLessThanOrEqual(near)
-  })
+  )
 
   it.each([0.1, 1, 30])("gate numbers of size %f: silu of the first half times the second", (size) => {
     const x = normal(rows * 2 * dim).map((one) => size * one)

@@ -35,24 +35,29 @@ for (const { device, skip } of devices) {
         .backward()
     const found = ({ weights, x }: ReturnType<typeof make>) => [x, ...weights].map((leaf) => leaf.grad()!.toNumbers())
 
-    it.each([[[4]], [[4, 2, 2]], [[3, 3]], [[1, 5, 2]]])("with %j rows give the same outputs and gradients as separate layers", (heights) => {
-      scoped(() => {
-        const [apart, together, moved] = [make(heights), make(heights), make(heights)]
-        joinWeights(moved.weights)
-        const one = cat(
-          apart.weights.map((weight) => linear(apart.x, weight)),
-          -1
-        )
-        pull(one)
-        for (const form of [together, moved]) {
-          const y = joinedLinear(form.x, form.weights)
-          expect(y.shape).toEqual(one.shape)
-          pull(y)
-          y.toNumbers().forEach((value, i) => expect(value).toBeCloseTo(one.toNumbers()[i]!, 12))
-          found(form).forEach((gradient, which) => gradient.forEach((value, i) => expect(value).toBeCloseTo(found(apart)[which]![i]!, 12)))
-        }
-      })
-    })
+    it.each([[[4]], [[4, 2, 2]], [[3, 3]], [[1, 5, 2]]])(
+      "with %j rows give the same outputs and gradients as separate layers",
+      (heights) => {
+        scoped(() => {
+          const [apart, together, moved] = [make(heights), make(heights), make(heights)]
+          joinWeights(moved.weights)
+          const one = cat(
+            apart.weights.map((weight) => linear(apart.x, weight)),
+            -1
+          )
+          pull(one)
+          for (const form of [together, moved]) {
+            const y = joinedLinear(form.x, form.weights)
+            expect(y.shape).toEqual(one.shape)
+            pull(y)
+            y.toNumbers().forEach((value, i) => expect(value).toBeCloseTo(one.toNumbers()[i]!, 12))
+            found(form).forEach((gradient, which) =>
+              gradient.forEach((value, i) => expect(value).toBeCloseTo(found(apart)[which]![i]!, 12))
+            )
+          }
+        })
+      }
+    )
 
     it("give no gradient to frozen weights", () => {
       scoped(() => {

@@ -72,7 +72,9 @@ describe("the choice of kernels", () => {
 
   it("fails, and is not cached, without an answer", () => {
     const answers = { "": said("Prescott"), SkylakeX: ended("SIGKILL") }
-    expect(() => choose(answers)).toThrow(/expected an answer, but the process was ended by SIGKILL\. Run this again, or set OPENBLAS_CORETYPE/)
+    expect(() => choose(answers)).toThrow(
+      /expected an answer, but the process was ended by SIGKILL\. Run this again, or set OPENBLAS_CORETYPE/
+    )
     expect(() => choose({ "": ended(null, 1, "at line 1\nError: no such library") })).toThrow(/ended with 1: Error: no such library/)
     expect(readdirSync(folder)).toEqual([])
     expect(choose({ ...answers, SkylakeX: said("SkylakeX") }).core).toBe("SkylakeX")

@@ -76,7 +76,9 @@ describe.skipIf(noGloo)("a group that is incomplete", () => {
 
   it("says what to check if nobody listens at the master's address", async () => {
     const [second] = await runRanks("collectives", { size: 2, ranks: [1], joining: 2 })
-    expect(second!.said.error).toMatch(/^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/)
+    expect(second!.said.error).toMatch(
+      /^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/
+    )
   })
 
   it("says so if another program uses the port", async () => {

@@ -178,46 +178,42 @@ describe.skipIf(!("path" in shim))(`in a run with an empty store,${without}`, ()
 })
 
 describe.skipIf(!("path" in shim))(`in a run that finds one result and makes two,${without}`, () => {
-  it.each(usual(/EMFILE.*from/, /EIO.*reads/))(
-    "$title loses no existing result",
-    { timeout: hour },
-    async ({ title, fault, sample }) => {
-      const found: Array<string> = []
-      const home = join(folder, "warm")
-      const changed = { times: "2" }
-      await withRunner(async (runner) => {
-        // As after a run with other settings; its code is cached, so that few calls remain.
-        const before = join(folder, `before ${title}`)
-        const made = digestsOf(await runner.run(requestOf(folder, before)))
-        const counted = join(folder, `counted warm ${title}`)
-        cpSync(before, counted, { recursive: true })
-        const outcome = await runner.run(requestOf(folder, counted, changed), { ...fault, mode: mode.nothing })
-        const after = digestsOf(outcome)
-        let [tried, stopped] = [0, 0]
-        for (const at of numbers(outcome.count, sample)) {
-          rmSync(home, { recursive: true, force: true })
-          cpSync(before, home, { recursive: true })
-          const met = await runner.run(requestOf(folder, home, changed), { ...fault, at })
-          if (met.fired === 0) continue
-          tried++
-          if (met.end.type !== "done" || met.end.status !== "succeeded") stopped++
-          const wrong = unacceptable(met, after)
-          wrong.push(
-            ...(await broken({
-              clean: after,
-              finished: ["read", ...Object.keys(met.finished)],
-              runner: sound,
-              request: requestOf(folder, home, changed)
-            })),
-            ...(await broken({ clean: made, finished: Object.keys(made), runner: sound, request: requestOf(folder, home) }))
-          )
-          found.push(...wrong.map((what) => `call ${at}: ${what}`))
-          if (met.end.type === "died") break
-        }
-        console.log(`warm, ${title}: ${tried} of ${outcome.count} calls; ${stopped} runs were stopped by it`)
-        expect(tried).toBeGreaterThan(0)
-      })
-      expect(found).toEqual([])
-    }
-  )
+  it.each(usual(/EMFILE.*from/, /EIO.*reads/))("$title loses no existing result", { timeout: hour }, async ({ title, fault, sample }) => {
+    const found: Array<string> = []
+    const home = join(folder, "warm")
+    const changed = { times: "2" }
+    await withRunner(async (runner) => {
+      // As after a run with other settings; its code is cached, so that few calls remain.
+      const before = join(folder, `before ${title}`)
+      const made = digestsOf(await runner.run(requestOf(folder, before)))
+      const counted = join(folder, `counted warm ${title}`)
+      cpSync(before, counted, { recursive: true })
+      const outcome = await runner.run(requestOf(folder, counted, changed), { ...fault, mode: mode.nothing })
+      const after = digestsOf(outcome)
+      let [tried, stopped] = [0, 0]
+      for (const at of numbers(outcome.count, sample)) {
+        rmSync(home, { recursive: true, force: true })
+        cpSync(before, home, { recursive: true })
+        const met = await runner.run(requestOf(folder, home, changed), { ...fault, at })
+        if (met.fired === 0) continue
+        tried++
+        if (met.end.type !== "done" || met.end.status !== "succeeded") stopped++
+        const wrong = unacceptable(met, after)
+        wrong.push(
+          ...(await broken({
+            clean: after,
+            finished: ["read", ...Object.keys(met.finished)],
+            runner: sound,
+            request: requestOf(folder, home, changed)
+          })),
+          ...(await broken({ clean: made, finished: Object.keys(made), runner: sound, request: requestOf(folder, home) }))
+        )
+        found.push(...wrong.map((what) => `call ${at}: ${what}`))
+        if (met.end.type === "died") break
+      }
+      console.log(`warm, ${title}: ${tried} of ${outcome.count} calls; ${stopped} runs were stopped by it`)
+      expect(tried).toBeGreaterThan(0)
+    })
+    expect(found).toEqual([])
+  })
 })

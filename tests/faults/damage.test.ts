@@ -98,19 +98,23 @@ describe("a result's file", () => {
     ["is gone", (node, file) => rmSync(join(object(node), file))],
     ["is gone with all the others", (node) => rmSync(object(node), { recursive: true, force: true })]
   ]
-  it.each(losses)("that %s is detected by any run, and made again; the record alone is not a result", { timeout: hour }, async (_, lose) => {
-    const found: Array<string> = []
-    for (const node of everything ? Object.keys(clean) : ["spread"])
-      for (const file of filesOf(node)) {
-        restore()
-        lose(node, file)
-        const outcome = await sound.run(request)
-        if (statusesOf(outcome)[node] !== "ran") found.push(`${node}, ${file}: it is not made again`)
-        for (const what of await broken({ clean, finished: Object.keys(clean), runner: sound, request }))
-          found.push(`${node}, ${file}: ${what}`)
-      }
-    expect(found).toEqual([])
-  })
+  it.each(losses)(
+    "that %s is detected by any run, and made again; the record alone is not a result",
+    { timeout: hour },
+    async (_, lose) => {
+      const found: Array<string> = []
+      for (const node of everything ? Object.keys(clean) : ["spread"])
+        for (const file of filesOf(node)) {
+          restore()
+          lose(node, file)
+          const outcome = await sound.run(request)
+          if (statusesOf(outcome)[node] !== "ran") found.push(`${node}, ${file}: it is not made again`)
+          for (const what of await broken({ clean, finished: Object.keys(clean), runner: sound, request }))
+            found.push(`${node}, ${file}: ${what}`)
+        }
+      expect(found).toEqual([])
+    }
+  )
 })
 
 describe("the journal", () => {
@@ -140,27 +144,31 @@ describe("the journal", () => {
     }
   }
 
-  it("with flipped bits gives right results or is rejected; moved away as the error says, everything is made again", { timeout: hour }, async () => {
-    const random = new Random(7, "journal")
-    const { size } = statSync(join(whole, "journal.db"))
-    const found: Array<string> = []
-    const tries = everything ? 1500 : 15
-    let refusals = 0
-    for (let i = 0; i < tries; i++) {
-      restore()
-      const at = random.int(size)
-      flip(file, at, random.int(8))
-      const { wrong, refused } = judge(await sound.run(request))
-      found.push(...wrong.map((what) => `byte ${at}: ${what}`))
-      if (!refused) continue
-      refusals++
-      // The end of the error: move it away.
-      for (const name of readdirSync(home)) if (name.startsWith("journal.db")) rmSync(join(home, name))
-      for (const what of await broken({ clean, finished: [], runner: sound, request })) found.push(`byte ${at}, moved away: ${what}`)
+  it(
+    "with flipped bits gives right results or is rejected; moved away as the error says, everything is made again",
+    { timeout: hour },
+    async () => {
+      const random = new Random(7, "journal")
+      const { size } = statSync(join(whole, "journal.db"))
+      const found: Array<string> = []
+      const tries = everything ? 1500 : 15
+      let refusals = 0
+      for (let i = 0; i < tries; i++) {
+        restore()
+        const at = random.int(size)
+        flip(file, at, random.int(8))
+        const { wrong, refused } = judge(await sound.run(request))
+        found.push(...wrong.map((what) => `byte ${at}: ${what}`))
+        if (!refused) continue
+        refusals++
+        // The end of the error: move it away.
+        for (const name of readdirSync(home)) if (name.startsWith("journal.db")) rmSync(join(home, name))
+        for (const what of await broken({ clean, finished: [], runner: sound, request })) found.push(`byte ${at}, moved away: ${what}`)
+      }
+      console.log(`bits changed in the journal (${size} bytes): ${tries}, of which ${refusals} were refused`)
+      expect(found).toEqual([])
     }
-    console.log(`bits changed in the journal (${size} bytes): ${tries}, of which ${refusals} were refused`)
-    expect(found).toEqual([])
-  })
+  )
 
   it.each(everything ? [0, 100, 4096, 5000, 20_000, 50_000, 100_000] : [0, 5000])(
     "truncated to %d bytes gives right results or is rejected",

@@ -8,12 +8,8 @@ import { fuzz } from "./fuzz.ts"
 const folder = mkdtempSync(join(tmpdir(), "caravan-fuzz-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-it(
-  "150 modified model folders end in a model whose questions carry no loss, or one error",
-  { timeout: 120_000 },
-  async () => {
-    const wrong: Array<string> = []
-    for (let seed = 0; seed < 150; seed++) await fuzz(seed, folder).catch((cause: Error) => wrong.push(`seed ${seed}: ${cause.message}`))
-    expect(wrong).toEqual([])
-  }
-)
+it("150 modified model folders end in a model whose questions carry no loss, or one error", { timeout: 120_000 }, async () => {
+  const wrong: Array<string> = []
+  for (let seed = 0; seed < 150; seed++) await fuzz(seed, folder).catch((cause: Error) => wrong.push(`seed ${seed}: ${cause.message}`))
+  expect(wrong).toEqual([])
+})

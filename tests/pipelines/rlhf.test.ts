@@ -223,80 +223,76 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     )
   })
 
-  it(
-    "ends with a report on both reward models and all versions, and trains on no held-out question",
-    { timeout: 600_000 },
-    async () => {
-      // In XSTest's published format, written by us.
-      const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
-      const lines = kinds.flatMap(([label, type], i) =>
-        [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
-      )
-      writeFileSync(join(folder, "xstest.csv"), ["id,prompt,type,label,focus,note", ...lines, ""].join("\n"))
-      const turns = ["Write about a hill.", "Now in rhyme."]
-      write("question.jsonl", [
-        { question_id: 81, category: "writing", turns },
-        { question_id: 111, category: "math", turns, reference: ["A", "B"] }
-      ])
-      const given = {
-        ...{ preferences: "pairs.jsonl", safety: true, xstest: "xstest.csv", mtBench: "question.jsonl" },
-        ...{ annotator: "judge", url: await judgeAddress, judge: "by length" }
-      }
-      const ran = runJson(folder, pipeline, ...Object.entries(given).flatMap(([name, value]) => ["--set", `${name}=${value}`]), ...small)
-      expect(ran.status).toBe("succeeded")
-      const report = ran.outputs.report!.path
-      const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
-      const content = summary.content ?? summary
-      expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
-      expect(content.gain.map(({ over }: { over: string }) => over)).toEqual([
-        "sft",
-        "rejection-sampling",
-        "sft-as-many-steps",
-        "random-of-k"
-      ])
-      expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
-      expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
-      expect(content.xsTest.prompts).toEqual({ safe: 2, unsafe: 2 })
-      expect(content.xsTest.versions).toHaveLength(5)
-      expect(content.mtBench.versions.map(({ questions }: { questions: number }) => questions)).toEqual([2, 2, 2, 2, 2])
-      expect(content.mtBench.wins).toMatchObject({ over: "sft", judge: "by length" })
-      expect(content.conclusions.length).toBeGreaterThan(10)
-      const page = readFileSync(join(report, "report.html"), "utf8")
-      for (const part of [
-        "Each version by the judges",
-        "PPO, iteration by iteration",
-        "What choosing the best of N is worth",
-        "random-of-k",
-        "XSTest by type of prompt",
-        "What holds, and what does not"
-      ])
-        expect(page).toContain(part)
-
-      const questions = (name: string) => {
-        const { status, stdout } = caravan(folder, "rows", name, "--json")
-        expect([name, status]).toEqual([name, 0])
-        const rows = stdout
-          .trim()
-          .split("\n")
-          .map((line) => JSON.parse(line) as Record<string, any>)
-        return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
-      }
-      const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
-      expect(heldOut.size).toBeGreaterThan(10)
-      for (const name of [
-        "reward-pairs",
-        "judge-pairs",
-        "safety-reward-pairs",
-        "safety-judge-pairs",
-        "demonstrations",
-        "prompts",
-        "stopping-prompts"
-      ])
-        expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
-      const judging = new Set(questions("judge-pairs"))
-      expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
+  it("ends with a report on both reward models and all versions, and trains on no held-out question", { timeout: 600_000 }, async () => {
+    // In XSTest's published format, written by us.
+    const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
+    const lines = kinds.flatMap(([label, type], i) =>
+      [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
+    )
+    writeFileSync(join(folder, "xstest.csv"), ["id,prompt,type,label,focus,note", ...lines, ""].join("\n"))
+    const turns = ["Write about a hill.", "Now in rhyme."]
+    write("question.jsonl", [
+      { question_id: 81, category: "writing", turns },
+      { question_id: 111, category: "math", turns, reference: ["A", "B"] }
+    ])
+    const given = {
+      ...{ preferences: "pairs.jsonl", safety: true, xstest: "xstest.csv", mtBench: "question.jsonl" },
+      ...{ annotator: "judge", url: await judgeAddress, judge: "by length" }
     }
-  )
+    const ran = runJson(folder, pipeline, ...Object.entries(given).flatMap(([name, value]) => ["--set", `${name}=${value}`]), ...small)
+    expect(ran.status).toBe("succeeded")
+    const report = ran.outputs.report!.path
+    const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
+    const content = summary.content ?? summary
+    expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
+    expect(content.gain.map(({ over }: { over: string }) => over)).toEqual([
+      "sft",
+      "rejection-sampling",
+      "sft-as-many-steps",
+      "random-of-k"
+    ])
+    expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
+    expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
+    expect(content.xsTest.prompts).toEqual({ safe: 2, unsafe: 2 })
+    expect(content.xsTest.versions).toHaveLength(5)
+    expect(content.mtBench.versions.map(({ questions }: { questions: number }) => questions)).toEqual([2, 2, 2, 2, 2])
+    expect(content.mtBench.wins).toMatchObject({ over: "sft", judge: "by length" })
+    expect(content.conclusions.length).toBeGreaterThan(10)
+    const page = readFileSync(join(report, "report.html"), "utf8")
+    for (const part of [
+      "Each version by the judges",
+      "PPO, iteration by iteration",
+      "What choosing the best of N is worth",
+      "random-of-k",
+      "XSTest by type of prompt",
+      "What holds, and what does not"
+    ])
+      expect(page).toContain(part)
+
+    const questions = (name: string) => {
+      const { status, stdout } = caravan(folder, "rows", name, "--json")
+      expect([name, status]).toEqual([name, 0])
+      const rows = stdout
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as Record<string, any>)
+      return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
+    }
+    const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
+    expect(heldOut.size).toBeGreaterThan(10)
+    for (const name of [
+      "reward-pairs",
+      "judge-pairs",
+      "safety-reward-pairs",
+      "safety-judge-pairs",
+      "demonstrations",
+      "prompts",
+      "stopping-prompts"
+    ])
+      expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
+    const judging = new Set(questions("judge-pairs"))
+    expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
+  })
   it("with safety=true and pairs without labels fails before anything is trained, and says what to do", { timeout: 120_000 }, () => {
     const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
     expect(status).toBe(1)

@@ -171,38 +171,42 @@ describe.skipIf(noGloo)("a rank that is killed", () => {
 })
 
 describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
-  it("saves, and stops all ranks; state saved by two ranks can be resumed by one, and by four, and vice versa", { timeout: 180_000 }, async () => {
-    const one = named("helpfulness-reward-model with held-out pairs")
-    // So many steps that no rank has finished when it receives the signal.
-    const config = { precision: "float32", learningRate: 1e-3, epochs: 20, patience: 0 }
-    const alone = await run(one, { config })
-    const stop = async (ranks: number | undefined, folder: string, step: number) => {
-      let reached = () => {}
-      const there = new Promise<void>((resolve) => (reached = resolve))
-      // Due only when it is told to stop.
-      const { work } = running(one, {
-        ...(ranks === undefined ? {} : { ranks }),
-        checkpoints: folder,
-        every: 1e6,
-        config,
-        onProgress: atStep(step, reached)
-      })
-      const fiber = Effect.runFork(work)
-      await there
-      const pids = ranks === undefined ? [] : Array.from({ length: ranks }, (_, rank) => processOf(rank))
-      const since = performance.now()
-      await Effect.runPromise(Fiber.interrupt(fiber))
-      expect(performance.now() - since).toBeLessThan(10_000)
-      expect(pids.some(isAlive)).toBe(false)
+  it(
+    "saves, and stops all ranks; state saved by two ranks can be resumed by one, and by four, and vice versa",
+    { timeout: 180_000 },
+    async () => {
+      const one = named("helpfulness-reward-model with held-out pairs")
+      // So many steps that no rank has finished when it receives the signal.
+      const config = { precision: "float32", learningRate: 1e-3, epochs: 20, patience: 0 }
+      const alone = await run(one, { config })
+      const stop = async (ranks: number | undefined, folder: string, step: number) => {
+        let reached = () => {}
+        const there = new Promise<void>((resolve) => (reached = resolve))
+        // Due only when it is told to stop.
+        const { work } = running(one, {
+          ...(ranks === undefined ? {} : { ranks }),
+          checkpoints: folder,
+          every: 1e6,
+          config,
+          onProgress: atStep(step, reached)
+        })
+        const fiber = Effect.runFork(work)
+        await there
+        const pids = ranks === undefined ? [] : Array.from({ length: ranks }, (_, rank) => processOf(rank))
+        const since = performance.now()
+        await Effect.runPromise(Fiber.interrupt(fiber))
+        expect(performance.now() - since).toBeLessThan(10_000)
+        expect(pids.some(isAlive)).toBe(false)
+      }
+      const folder = newFolder()
+      await stop(2, folder, 1)
+      await stop(undefined, folder, 2)
+      await stop(4, folder, 4)
+      const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config })
+      expect(ended.notes[0]).toMatch(/^resumes after step [456] of 60/)
+      expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(tolerance)
     }
-    const folder = newFolder()
-    await stop(2, folder, 1)
-    await stop(undefined, folder, 2)
-    await stop(4, folder, 4)
-    const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config })
-    expect(ended.notes[0]).toMatch(/^resumes after step [456] of 60/)
-    expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(tolerance)
-  })
+  )
 })
 
 describe.skipIf(noGloo)("a rank that misbehaves", () => {

@@ -20,9 +20,7 @@ describe("messages of a tree", () => {
   it("have unique ids: replies to two messages with one id would appear twice, and theirs four times", () => {
     const rows = [message("a", undefined, "prompter"), message("b", "a", "assistant", 0), message("c", "a", "assistant", 1)]
     expect(read(rows)).toHaveLength(1)
-    expect(() => read([...rows, message("b", "a", "assistant", 2)])).toThrow(
-      'expected a unique id, found "b" twice in the tree'
-    )
+    expect(() => read([...rows, message("b", "a", "assistant", 2)])).toThrow('expected a unique id, found "b" twice in the tree')
   })
   it("may reuse the ids of another tree", () => {
     const tree = (name: string) =>

@@ -36,24 +36,26 @@ it.live("admits others when any number leave simultaneously", () =>
   })
 )
 
-it.live("loses no permit to a waiter that is interrupted just when it is admitted, after the previous holder returned its permit early", () =>
-  Effect.gen(function* () {
-    const semaphore = fairSemaphore(1)
-    const stay = fork(semaphore.withPermit(Effect.never))
-    const enter = semaphore.withPermit(Effect.succeed("in"))
-    let giveBack: Effect.Effect<void> = Effect.void
-    const early = yield* fork(semaphore.withPermitUntil((release) => ((giveBack = release), Effect.never)))
-    const next = yield* stay
-    yield* Effect.yieldNow
-    yield* giveBack
-    yield* Fiber.interrupt(next)
-    expect(yield* Effect.timeoutOption(enter, "5 seconds")).toMatchObject({ value: "in" })
-    // Only once: the permit of the one that ends late is not returned twice.
-    yield* stay
-    yield* Effect.sleep("10 millis")
-    yield* Fiber.interrupt(early)
-    expect(yield* Effect.timeoutOption(enter, "50 millis")).toMatchObject({ _tag: "None" })
-  })
+it.live(
+  "loses no permit to a waiter that is interrupted just when it is admitted, after the previous holder returned its permit early",
+  () =>
+    Effect.gen(function* () {
+      const semaphore = fairSemaphore(1)
+      const stay = fork(semaphore.withPermit(Effect.never))
+      const enter = semaphore.withPermit(Effect.succeed("in"))
+      let giveBack: Effect.Effect<void> = Effect.void
+      const early = yield* fork(semaphore.withPermitUntil((release) => ((giveBack = release), Effect.never)))
+      const next = yield* stay
+      yield* Effect.yieldNow
+      yield* giveBack
+      yield* Fiber.interrupt(next)
+      expect(yield* Effect.timeoutOption(enter, "5 seconds")).toMatchObject({ value: "in" })
+      // Only once: the permit of the one that ends late is not returned twice.
+      yield* stay
+      yield* Effect.sleep("10 millis")
+      yield* Fiber.interrupt(early)
+      expect(yield* Effect.timeoutOption(enter, "50 millis")).toMatchObject({ _tag: "None" })
+    })
 )
 
 it.live("loses no permit to one that fails, or that is interrupted while it waits or is inside", () =>

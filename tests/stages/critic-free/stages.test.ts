@@ -167,12 +167,15 @@ describe.each(cases)("%s", (name, changes) => {
 describe("groups", () => {
   const refusal = (config: typeof RlooConfig | typeof GrpoConfig, given: object) =>
     Effect.runPromise(Effect.flip(decodeConfig(config as typeof RlooConfig, given, "Stage rloo"))).then(({ message }) => message)
-  it.each([RlooConfig, GrpoConfig])("of a single response, and batches that are not a multiple of the group size, are rejected", async (config) => {
-    expect(await refusal(config, { groupSize: 1 })).toContain("groupSize")
-    expect(await refusal(config, { groupSize: 5, batchSize: 512 })).toContain(
-      "a batch of 512 responses cannot be divided into groups of 5: set batchSize to a multiple of groupSize, for example 515"
-    )
-  })
+  it.each([RlooConfig, GrpoConfig])(
+    "of a single response, and batches that are not a multiple of the group size, are rejected",
+    async (config) => {
+      expect(await refusal(config, { groupSize: 1 })).toContain("groupSize")
+      expect(await refusal(config, { groupSize: 5, batchSize: 512 })).toContain(
+        "a batch of 512 responses cannot be divided into groups of 5: set batchSize to a multiple of groupSize, for example 515"
+      )
+    }
+  )
 })
 
 describe("a scorer in PPO", () => {

@@ -96,7 +96,9 @@ describe("the shape of a file", () => {
     expect(await failureOf(importDemonstrations, at(join(files, "pku-safe-rlhf.jsonl")))).toMatch(
       /rows that give demonstrations, found the shape pku-safe-rlhf .*Import it with importPreferences \(preferenceDemonstrations/
     )
-    expect(await failureOf(importPreferences, at(join(files, "alpaca.json")))).toMatch(/the shape alpaca .*Import it with importDemonstrations/)
+    expect(await failureOf(importPreferences, at(join(files, "alpaca.json")))).toMatch(
+      /the shape alpaca .*Import it with importDemonstrations/
+    )
     expect(await failureOf(importDemonstrations, at(join(files, "trl-unpaired-preference.jsonl")))).toMatch(
       /the shape unpaired .*No stage reads it/
     )
