@@ -126,7 +126,7 @@ describe("a device", () => {
   it.skipIf(hasCuda())("that is missing: the reason, not the command that found it", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--device", "cuda"],
-      /^Checking the tensor engine: there is no CUDA device here .*use --device cpu\s*$/
+      /^Checking the tensor engine: this machine has no CUDA device .*use --device cpu\s*$/
     )
   )
 })

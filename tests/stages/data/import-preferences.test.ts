@@ -184,7 +184,7 @@ describe("rows that can't be used", () => {
 
   it("are too many if all rows are, whatever may be skipped", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
-      String.raw`found none in the first 1 rows; line 1, field chosen: a transcript begins with "\n\nHuman:" or "\n\nAssistant:". Set the correct shape, or fix the file.`
+      String.raw`found none in the first 1 rows; line 1, field chosen: expected a transcript that begins with "\n\nHuman:" or "\n\nAssistant:". Set the correct shape, or fix the file.`
     )
   })
 
