@@ -94,7 +94,7 @@ describe("the shape of a file", () => {
 
   it("that gives other rows is rejected with the stage that imports it", async () => {
     expect(await failureOf(importDemonstrations, at(join(files, "pku-safe-rlhf.jsonl")))).toMatch(
-      /rows that give demonstrations, found the shape pku-safe-rlhf .*Import it with importPreferences \(preferenceDemonstrations/
+      /rows that give demonstrations, found the shape pku-safe-rlhf .*Import it with importPreferences \(followed by preferenceDemonstrations/
     )
     expect(await failureOf(importPreferences, at(join(files, "alpaca.json")))).toMatch(
       /the shape alpaca .*Import it with importDemonstrations/
@@ -120,7 +120,7 @@ describe("the shape of a file", () => {
       /"map" cannot map "promt"\. Did you mean "prompt"\?/
     )
     expect(await failureOf(importPreferences, at(join(files, "question-answer.jsonl")), { map: JSON.parse('{"__proto__": "x"}') })).toMatch(
-      /has no "__proto__"/
+      /cannot map "__proto__"/
     )
   })
 
