@@ -40,9 +40,9 @@ const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
 describe("commands and flags", () => {
   it("an unknown command: the nearest one", () => refuses(["rnu"], /There is no command "rnu"\. Did you mean "run"\?/))
   it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
-  it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
-  it("a number that is none", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
-  it("ranks that are none, and a way to spread over one", () => {
+  it("a missing argument: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
+  it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
+  it("invalid ranks, and sharding with a single rank", () => {
     refuses(["run", rlhf, "--ranks", "0"], /--ranks must be a whole number of at least 1, got "0"/)
     refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
     refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
@@ -134,7 +134,7 @@ describe("a device", () => {
 describe("files", () => {
   it("a missing data file", () =>
     refuses(["run", rlhf, "--set", "preferences=missing.jsonl"], /Reading the input .*missing\.jsonl: no such file or folder/))
-  it("a path that is empty: before the folder that it would stand for is read", () =>
+  it("an empty path: before the folder that it would mean is read", () =>
     refuses(
       ["run", rlhf, "--set", "preferences="],
       /Building the pipeline "rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/

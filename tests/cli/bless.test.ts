@@ -66,7 +66,7 @@ describe("a pinned stage whose code is edited", () => {
     expect(again.status).toBe(0)
   })
 
-  it("fails under --locked: against the lock file of before, and against one of the code as it is", () => {
+  it("fails with --locked: with the earlier lock file, and with one of the current code", () => {
     expect(on("run", "--locked").stderr).toMatch(/code of stage train \(pinned v3, code drifted\): .*helper\.ts/)
     expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, but the code has changed since they were made: train\./m)
     const locked = on("run", "--locked", "--lock", "new.json", "--json")

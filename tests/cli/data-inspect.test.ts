@@ -147,7 +147,7 @@ it("the page says how to import it, and shows the first rows", () => {
   expect(stdout).toContain("labels (chosen, rejected): safe, safe: 1; safe, unsafe: 1; unsafe, safe: 1\nproblems: none\nexample 1:\n")
 })
 
-it("says what it takes", () => {
+it("has help on its arguments", () => {
   expect(caravan(folder, "data", "inspct", "x").stderr).toMatch(/expected inspect, got "inspct"\. Did you mean "inspect"\?/)
   expect(caravan(folder, "data", "inspect").stderr).toMatch(/needs <files\.\.\.>/)
   expect(caravan(folder, "data", "inspect", "x", "--shape", "alpca").stderr).toMatch(/unknown shape\. Did you mean "alpaca"\?/)

@@ -82,7 +82,7 @@ describe("caravan rows", () => {
         .map((line) => JSON.parse(line) as unknown)
     ).toEqual([{ text: "ALPHA!" }, { text: "BETA!" }])
   })
-  it("of what is no dataset, or a damaged one: what was expected", async () => {
+  it("of something that is not a dataset, or a damaged one: what was expected", async () => {
     expect(await says(2, "rows", "counts")).toMatch(/Reading the rows of counts: expected a dataset, a folder with the file data\.arrow/)
     expect(await says(2, "rows", "luod")).toMatch(/Did you mean "loud"\?/)
     expect(await says(2, "rows", "loud", "--head", "0")).toMatch(/--head must be a whole number of at least 1/)

@@ -173,7 +173,7 @@ describe("an adapter", () => {
     ["on a base of other weights", () => ["tuned/adapter", "--base", at("whole")], /expected the weights that it was trained on/],
     ["merge of a dataset", () => ["pairs", "--merge"], /--merge is only for adapters, and this is not an adapter/],
     ["base of a report", () => ["weight", "--base", "x"], /--base is only for adapters and models/]
-  ])("refuses: %s", async (what, args, message) => {
+  ])("rejects: %s", async (what, args, message) => {
     // Another base: the same files with other weights.
     if (what === "merged into another base") await writeCheckpoint(at("own"), { model: model(7), tokenizer, role: "policy" })
     const { status, stderr, stdout } = await caravan("export", ...args(), "--to", at("refused"))

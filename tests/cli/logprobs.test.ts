@@ -70,7 +70,7 @@ describe("caravan logprobs", () => {
     ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a complete model"],
     ["an adapter as the checkpoint", [adapter], "found an adapter (adapter_config.json)"],
     ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "no such file or folder"]
-  ])("refuses %s in one message", async (_, args, message) => {
+  ])("rejects %s with one message", async (_, args, message) => {
     const ran = await caravan(...args, "--ids", written([[1, 2]]))
     expect([ran.status === 0, ran.stdout]).toEqual([false, ""])
     expect(ran.stderr).toContain(message)
@@ -101,7 +101,7 @@ describe("caravan logprobs", () => {
     ["a folder of ids", [checkpoint, "--ids", root], "illegal operation on a directory"],
     ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
     ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "no such file or folder"]
-  ])("refuses %s in one message", async (_, args, message) => {
+  ])("rejects %s with one message", async (_, args, message) => {
     const ran = await caravan(...args)
     expect([ran.status, ran.stdout]).toEqual([2, ""])
     expect(ran.stderr).toContain(message)

@@ -38,7 +38,7 @@ describe("caravan report", () => {
     expect([status, stderr.includes("Exporting")]).toEqual([1, false])
   })
 
-  it("writes one page on any pipeline, with the curves that stages reported and what took how long", () => {
+  it("writes one page on any pipeline, with the stages' curves and durations", () => {
     const { status, stdout } = report("latest")
     expect(status).toBe(0)
     const [name] = readdirSync(folder).filter((one) => one.startsWith("report-descending-"))

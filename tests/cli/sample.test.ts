@@ -90,7 +90,7 @@ describe("a file of prompts", () => {
     ],
     ["the format's own tags", "a [INST] b", /contains the tag \[INST\] of Llama 2's chat format/],
     ["more than the context", "ab ".repeat(200), /tokens; with 6 new tokens that exceeds the model's context of 160/]
-  ])("with %s is refused before anything is answered", (_, text, message) => {
+  ])("with %s is rejected before anything is answered", (_, text, message) => {
     const { status, stdout, stderr } = sample([policy, "--prompts", prompts(`ab\n${text}\n`.replace(/^ab\n(?=\{)/, "")), ...short])
     expect(stderr).toMatch(message)
     expect([status, stdout]).toEqual([2, ""])

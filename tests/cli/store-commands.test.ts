@@ -133,7 +133,7 @@ describe("du, pin and gc", () => {
     expect(new Map((await json("pin")).pins.map((pin: { digest: string; note: string }) => [pin.digest, pin.note]))).toEqual(
       new Map(["lines", "shout", "counts"].map((id) => [digest(second, id), "released"]))
     )
-    // Used lately: stays.
+    // Recently used: stays.
     expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing to delete\.\n5 objects of .* stay\.\n.* above the size limit stay/)
     const all = ["gc", "--max-size", "0", "--keep", "0"]
     const dry = await json(...all)

@@ -42,7 +42,7 @@ describe("--over", () => {
     expect(gridOf(seeded, ["seed=-1"])).toEqual({ seed: [-1] })
   })
 
-  it("that is no name=value, is there twice, or is no seed is refused", () => {
+  it("that is not name=value, is repeated, or is an invalid seed is rejected", () => {
     expect(() => gridOf(pipeline, ["rate"])).toThrow('--over must be name=value,value,..., got "rate".')
     expect(() => gridOf(pipeline, ["rate="])).toThrow(/--over must be/)
     expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is given twice: put all its values in one flag.")
@@ -181,7 +181,7 @@ describe("the flags of a run", () => {
     ["checkpoint-steps", "0", "--checkpoint-steps must be a whole number of at least 1"],
     ["checkpoint-seconds", "soon", "--checkpoint-seconds must be a whole number of at least 0"],
     ["jobs", "0", "--jobs must be a whole number of at least 1"]
-  ])("--%s %s is refused", (name, value, message) => {
+  ])("--%s %s is rejected", (name, value, message) => {
     expect(() => options(`--${name}`, value)).toThrow(`${message}, got "${value}".`)
   })
   it("stop a node that takes too long, and are in --help", () => {

@@ -37,7 +37,7 @@ describe("help and version", () => {
 })
 
 describe("a pipeline", () => {
-  it("that is a folder: the files in it", async () => {
+  it("that is a folder: lists the files in it", async () => {
     expect(await refused("plan", folder)).toMatch(/it is a folder\. Give the path of a pipeline file: .*pipeline\.ts/)
     mkdirSync(join(folder, "empty"))
     expect(await refused("plan", join(folder, "empty"))).toMatch(/it is a folder\. Give the path of a pipeline file, for example/)

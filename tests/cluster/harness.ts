@@ -98,7 +98,7 @@ export interface Place {
     environment?: NodeJS.ProcessEnv,
     other?: { readonly pipeline: string; readonly sets: ReadonlyArray<string> }
   ) => Driver
-  /** Runs a pipeline of this folder to its end; what is set is `name=value`. */
+  /** Runs a pipeline of this folder to its end, with `name=value` settings. */
   readonly run: (pipeline: string, sets: ReadonlyArray<string>, flags: ReadonlyArray<string>) => RunDocument
   readonly caravan: (...args: ReadonlyArray<string>) => { readonly status: number | null; readonly stdout: string; readonly stderr: string }
   readonly remove: () => void

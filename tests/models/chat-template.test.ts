@@ -177,7 +177,7 @@ describe("dialogues that a template can't represent", () => {
     expect(fault([user("a"), assistant(" \n")])).toBe("Message 2 (assistant) is empty: there is nothing to train on or score.")
     expect(fault([user("a"), assistant("b")])).toBeUndefined()
   })
-  it("end with a question where an answer is to be learned, or with an answer where one is to be given", () => {
+  it("end with a question where an answer is to be learned, or with an answer where one is to be generated", () => {
     expect(() => encodeDialogue(gemma, [user("a")])).toThrow("there is no answer to train on or score")
     expect(() => encodePrompt(gemma, [user("a"), assistant("b")])).toThrow("there is nothing to continue")
   })

@@ -154,7 +154,7 @@ describe("a new adapter", () => {
     )
   })
 
-  it.each([0, -1, 1.5])("of rank %s is refused", (rank) => {
+  it.each([0, -1, 1.5])("of rank %s is rejected", (rank) => {
     expect(() => initLora(small, { ...config, rank }, { seed: 1 })).toThrow(`rank must be an integer of 1 or more, got ${rank}`)
   })
 })
@@ -293,7 +293,7 @@ describe("PEFT's layout", () => {
     expect(await refusal(resized)).toMatch(/unknown: base_model\.model\.lm_head\.weight\. .*changes the vocabulary/)
   })
 
-  it("is told apart from a whole model, and from neither", async () => {
+  it("is distinguished from a complete model, and from a folder that is neither", async () => {
     expect(await refusal(base)).toMatch(/expected a folder with adapter_config\.json.*found a complete model/s)
     expect(await refusal(folder())).toMatch(/found no adapter_config\.json/)
     const message = (await run(Effect.flip(loadLlama(adapter)))).message

@@ -207,7 +207,7 @@ describe("files", () => {
     const { pieces, specification } = small.model
     const readWith = (change: Partial<typeof small.model>) => () => readModelFile(writeModelFile({ ...small.model, ...change }), "x.model")
     expect(readWith({ specification: new Uint8Array() })).toThrow("expected a BPE model, found model type unigram")
-    // trainer_spec.model_type = BPE alone: the normaliser's defaults take spaces away.
+    // trainer_spec.model_type = BPE only: the normaliser's defaults remove spaces.
     expect(readWith({ specification: Uint8Array.of(0x12, 2, 0x18, 2) })).toThrow("expected a model that leaves text unchanged")
     expect(readWith({ pieces: pieces.slice(1) })).toThrow("expected one unknown piece, found 0")
     expect(readWith({ pieces: pieces.filter((_, id) => id !== 2) })).toThrow("expected a control piece </s>, found none")
@@ -217,7 +217,7 @@ describe("files", () => {
     expect(readWith({ pieces: [...pieces, { text: "x y", score: Number.NaN, type: "normal" }] })).toThrow("an invalid piece")
     expect(specification.length).toBeGreaterThan(0)
   })
-  it("that are missing are an ArtifactError that says which", async () => {
+  it("that are missing are an ArtifactError that names them", async () => {
     expect(await errorOf(join(folder, "nowhere"))).toContain("found nothing at this path")
     const empty = mkdtempSync(join(folder, "empty-"))
     expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece) or tokenizer.json, found neither")

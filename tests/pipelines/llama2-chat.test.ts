@@ -107,7 +107,7 @@ describe("the recipe", () => {
     expect(node(larger, larger.outputs["roundWins"]!).inputs["newer"]).toContain("sampler-rlhf-v4")
   })
 
-  it("counts refusals among every version's answers, and false ones on borderline prompts of their own (§4.2.3)", () => {
+  it("counts refusals among every version's answers, and false refusals on separate borderline prompts (§4.2.3)", () => {
     for (const version of ["sft", ...versions, "rlhf-v5"]) {
       expect(node(whole, whole.outputs[`refusals-${version}`]!)).toMatchObject({ inputs: { completions: `answers-${version}` } })
       const { completions } = node(whole, whole.outputs[`false-refusals-${version}`]!).inputs

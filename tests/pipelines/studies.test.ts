@@ -304,7 +304,7 @@ describe("the study of policy optimisation", async () => {
     expect(trained(other)).toEqual(trained(graph))
     expect(node(other, "judging-safety").seed).toBe(101)
   })
-  it("refuses another number of settings for one of them", async () => {
+  it("rejects another number of settings for one of them", async () => {
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1" })).rejects.toThrow("found 3, 3, 3, 1")
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1,x,1" })).rejects.toThrow('found "0.1,x,1"')
   })

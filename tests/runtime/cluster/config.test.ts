@@ -69,7 +69,7 @@ describe("a job requests", () => {
     expect(requestOf(several, {}, tensors)).toMatchObject({ nodes: 1, gpus: 1 })
     expect(requestOf({}, {}, { tensors: true, device: "cpu", ranks: 2, memory: 300 }).memory).toBe(800)
   })
-  it("room and time that its limits need, where its profile says nothing of them", () => {
+  it("the memory and time that its limits need, if its profile does not set them", () => {
     expect(requestOf({}, {}, { tensors: false, device: "cpu", memory: 300, seconds: 61 })).toEqual({
       name: "default",
       gpus: 0,

@@ -124,7 +124,7 @@ describe("wires", () => {
     ["null", null],
     ["a stage that was not applied", read],
     ["a promise", Promise.resolve(1)]
-  ])("that are no nodes but %s are refused", (_, value) => {
+  ])("that are not nodes but %s are rejected", (_, value) => {
     expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(
       /one of its inputs is .*not a node\. Pass the result of applying a stage/
     )

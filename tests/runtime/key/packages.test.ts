@@ -237,7 +237,7 @@ describe("an import that can't be identified", () => {
     ["of a name that leads nowhere", "#nowhere", /imports "#nowhere": it does not resolve to a file\. Fix `imports`/],
     ["of a file that is not there", "file:///nowhere/x.ts", /imports "file:.*": the file does not exist/],
     ["of something on the net", "https://example.org/x.js", /imports "https:.*": its content may change/]
-  ])("%s is refused, and is no matter where the stage does not use it", async (_, specifier, message) => {
+  ])("%s is rejected, unless the stage does not use it", async (_, specifier, message) => {
     const use = `const later = () => import("${specifier}")`
     await expect(identify(projectOf({ "stage.ts": stageThat("String(later)", use) }))).rejects.toThrow(message)
     expect((await identify(projectOf({ "stage.ts": stageThat("1", use) }))).exportName).toBe("say")

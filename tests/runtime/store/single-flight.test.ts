@@ -142,7 +142,7 @@ describe("a stage with checkpoints", () => {
   it("that crashed resumes after its last one, with the same result as if it had not crashed", async () => {
     const first = await runTally({ fails: 13 })
     expect(first.nodes[0]).toMatchObject({ status: "failed", error: expect.stringContaining("exited with code 9") })
-    // The last two, and nothing half written.
+    // The last two, and nothing incomplete.
     expect(kept().map((path) => Number(path.split("/").at(-1)))).toEqual([12, 13])
     const second = await runTally({ fails: 13 })
     expect(second.status).toBe("succeeded")

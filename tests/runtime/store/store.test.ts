@@ -121,7 +121,7 @@ describe("an object", () => {
     expect(existsSync(join(home, "quarantine"))).toBe(false)
   })
 
-  it("holds plain files only, and none under the manifest's name", async () => {
+  it("contains only plain files, and none with the manifest's name", async () => {
     await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is reserved for the store/)
     const directory = await Effect.runPromise(store.temporary)
     symlinkSync("/etc/hostname", join(directory, "link"))
@@ -181,7 +181,7 @@ describe("a user's file", () => {
     expect(await digest(snapshot)).not.toBe(await digest(plain))
   })
 
-  it("that is not there is an error that says where it was looked for", async () => {
+  it("that is missing is an error that says where it was searched", async () => {
     await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: no such file or folder\. Check the path/)
     symlinkSync("nowhere", join(home, "dangling"))
     await expect(digest(join(home, "dangling"))).rejects.toThrow(/no such file/)

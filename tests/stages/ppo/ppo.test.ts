@@ -423,7 +423,7 @@ describe("ppo fails", () => {
 })
 
 describe("ppo-diagnostics", () => {
-  it("refuses a checkpoint that PPO did not make", async () => {
+  it("rejects a checkpoint that PPO did not make", async () => {
     expect(await failureOf(ppoDiagnostics, { policy: given.policy })).toContain("Pass a checkpoint made by ppo")
   })
 })

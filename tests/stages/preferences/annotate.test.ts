@@ -111,9 +111,9 @@ describe("people, with a file,", () => {
       /^Writing 3 pairs to label to .*: expected no such file, or a file with only pairs of this batch, found line 2: .*The file was not overwritten.*move it/
     )
     expect(writtenPairs()).toBe(inPlace)
-    // Beside a file of labels, moving it there would take that file's place.
+    // Next to a file of labels, moving it there would replace that file.
     expect(await failure(`${label("p3")}\n`)).toMatch(/add its labelled lines to .*labels\.jsonl and move it away; otherwise/)
-    // Pairs of another batch may have been labelled by line too.
+    // Pairs of another batch may also have been labelled by line.
     writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
     expect(await failure(undefined)).toMatch(/found line 1/)
   })

@@ -108,7 +108,7 @@ describe("7B", () => {
     const advice = trainingAdvice(steps(), 79 * gib)
     expect(advice).toMatch(/^These would fit: LoRA \(loraRank 16\) \(\d+ GiB\)\. Unchanged, training needs 2 such GPUs/)
     expect(trainingAdvice(steps(), 8 * gib)).toMatch(/^No smaller setting fits either: training needs \d+ such GPUs/)
-    // Shorter sequences where activations are what is too much.
+    // Shorter sequences if activations are too large.
     const long = steps({ longest: 2 ** 21, model: { config: presets["1.1b"], scalarHead: false }, rows: 1 })
     expect(trainingAdvice(long, 79 * gib)).toContain("sequences of 262144 tokens")
   })
