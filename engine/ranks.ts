@@ -25,7 +25,7 @@ export interface Place {
 }
 
 /** Of ranks/ranks.cc, whose sums are part of results: here it is part of the code that stages' keys have. */
-const source = "56ca88717b431b13"
+const source = "9cf9aafce7efaea0"
 
 let place: Place | undefined
 let device: "cpu" | "cuda" = "cpu"
@@ -78,12 +78,12 @@ export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
     throw new RankError(`Rank ${rank} of ${size} did not meet the others at ${where} within ${joining} seconds: ${lines(cause)}. ${hint}`)
   }
   const [backend, prefix] = nccl ? ["NCCL", "NCCL"] : ["Gloo", "GLOO"]
-  const interfaces = `${prefix}_SOCKET_IFNAME names the network interface that all machines are on${nccl ? ", and NCCL_DEBUG=INFO shows what NCCL tries" : ""}`
+  const interfaces = `${prefix}_SOCKET_IFNAME selects the network interface that all machines share${nccl ? ", and NCCL_DEBUG=INFO shows what NCCL tries" : ""}`
   try {
     call("connect_all", `connecting to the others over ${backend} (${interfaces})`)
   } catch (cause) {
     throw new RankError(
-      `Rank ${rank} of ${size} met the others at ${where}, and could not connect to them over ${backend}: ${lines(cause)}. ${interfaces}.`
+      `Rank ${rank} of ${size} joined the others at ${where}, but could not connect to them over ${backend}: ${lines(cause)}. ${interfaces}.`
     )
   }
   place = to

@@ -47,11 +47,11 @@ std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::mil
 
 /** An operation that has been started and may not have finished. */
 struct Pending {
-  /** None while it is being begun. */
+  /** Null while the operation is being started. */
   Work work;
   std::string what;
   Clock::time_point begun;
-  /** Seconds that it may take. */
+  /** Time limit in seconds. */
   double deadline;
   /** Done once the work is. */
   std::function<void()> after;
@@ -273,12 +273,12 @@ struct Address {
     addrinfo wanted{};
     wanted.ai_socktype = type;
     int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &wanted, &found);
-    TORCH_CHECK(error == 0, "the address ", host, " is not known: ", gai_strerror(error));
+    TORCH_CHECK(error == 0, "can't resolve the address ", host, ": ", gai_strerror(error));
   }
   ~Address() { freeaddrinfo(found); }
 };
 
-/** A socket that listens at this address alone. */
+/** A socket that listens only at this address. */
 int listenAt(const std::string& host, int port) {
   Address address(host, port, SOCK_STREAM);
   int fd = socket(address.found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
@@ -288,7 +288,7 @@ int listenAt(const std::string& host, int port) {
   return fd;
 }
 
-/** Has the store of a single machine listen on loopback alone. libtorch 1.13 has no such option: its store listens at every address. */
+/** Makes the store of a single machine listen only on loopback. libtorch 1.13 has no such option: its store listens at every address. */
 template <class Options>
 auto listenOnLoopback(Options& options, const std::string& host, int port, int) -> decltype(options.masterListenFd = 0, void()) {
   if (isLocal(host)) options.masterListenFd = listenAt(host, port);
@@ -296,7 +296,7 @@ auto listenOnLoopback(Options& options, const std::string& host, int port, int) 
 template <class Options>
 void listenOnLoopback(Options&, const std::string&, int, long) {}
 
-/** Meets the others at the store; waits `joining` seconds for all to come. An operation may take `deadline` seconds. */
+/** Joins the others at the store, waiting up to `joining` seconds for all ranks. An operation may take up to `deadline` seconds. */
 void join(int64_t rank, int64_t size, const std::string& host, int64_t port, double joining, double deadline) {
   TORCH_CHECK(group() == nullptr, "this process has already joined a group of ranks");
   auto all = std::make_shared<Group>();
@@ -324,7 +324,7 @@ void join(int64_t rank, int64_t size, const std::string& host, int64_t port, dou
 }
 
 #ifndef CARAVAN_NCCL
-/** This machine's address on the way to another one. */
+/** This machine's address on the route to another machine. */
 std::string addressTowards(const std::string& host, int port) {
   Address address(host, port, SOCK_DGRAM);
   sockaddr_storage own{};
@@ -335,12 +335,12 @@ std::string addressTowards(const std::string& host, int port) {
             getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
   int error = errno;
   close(fd);
-  TORCH_CHECK(ok, "there is no way to ", host, ": ", std::strerror(error));
+  TORCH_CHECK(ok, "there is no route to ", host, ": ", std::strerror(error));
   return text;
 }
 #endif
 
-/** Connects every rank to every other, once all have met. */
+/** Connects every rank to every other, after all have joined. */
 void connectAll(const std::string& what) {
   Group& all = joined();
   int64_t number = begin(what, Work());
@@ -358,13 +358,13 @@ void connectAll(const std::string& what) {
   how->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
                                               : c10d::ProcessGroupGloo::createDeviceForHostname(isLocal(all.host) ? all.host : addressTowards(all.host, all.port)));
 #endif
-  // The group's own watch comes first.
+  // The watch thread above acts before this timeout.
   how->timeout = milliseconds(std::max(all.joining, all.deadline) + 3600);
   all.backend = c10::make_intrusive<Backend>(all.store, all.rank, all.size, how);
   // NCCL connects at its first operation.
   std::vector<Tensor> tensors{at::ones({1}, at::device(device))};
   all.backend->allreduce(tensors)->wait();
-  TORCH_CHECK(tensors[0].item<float>() == static_cast<float>(all.size), "a sum of ones over ", all.size, " ranks was ", tensors[0].item<float>());
+  TORCH_CHECK(tensors[0].item<float>() == static_cast<float>(all.size), "a sum of ones over ", all.size, " ranks gave ", tensors[0].item<float>());
   std::lock_guard<std::mutex> lock(all.mutex);
   all.pending.erase(number);
   all.number = 0;

@@ -146,7 +146,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
   it("that can't connect say over what, from where, and what names the interface", async () => {
     configure({ setup: "export GLOO_SOCKET_IFNAME=nosuch0" })
     expect(await errorOf(march(), "marched")).toMatch(
-      /^Rank \d of 2 on n\d met the others at 127\.0\.0\.1:\d+, and could not connect to them over Gloo: .*GLOO_SOCKET_IFNAME names the network interface/
+      /^Rank \d of 2 on n\d joined the others at 127\.0\.0\.1:\d+, but could not connect to them over Gloo: .*GLOO_SOCKET_IFNAME selects the network interface/
     )
   })
 

@@ -96,7 +96,7 @@ describe.skipIf(noGloo && environment().gpus < 2)("a group whose ranks can't con
     const interfaces = { GLOO_SOCKET_IFNAME: "nosuch0", NCCL_SOCKET_IFNAME: "=nosuch0" }
     const [first] = await runRanks("collectives", { size: 2, device, joining: 5, environment: interfaces })
     expect(first!.said.error).toMatch(
-      /^Rank 0 of 2 met the others at 127\.0\.0\.1:\d+, and could not connect to them over (Gloo|NCCL): .*(GLOO|NCCL)_SOCKET_IFNAME names the network interface/
+      /^Rank 0 of 2 joined the others at 127\.0\.0\.1:\d+, but could not connect to them over (Gloo|NCCL): .*(GLOO|NCCL)_SOCKET_IFNAME selects the network interface/
     )
   })
 })
