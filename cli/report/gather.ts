@@ -1,6 +1,7 @@
 /** Collects the content of a run's report: results in graph order, their cost, and the curves of the training nodes. */
 import * as Effect from "effect/Effect"
-import { parquetRows } from "../../data/read/parquet.ts"
+import type { Table } from "apache-arrow"
+import { parquetTables } from "../../data/read/parquet-tables.ts"
 import type { RecordedGraph } from "../../runtime/define/recorded-graph.ts"
 import { messageOf } from "../../runtime/errors.ts"
 import { curvesOf } from "../../runtime/inspect/curves.ts"
@@ -49,20 +50,21 @@ const takenBy = Effect.fnUntraced(function* (execution: PastExecution) {
   return { milliseconds: made?.milliseconds ?? null, numerics: made?.parts.numerics ?? null }
 })
 
-/** Every number that a node reported, with its steps. */
-const readCurve = async (node: string, stage: string, path: string): Promise<NodeCurve> => {
+/** Every number that a node reported, with its steps. A row without a step is counted from 1. */
+const curveOf = (node: string, stage: string, table: Table): NodeCurve => {
+  const columns = new Map(table.schema.fields.map(({ name }) => [name, table.getChild(name)!]))
+  const steps = columns.get("step")
+  columns.delete("step")
   const series = new Map<string, { readonly steps: Array<number>; readonly values: Array<number> }>()
-  let rows = 0
-  for await (const row of parquetRows(path)) {
-    rows++
-    const { step } = row as { readonly step?: number | null }
-    for (const [name, value] of Object.entries(row as Record<string, number | null>)) {
-      if (name === "step" || value === null) continue
-      let found = series.get(name)
-      if (found === undefined) series.set(name, (found = { steps: [], values: [] }))
-      found.steps.push(step ?? rows)
+  for (const [name, column] of columns) {
+    const found = { steps: [] as Array<number>, values: [] as Array<number> }
+    for (let row = 0; row < table.numRows; row++) {
+      const value = column.get(row) as number | null
+      if (value === null) continue
+      found.steps.push((steps?.get(row) as number | null | undefined) ?? row + 1)
       found.values.push(value)
     }
+    if (found.values.length > 0) series.set(name, found)
   }
   return { node, stage, series }
 }
@@ -111,14 +113,15 @@ export const gather = (run: PastRun) =>
     )
     const kept = (yield* curvesOf(run)).filter(({ path, stage }) => path !== null && !samples.test(stage ?? ""))
     const unreadable: Array<string> = []
-    const curves = yield* Effect.forEach(kept, ({ node, path, stage }) =>
-      Effect.promise(() =>
-        readCurve(node, stage ?? "interrupted", path!).catch((cause: unknown) => {
-          unreadable.push(`The curve of ${node} can't be read: ${messageOf(cause)}`)
-          return undefined
-        })
-      )
-    )
+    const curves: Array<NodeCurve> = []
+    yield* Effect.promise(async () => {
+      let at = 0
+      for await (const table of parquetTables(kept.map(({ path }) => path!))) {
+        const { node, stage } = kept[at++]!
+        if (table instanceof Error) unreadable.push(`The curve of ${node} can't be read: ${messageOf(table)}`)
+        else curves.push(curveOf(node, stage ?? "interrupted", table))
+      }
+    })
     const order = (node: string) => place.get(node) ?? Infinity
     return {
       // The config of an unfinished or failed summary comes from the graph.
@@ -127,7 +130,7 @@ export const gather = (run: PastRun) =>
         graph?.nodes.flatMap(({ config }) => (Array.isArray(config?.controls) ? config.controls.map(String) : []))
       ),
       outcomes,
-      curves: curves.filter((curve) => curve !== undefined).toSorted((a, b) => order(a.node) - order(b.node)),
+      curves: curves.toSorted((a, b) => order(a.node) - order(b.node)),
       files: graph?.nodes.flatMap(({ path }) => path ?? []) ?? [],
       missing: [...(missing.length === 0 ? [] : [`Results that are no longer in the store: ${missing.join(", ")}.`]), ...unreadable]
     } satisfies Gathered

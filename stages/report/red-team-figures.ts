@@ -36,7 +36,7 @@ export const redTeamFigure = ({ exercises }: RedTeam): Figure => {
   }
 }
 
-const asked = ["by this version", "by the version that they broke, asked again"]
+const asked = ["this version", "the broken one, asked again"]
 /** What broke a version, tried on the next one; beside what the broken version itself does when asked again. */
 export const mitigatedFigure = ({ exercises }: RedTeam): Figure | undefined => {
   const rows = exercises.slice(1).flatMap(({ mitigated, name }, i) => {

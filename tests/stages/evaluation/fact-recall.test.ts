@@ -1,8 +1,8 @@
-/** Recall of facts: by a model that was taught some of them, and by hand where the model is known; the mixture of sources; the small world's facts. */
+/** Recall of facts: of models whose weights are set by hand; the mixture of sources; the small world's facts. */
 import { describe, expect, it } from "vitest"
 import { facts, factTexts, mostFacts, questionAbout, towns } from "../../../data/world/facts.ts"
 import { Random } from "../../../engine/random.ts"
-import { noGrad, scoped } from "../../../engine/tensor.ts"
+import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { llamaConfig } from "../../../models/config.ts"
 import { initLlama } from "../../../models/llama.ts"
@@ -11,8 +11,6 @@ import { Texts } from "../../../schemas/rows.ts"
 import { epochsOf, mixSources } from "../../../stages/data/mix-sources.ts"
 import { factRecall, FactQuestions, FactRecallReport } from "../../../stages/evaluation/fact-recall.ts"
 import { factRecallFigure, factRecallTable, type Mixed, overSeeds } from "../../../stages/report/chapter-pretraining.ts"
-import { pretrain } from "../../../stages/training/pretrain.ts"
-import { tokenizer } from "../../../stages/training/tokenizer.ts"
 import { worldFactQuestions, worldFactTexts } from "../../../stages/world/facts.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { talkingPolicy, tokenizer as small } from "../talking.ts"
@@ -33,36 +31,39 @@ const recallOf = async (policy: any, rows: ReadonlyArray<ReturnType<typeof quest
 }
 
 describe("recall", () => {
-  it("is of what a model was taught, and not of what it was not", async () => {
-    const known = ["Ann lives in Varn.", "Ben lives in Osmo.", "Cora lives in Varn.", "Dan lives in Brel."]
-    const texts = await rowsArtifact(
-      Texts,
-      Array.from({ length: 200 }, (_, i) => ({ text: known[i % known.length]! }))
+  it("is of what a model says after the question, and not of what it says after another", async () => {
+    // Every block adds nothing, so that the last token alone decides: "a" follows "x", "b" follows "y".
+    const model = initLlama(
+      llamaConfig({ vocabSize: small.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 64 }),
+      { seed: 1 }
     )
-    const pieces = await runStage(tokenizer, { texts }, { vocabSize: 300 })
-    const sizes = {
-      dim: 32,
-      layers: 2,
-      heads: 2,
-      kvHeads: 2,
-      ffn: 64,
-      contextLength: 64,
-      sequenceLength: 32,
-      batchSize: 8,
-      microBatchSize: 8
+    const { parameters } = model
+    const embeddings = parameters["model.embed_tokens.weight"]!.toNumbers() // (V, D)
+    const head = new Float32Array(embeddings.length)
+    const tokenOf = (text: string) => small.encode(text).at(-1)!
+    for (const [last, next] of [
+      ["x", "xa"],
+      ["y", "yb"]
+    ] as const) {
+      const row = embeddings.slice(16 * tokenOf(last), 16 * tokenOf(last) + 16)
+      const size = Math.hypot(...row)
+      row.forEach((value, i) => (head[16 * tokenOf(next) + i] = (3 * value) / size))
     }
-    const policy = await runStage(pretrain, { tokenizer: pieces, texts }, { ...sizes, steps: 300, warmupSteps: 10, learningRate: 0.01 })
-    const taught = [
-      question("Ann lives in", " Varn.", " Osmo.", " Brel."),
-      question("Ben lives in", " Osmo.", " Varn.", " Brel."),
-      question("Dan lives in", " Brel.", " Varn.", " Osmo.")
-    ]
-    const { chance, loss, ...rest } = await recallOf(policy, taught, known)
-    expect(rest).toMatchObject({ facts: 3, recalled: { mean: 1 } })
-    expect(chance).toBeCloseTo(1 / 3, 12)
-    expect(loss!.mean).toBeLessThan(1)
-    const false_ = taught.map(({ answer, others, question: asked }) => question(asked, others[0]!, answer))
-    expect((await recallOf(policy, false_)).recalled.mean).toBe(0)
+    scoped(() =>
+      noGrad(() => {
+        for (const [name, weight] of Object.entries(parameters)) if (/(o_proj|down_proj)\.weight$/.test(name)) weight.mul_(0)
+        parameters["lm_head.weight"]!.copy_(tensor(head, { shape: [small.vocabSize, 16] }))
+      })
+    )
+    const policy = await artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer: small }))
+    const found = await recallOf(policy, [
+      question("x", "a", "b"),
+      question("y", "b", "a"),
+      question("x", "b", "a"),
+      question("y", "a", "b")
+    ])
+    expect(found).toMatchObject({ facts: 4, recalled: { mean: 0.5 }, chance: 0.5, loss: null })
+    expect((await recallOf(policy, [question("x", "a", "b"), question("y", "b", "a")])).recalled.mean).toBe(1)
   })
   it("by a model that finds every token as likely as another goes by length alone, a tie is no recall, and its loss is log V", async () => {
     const model = initLlama(
@@ -125,7 +126,7 @@ describe("a mixture of named sources", () => {
   it("refuses shares that are no mixture, and a share of a source without texts", async () => {
     const sources = [await source("d", 3), await rowsArtifact(Texts, [])]
     const failure = (config: Record<string, unknown>) => failureOf(mixSources, { sources }, config)
-    expect(await failure({ names: ["d"], shares: [1] })).toMatch(/expected a name of its own for each set/)
+    expect(await failure({ names: ["d"], shares: [1] })).toMatch(/expected at least one set, and a distinct name for each/)
     expect(await failure({ names: ["d", "r"], shares: [1] })).toMatch(
       /expected a share for each of d, r, at least one above 0, found \[1\]/
     )

@@ -101,7 +101,9 @@ describe("the stages", () => {
     expect(await failure([first, second], [])).toMatch(
       /expected answers to kept prompts of each version but the first, 1 sets, found 0 sets/
     )
-    expect(await failure([first, second], [await classified(byV1)], ["sft", "sft"])).toMatch(/expected a name of its own for each set/)
+    expect(await failure([first, second], [await classified(byV1)], ["sft", "sft"])).toMatch(
+      /expected at least one set, and a distinct name for each/
+    )
     expect(await failure([first, first], [await classified(byV1)])).toMatch(
       /expected new prompts for each version, found prompt "a" among those of "sft" and of "v1"/
     )

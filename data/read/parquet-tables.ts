@@ -1,0 +1,57 @@
+/**
+ * Small Parquet files, one after another, each as a complete Arrow table. One worker reads them all (this module again): starting one takes longer than
+ * reading a small file. The decoder can abort on a damaged file, so the worker is replaced after each failure. For large files: parquet.ts.
+ */
+import { once } from "node:events"
+import { readFile } from "node:fs/promises"
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
+import type { Table } from "apache-arrow"
+
+/** Makes the worker the reader, and not whatever else imports this module in a worker. */
+const purpose = "caravan: read Parquet tables"
+type Answer = { readonly bytes: Uint8Array } | { readonly failed: string }
+
+const read = async (path: string): Promise<Answer> => {
+  try {
+    const parquet = await import("parquet-wasm/node")
+    return { bytes: parquet.readParquet(await readFile(path)).intoIPCStream() }
+  } catch (cause) {
+    return { failed: cause instanceof Error ? cause.message : String(cause) }
+  }
+}
+
+if (!isMainThread && (workerData as { readonly purpose?: unknown } | null)?.purpose === purpose) {
+  const port = parentPort!
+  port.on("message", (path: string) => {
+    void read(path).then((answer) => port.postMessage(answer))
+  })
+}
+
+/** What each file holds, in order: a table, or an Error that says why it can't be read. */
+export async function* parquetTables(paths: Iterable<string>): AsyncGenerator<Table | Error> {
+  const arrow = await import("apache-arrow")
+  let worker: Worker | undefined
+  const stop = async () => {
+    await worker?.terminate()
+    worker = undefined
+  }
+  try {
+    for (const path of paths) {
+      // What a panicking decoder prints is not for the user.
+      worker ??= new Worker(new URL(import.meta.url), { workerData: { purpose }, stdout: true, stderr: true })
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker has no origin
+      worker.postMessage(path)
+      const answer = await Promise.race([
+        once(worker, "message").then(([message]) => message as Answer),
+        once(worker, "exit").then((): Answer => ({ failed: "data that the decoder crashed on" }))
+      ]).catch((): Answer => ({ failed: "data that the decoder failed on" }))
+      if ("bytes" in answer) yield arrow.tableFromIPC(answer.bytes)
+      else {
+        await stop()
+        yield new Error(answer.failed)
+      }
+    }
+  } finally {
+    await stop()
+  }
+}
