@@ -26,6 +26,7 @@ const report = (run: RunResult, output: string): unknown => {
 }
 const readRuns = (files: ReadonlyArray<string>, pipeline: string): ReadonlyArray<RunResult> => {
   const runs = files.map((file) => JSON.parse(readFileSync(file, "utf8")) as RunResult)
+  if (new Set(runs.map(({ run }) => run)).size < runs.length) throw new UsageError("The same run was given twice: give one run per seed.")
   if (runs.length < 2) throw new UsageError("An interval over seeds needs the runs of at least two seeds.")
   for (const [i, run] of runs.entries())
     if (run.pipeline !== pipeline) throw new UsageError(`${files[i]} is a run of "${run.pipeline}", not of "${pipeline}".`)
@@ -130,7 +131,7 @@ const policyOptimisation = (files: ReadonlyArray<string>): string => {
 
 /** Nodes that only evaluate. */
 const evaluating = /^(tuning|judged-answers|grades|rewards|evaluation|kl|judging)-/
-/** Seconds of all stages of an arm after SFT. NaN where one of them was found in the store, since its time is then not in this run. */
+/** Seconds of all stages of an arm after SFT. NaN if one of them was found in the store, since its time is then not in this run: for times, begin with an empty store. */
 const secondsOf = (run: RunResult, arm: string): number => {
   const beforeSft = /^(tokenizer|world-texts|base$|public-dialogues|filter-demonstrations|sft|demonstrations$)/
   const [method, beta] = arm.split("-") as [string, string]
