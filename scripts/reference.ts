@@ -1,6 +1,6 @@
 /**
- * Writes docs/reference/, and the index of docs/decisions/, from the code. The same code gives the same pages; a page that is already right is not written.
- * `--check` writes nothing, lists the pages that would change and ends with 1 if there are any.
+ * Generates docs/reference/ and the index of docs/decisions/ from the code. Deterministic; unchanged pages are not rewritten. `--check` writes
+ * nothing, lists the pages that would change and exits with 1 if there are any.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { dirname } from "node:path"
@@ -28,7 +28,7 @@ export const reference = async (): Promise<ReadonlyMap<string, string>> => {
   ])
 }
 
-/** Pages that are not as the code says, those that it has no more included. */
+/** Pages that differ from the generated ones, including pages that no longer exist. */
 export const stale = (pages: ReadonlyMap<string, string>): ReadonlyArray<string> => {
   const gone = readdirSync(`${root}docs/reference`, { recursive: true, encoding: "utf8" })
     .map((name) => `docs/reference/${name}`)

@@ -1,4 +1,4 @@
-/** The reference of commands: what `caravan help <command>` prints, of all commands on one page. */
+/** The commands page: the output of `caravan help <command>` for all commands. */
 import { type Command, exitCodes } from "../../cli/command.ts"
 import { bug, commands } from "../../cli/main.ts"
 import { code, generated, page, table, text } from "./markdown.ts"
@@ -21,8 +21,8 @@ const section = ({ examples, flags, name, positionals, summary }: Command): stri
 
 const meanings: Readonly<Record<keyof typeof exitCodes | "bug", string>> = {
   ok: "done",
-  failed: "a stage or a check failed",
-  usage: "a mistake in how the command was called",
+  failed: "a stage or check failed",
+  usage: "wrong usage",
   bug: "a bug in caravan",
   interrupted: "interrupted"
 }
@@ -33,14 +33,14 @@ export const commandsPage = async (): Promise<string> => {
   return page(
     "# Commands",
     generated,
-    "Run commands with `npx caravan <command>`. `npx caravan help` lists them, `npx caravan help <command>` prints what this page has. Every command has `--help`.",
+    "Run commands with `npx caravan <command>`. `npx caravan help` lists them, `npx caravan help <command>` prints a command's flags and examples. Every command has `--help`.",
     table(
-      ["command", "what it does"],
+      ["command", "purpose"],
       Object.entries(commands).map(([name, { summary }]) => [`[${name}](#${name})`, text(summary)])
     ),
     "## Names",
     "Every command names runs and results in the same way:",
-    "- a run: `latest`, `latest~1`, or the beginning of its id;\n- a result: the name of its node or output (`sft`), of an earlier run (`latest~1:sft`), of one pipeline (`rlhf:sft`), its digest or the beginning of it, or its path.",
+    "- a run: `latest`, `latest~1`, or a prefix of its id;\n- a result: the name of its node or output (`sft`), of an earlier run (`latest~1:sft`), of one pipeline (`rlhf:sft`), its digest or a prefix of it, or its path.",
     "## Exit codes",
     table(
       ["code", "meaning"],
@@ -49,7 +49,7 @@ export const commandsPage = async (): Promise<string> => {
         .map(([name, number]) => [String(number), meanings[name as keyof typeof meanings]])
     ),
     "## The store",
-    "Results and the journal are in `.caravan/` beside package.json, or in the folder that the environment variable `CARAVAN_HOME` names.",
+    "Results and the journal are in `.caravan/` next to package.json, or in the folder set by the environment variable `CARAVAN_HOME`.",
     ...all.map(section)
   )
 }

@@ -1,4 +1,4 @@
-/** The reference of stages: a page for each folder of stages/, from the stages' own definitions, which `caravan describe` prints too. */
+/** The stages pages: one page per folder of stages/, from the stage definitions (`caravan describe` prints the same). */
 import { readdirSync, readFileSync } from "node:fs"
 import { posix } from "node:path"
 import { stageDocument } from "../../cli/commands/describe.ts"
@@ -7,11 +7,11 @@ import type { FieldDescription } from "../../schemas/hyper.ts"
 import { anchorOf, code, generated, link, page, table, text } from "./markdown.ts"
 
 export interface StageExport {
-  /** The file that defines it, from the repository's root. */
+  /** The file that defines it, relative to the repository's root. */
   readonly file: string
   /** The name of its export. */
   readonly name: string
-  /** The entry of the package that has it; undefined of those that no entry exports. */
+  /** The package entry point that exports it; undefined if none does. */
   readonly entry: string | undefined
   readonly stage: StageInfo
 }
@@ -69,7 +69,7 @@ const stageSection = (from: string, { entry, file, name, stage }: StageExport, r
   const document = stageDocument(stage)
   const inputs = Object.entries(document.inputs).map(([port, { arity, type }]) => [code(port), arities[arity], typeLinks(from, type)])
   const facts = [
-    entry === undefined ? `Exported by its file alone.` : code(`import { ${name} } from "${entry}"`),
+    entry === undefined ? `Exported only by its file.` : code(`import { ${name} } from "${entry}"`),
     `Source: ${link(from, file)}`,
     recipe === undefined ? "" : `Explained in ${link(from, recipe, titleOf(recipe))}`,
     document.tensors
@@ -94,7 +94,7 @@ const stageSection = (from: string, { entry, file, name, stage }: StageExport, r
 
 const titleOf = (path: string): string => /^# (.*)$/m.exec(readFileSync(new URL(path, root), "utf8"))![1]!
 
-/** The page of the recipe that has a stage in a table: `export` and its file. */
+/** The recipe's page that lists a stage in a table: `export` and its file. */
 const recipePages = (): ReadonlyArray<readonly [path: string, text: string]> =>
   ["docs/recipe", "docs/stages"].flatMap((folder) => {
     try {
@@ -107,7 +107,7 @@ const recipePages = (): ReadonlyArray<readonly [path: string, text: string]> =>
     }
   })
 
-/** The folders of stages/ in the order of the recipe, which docs/architecture.md has, and what a page on each is called. */
+/** The folders of stages/ in the recipe's order, as in docs/architecture.md, with page titles. */
 const titles: Readonly<Record<string, string>> = {
   data: "Data",
   training: "Pretraining and supervised fine-tuning",
@@ -127,7 +127,7 @@ const titles: Readonly<Record<string, string>> = {
 const folderOf = ({ file }: StageExport): string => posix.dirname(file).split("/")[1]!
 const pageOf = (folder: string): string => `docs/reference/stages/${folder}.md`
 
-/** Where a stage is described: path and anchor. */
+/** The path and anchor of a stage's description. */
 export const placeOfStage = (stage: StageExport): string => `${pageOf(folderOf(stage))}#${anchorOf(stage.stage.name)}`
 
 /** Path -> page. */
