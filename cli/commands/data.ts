@@ -136,7 +136,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
 export const command: Command = {
   name: "data",
   summary:
-    "caravan data inspect <files...>: shows what your own files contain, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders, glob patterns or datasets on the Hugging Face Hub (hf:datasets/owner/name@revision:path); they are read as one dataset. The shapes are listed in docs/data.md.",
+    "Shows what your own data files contain, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders, glob patterns or datasets on the Hugging Face Hub (hf:datasets/owner/name@revision:path); they are read as one dataset. The shapes are listed in docs/shapes.md.",
   positionals: ["<inspect>", "<files...>"],
   flags: {
     json: { help: "print one JSON document" },
