@@ -1,4 +1,4 @@
-/** What the sources say of the schemas of datasets and reports: docstrings, and the fields of reports in words. */
+/** Documentation of dataset and report schemas, extracted from the sources: docstrings, and the fields of reports. */
 import { docstringBefore, isNode, nameOf, type Node, type Source, sourcesWith, walk } from "./source.ts"
 
 export interface FieldText {
@@ -80,7 +80,7 @@ const typeOf = (node: unknown, find: Find): string => {
   }
 }
 
-/** The struct that a field holds, alone, in a list or by name, with what stands between the field's name and its fields' names. */
+/** The struct in a field (single, in a list or by name), with the separator between the field's name and its fields' names. */
 const structIn = ({ node, source }: Declared, find: Find): { readonly struct: Declared; readonly between: string } | undefined => {
   const [first, second] = argumentsOf(node)
   if (node.type === "Identifier") {
@@ -107,7 +107,7 @@ const depth = 2
 
 type Find = (name: string) => Declared | undefined
 
-/** The properties of `Schema.Struct({ ... })`, those of the structs that it spreads and holds included. */
+/** The properties of `Schema.Struct({ ... })`, including those of spread and nested structs. */
 const fieldsOf = ({ node, source }: Declared, find: Find, before = ""): ReadonlyArray<FieldText> => {
   const object = node.type === "ObjectExpression" ? node : argumentsOf(node)[0]
   if (object?.type !== "ObjectExpression") return []
@@ -145,7 +145,7 @@ export const artifactSources = (): ReadonlyMap<string, SchemaText> => {
       const kind = node.type === "CallExpression" ? nameOf(node.callee) : undefined
       if (kind !== "dataset" && kind !== "report") continue
       const [schema, name] = node.arguments as ReadonlyArray<Node>
-      // A struct of this file, of schemas/rows.ts, or of whatever other file has one of that name.
+      // A struct of this file, of schemas/rows.ts, or of any other file with a struct of that name.
       const find = (wanted: string) =>
         declared.get(wanted) ?? all.get("schemas/rows.ts")?.get(wanted) ?? [...all.values()].flatMap((each) => each.get(wanted) ?? [])[0]
       const struct = find(nameOf(schema) ?? "")

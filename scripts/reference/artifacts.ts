@@ -1,4 +1,4 @@
-/** The reference of artifacts: every type that a stage takes or gives, with the columns of datasets and the fields of reports. */
+/** The artifacts page: every type that a stage reads or writes, with the columns of datasets and the fields of reports. */
 import type { ArtifactType, DatasetType } from "../../schemas/artifact.ts"
 import { columnsOf, describeKind } from "../../schemas/arrow.ts"
 import { portOf } from "../../runtime/define/stage-info.ts"

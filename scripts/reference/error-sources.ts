@@ -1,4 +1,4 @@
-/** Error classes and the messages that the code makes of them, read from the sources. */
+/** Error classes and their messages, extracted from the sources. */
 import { docstringBefore, isNode, nameOf, type Node, type Source, sourcesWith, walk } from "./source.ts"
 
 export interface ErrorClass {
@@ -6,20 +6,20 @@ export interface ErrorClass {
   readonly file: string
   /** Its docstring, as one paragraph. */
   readonly meaning: string
-  /** Whether a stage that fails with it is tried again: "no" and "yes" of the class, "says so" where each error has its own answer. */
+  /** Whether a stage that fails with it is tried again: "no" and "yes" of the class, "says so" if each error decides itself. */
   readonly retried: "yes" | "no" | "says so"
 }
 export interface ErrorMessage {
   readonly name: string
   /** Of a StageError. */
   readonly reason: string | undefined
-  /** With `<names>` for what is filled in. */
+  /** With `<names>` as placeholders for values. */
   readonly message: string
 }
 
 const layers = ["cli", "data", "engine", "models", "runtime", "schemas", "stages"]
 
-/** Stands for what is filled in and has no name. */
+/** The placeholder for a value without a name. */
 const unnamed = "<…>"
 
 /** "the file <path>" of `the file ${path}`. */
@@ -78,7 +78,7 @@ const messageOf = ([first, second]: ReadonlyArray<Node>): string | undefined => 
 }
 const isText = (node: Node) => node.type === "TemplateLiteral" || (node.type === "Literal" && typeof node.value === "string")
 
-/** A message that has words of its own: not only what another error said. */
+/** A message with its own words, not only another error's message. */
 const hasWords = (message: string) => /[A-Za-z]{2}/.test(message.replaceAll(/<[\w…]+>/g, ""))
 
 const ownSources = () => sourcesWith(layers, /Error|BadRow|BadLabel|LeftOut|\bfail(ed)?\(|UnsupportedTokenizer|httpApiStatus/)
@@ -127,7 +127,7 @@ export const errorSources = (
             : undefined
       if (name === undefined || !names.has(name)) return
       const [argument, ...more] = node.arguments as ReadonlyArray<Node>
-      // `of` of a class of its own makes the message of what it is given; that is found where it does.
+      // A class's own `of` builds the message from its arguments; it is found there.
       if (node.type === "CallExpression" && argument?.type !== "ObjectExpression") return
       const message = messageOf(argument === undefined ? [] : [argument, ...more])
       const reason = fieldsOf(argument).get("reason")

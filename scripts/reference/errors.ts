@@ -1,11 +1,11 @@
-/** The reference of errors: what can stop a command, a run or a stage, what it means and what to do. */
+/** The errors page: what can stop a command, a run or a stage, what it means and what to do. */
 import { errorSources, type ErrorClass, type ErrorMessage } from "./error-sources.ts"
 import { anchorOf, code, generated, link, page, table, text } from "./markdown.ts"
 import { reasons } from "./reasons.ts"
 
 export const path = "docs/reference/errors.md"
 
-/** Classes that no user sees: the code that catches them makes another error of them. */
+/** Classes that no user sees: the code that catches them throws another error. */
 const internal = new Set([
   "Told",
   "Passing",
@@ -36,13 +36,13 @@ const sections: ReadonlyArray<readonly [title: string, intro: string, has: (file
     "A stage that fails with one of these fails its node, under the error's name as the reason.",
     (file) => file.startsWith("stages/")
   ],
-  ["The live page", "Answers of the server of `caravan ui`.", (file) => file.startsWith("cli/ui/")]
+  ["The live page", "Responses of the server of `caravan ui`.", (file) => file.startsWith("cli/ui/")]
 ]
 
 const retries: Readonly<Record<ErrorClass["retried"], string>> = {
   yes: "Retried with `--retries`.",
   no: "Not retried.",
-  "says so": "Not retried, unless the error itself says that it may pass."
+  "says so": "Not retried, unless the error itself is marked as transient."
 }
 
 const listOf = (messages: ReadonlyArray<ErrorMessage>): string =>
@@ -83,7 +83,7 @@ export const errorsPage = (): string => {
     "# Errors",
     generated,
     "Error messages say what was being done, what was expected, what was found and what to do. This page lists them by class: search it, or the site, for the words of a message. `<name>` and `<…>` stand for values.",
-    "A command prints an error without a stack trace; `CARAVAN_DEBUG=1` adds it. Exit codes are [with the commands](commands.md#exit-codes). An exit code of 70, “This is a bug in caravan”, is worth a report.",
+    "A command prints an error without a stack trace; `CARAVAN_DEBUG=1` adds it. Exit codes are [with the commands](commands.md#exit-codes). An exit code of 70, “This is a bug in caravan”, should be reported.",
     "## Why a node failed",
     "`caravan show` and the live page give a failed node's reason: one of these, or the name of an error below. Retried means: `--retries` and `limited({ retries })` start the stage again, from its last checkpoint; *sometimes* is where the system refused what it may grant a moment later: too many open files, no connection.",
     table(

@@ -45,17 +45,17 @@ export const reasons: Readonly<Record<string, Reason>> = {
   },
   InputChanged: {
     meaning: "A file outside the store changed while the stage read it.",
-    remedy: "Let whatever writes the file finish, then run again.",
+    remedy: "Wait until the file is completely written, then run again.",
     retried: "no"
   },
   Interrupted: {
     meaning: "The stage interrupted itself.",
-    remedy: "Fix the stage: it must end by its output or by an error.",
+    remedy: "Fix the stage: it must return its output or fail with an error.",
     retried: "no"
   },
   Load: {
     meaning: "The stage's module can't be imported in the stage's process.",
-    remedy: "Fix the import: the module must work without the program around it.",
+    remedy: "Fix the import: the module must load without the rest of the program.",
     retried: "no"
   },
   Lost: {
@@ -65,13 +65,13 @@ export const reasons: Readonly<Record<string, Reason>> = {
   },
   Memory: {
     meaning: "The stage's process used more memory than its limit.",
-    remedy: "Raise the limit, or lower the batch size.",
+    remedy: "Raise the limit, or reduce the batch size.",
     retried: "no"
   },
   Node: {
     meaning:
       "A cluster node can't run the stage: other numerics than the key's, no tensor engine, or the project is not under the same path.",
-    remedy: "Make the node equal to the driver, or choose another one.",
+    remedy: "Use a node with the same software and hardware as the driver, or choose another one.",
     retried: "no"
   },
   NothingWritten: {
@@ -81,12 +81,12 @@ export const reasons: Readonly<Record<string, Reason>> = {
   },
   OutOfMemory: {
     meaning: "The GPU or the machine had no memory left.",
-    remedy: "Use fewer rows at once (`batchSize`, `inferenceBatchSize`), precision bfloat16, or a GPU that no other program uses.",
+    remedy: "Use fewer rows per batch (`batchSize`, `inferenceBatchSize`), precision bfloat16, or a GPU that no other program uses.",
     retried: "yes"
   },
   Overtaken: {
-    meaning: "Another run made the same node at the same time.",
-    remedy: "Run again: the other run's result is found.",
+    meaning: "Another run computed the same node in the meantime.",
+    remedy: "Run again to reuse the other run's result.",
     retried: "no"
   },
   Ranks: {
@@ -101,13 +101,13 @@ export const reasons: Readonly<Record<string, Reason>> = {
   },
   SkippedRows: { meaning: "The list of skipped rows can't be written.", remedy: "Free disk space, then run again.", retried: "sometimes" },
   Slurm: {
-    meaning: "Slurm refused the job or does not answer, or no Slurm is configured.",
-    remedy: "Follow the message; `caravan doctor` looks at Slurm too.",
+    meaning: "Slurm refused the job or does not respond, or Slurm is not configured.",
+    remedy: "Follow the message; `caravan doctor` also checks Slurm.",
     retried: "sometimes"
   },
   Timeout: {
     meaning: "The stage took longer than its limit.",
-    remedy: "Raise the limit, or look in its log for where it hung.",
+    remedy: "Raise the limit, or check its log to see where it hung.",
     retried: "yes"
   },
   TooManySkipped: {

@@ -9,7 +9,7 @@ export interface Node {
   readonly [key: string]: unknown
 }
 export interface Source {
-  /** From the repository's root. */
+  /** Relative to the repository's root. */
   readonly file: string
   readonly text: string
   readonly program: Node
@@ -19,7 +19,7 @@ const root = new URL("../../", import.meta.url)
 
 export const sourceOf = (file: string, text: string): Source => ({ file, text, program: parseAst(text, { lang: "ts" }) as unknown as Node })
 
-/** The TypeScript files of folders whose text has something of a pattern. */
+/** The TypeScript files of folders whose text matches a pattern. */
 export const sourcesWith = (folders: ReadonlyArray<string>, pattern: RegExp): ReadonlyArray<Source> =>
   folders.flatMap((folder) =>
     readdirSync(new URL(`${folder}/`, root), { recursive: true, encoding: "utf8" })
@@ -50,7 +50,7 @@ export const nameOf = (node: unknown): string | undefined =>
         : undefined
     : undefined
 
-/** The docstring that ends where something begins, as one paragraph; "" where there is none. */
+/** The docstring that ends where something begins, as one paragraph; "" if there is none. */
 export const docstringBefore = (text: string, start: number): string => {
   const comment = /\/\*\*((?:[^*]|\*(?!\/))*)\*\/\s*(?:export\s*)?$/.exec(text.slice(0, start))?.[1] ?? ""
   return comment
