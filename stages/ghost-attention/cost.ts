@@ -1,10 +1,10 @@
-/** What answering the turns of dialogues one after the other costs. */
+/** The cost of answering the turns of dialogues one after the other. */
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { need, promptLength, rowCount, type Size } from "../common/cost/size.ts"
 import { larger, noMemory } from "../../models/memory.ts"
 import { languageModel, type Sampling, sampling, type StageCost } from "../common/cost/work.ts"
 
-/** Dialogues that grow, as long as there is room in the context: the prompt of turn t holds t questions and t - 1 answers. */
+/** Growing dialogues, as long as they fit the context: the prompt of turn t contains t questions and t - 1 answers. */
 export const conversing = (policy: Size, dialogues: Size, config: Sampling, expected: Sizes): StageCost => {
   const { config: shape } = languageModel(policy, "the policy")
   const rows = rowCount(dialogues, "dialogues")

@@ -1,4 +1,4 @@
-/** How long an instruction is kept (Llama 2 §3.3, table 30): dialogues with it in the first turn alone, checked turn by turn. */
+/** How long models keep an instruction (Llama 2 §3.3, table 30): dialogues with the instruction only in the first turn, checked turn by turn. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
@@ -20,13 +20,13 @@ import { converse, dialogueSamplingFields, endingsOf, noAnswers } from "./sample
 
 const GhostAttention = Schema.Struct({
   dialogues: Schema.Number,
-  /** Dialogues left out, because their instruction has no text that an answer must contain. */
+  /** Dialogues left out because their instruction has no text that an answer must contain. */
   unchecked: Schema.Number,
-  /** Of the dialogues that came to a turn (from 1), the share whose answer there keeps the instruction of the first (table 30), with its 95% interval. */
+  /** By turn (from 1): the share of the dialogues that reached it whose answer keeps the instruction of the first turn (table 30), with its 95% interval. */
   byTurn: Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })),
-  /** Dialogues that ended before their last question: they are not in what byTurn counts from there on. */
+  /** Dialogues that ended before their last question, which are not in byTurn from there on. */
   endedEarly: Schema.Struct({ tooLong: Schema.Number, unfinished: Schema.Number, empty: Schema.Number, format: Schema.Number }),
-  /** Of each dialogue, whether each of its answers keeps the instruction. */
+  /** For each dialogue, whether each of its answers keeps the instruction. */
   kept: Schema.Array(Schema.Struct({ id: Schema.String, byTurn: Schema.Array(Schema.Boolean) })),
   examples: Schema.Array(
     Schema.Struct({
@@ -39,7 +39,7 @@ const GhostAttention = Schema.Struct({
 })
 export const GhostAttentionReport = report(GhostAttention, "ghost-attention/2")
 
-/** An answer of which nothing says whether it keeps its instruction. */
+/** It cannot be determined whether an answer keeps its instruction. */
 export class InstructionCheckError extends Schema.TaggedError<InstructionCheckError>()("InstructionCheckError", {
   dialogue: Schema.String,
   message: Schema.String
@@ -47,23 +47,23 @@ export class InstructionCheckError extends Schema.TaggedError<InstructionCheckEr
   readonly isRetryable = false
 }
 
-/** What says that an answer keeps its dialogue's instruction. */
+/** Decides whether an answer keeps its dialogue's instruction. */
 export interface InstructionChecker {
-  /** Whether it can tell for this dialogue; others are left out and counted. */
+  /** Whether it can decide for this dialogue; other dialogues are left out and counted. */
   readonly canTell: (dialogue: GhostDialogue) => boolean
-  /** Whether the answer of a turn (from 0) keeps it. Throws an InstructionCheckError where nothing says so. */
+  /** Whether the answer of a turn (from 0) keeps the instruction. Throws InstructionCheckError if that cannot be determined. */
   readonly isKept: (dialogue: GhostDialogue, answers: ReadonlyArray<string>, turn: number) => boolean
 }
 
 const ports = { policy: Policy, dialogues: GhostDialogues }
 const GhostEvaluationConfig = Schema.Struct({
-  examples: hyperInt(3, "dialogues that the report quotes", { min: 0 }),
+  examples: hyperInt(3, "number of dialogues quoted in the report", { min: 0 }),
   ...dialogueSamplingFields
 })
 
-/** The stage's definition, for a checker of answers. */
+/** The stage's definition for a checker of answers. */
 export const evaluationStage = (checker: InstructionChecker) => ({
-  description: "§3.3, table 30: how often answers keep the instruction of the first turn, turn by turn",
+  description: "§3.3, table 30: how often answers keep the instruction of the first turn, by turn",
   config: GhostEvaluationConfig,
   inputs: ports,
   output: GhostAttentionReport,
@@ -125,7 +125,7 @@ export const keepsByText = (mustContain: ReadonlyArray<string>, answer: string):
 export const evaluateGhostAttention = Stage.make(
   "evaluate-ghost-attention",
   evaluationStage({
-    // An instruction that no text can be told by says nothing here.
+    // An instruction without a text to search for is not counted.
     canTell: ({ mustContain }) => mustContain.length > 0,
     isKept: ({ mustContain }, answers, turn) => keepsByText(mustContain, answers[turn]!)
   })

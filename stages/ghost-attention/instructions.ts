@@ -1,5 +1,5 @@
 /**
- * Ghost Attention, first of four stages (Llama 2 §3.3): an instruction that holds for a whole dialogue ("act as Napoleon"), and what the user says under it.
+ * Ghost Attention, first of four stages (Llama 2 §3.3): an instruction that holds for a whole dialogue ("act as Napoleon"), and the user's messages.
  *
  *     ghostInstructions -> ghostSample -> ghostTrainingData -> sft         ghostInstructions -> evaluateGhostAttention
  */
@@ -18,19 +18,19 @@ import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { ListedConstraints } from "./lists.ts"
 
-/** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and what a text that keeps it contains. */
+/** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and a text that answers keeping it contain. */
 const Constraint = Schema.Struct({ full: Schema.String, short: Schema.String, mustContain: Schema.NullOr(Schema.String) })
 type Constraint = typeof Constraint.Type
 
-/** A dialogue to be: what the user says, turn by turn, under an instruction. */
+/** A planned dialogue: the user's messages, turn by turn, and an instruction. */
 export const GhostDialogue = Schema.Struct({
   id: Schema.String,
-  /** In full: what sampling puts in front of every user message. */
+  /** In full: sampling prepends it to every user message. */
   instruction: Schema.String,
-  /** What training puts in front of the first: in full, or half the time in short. */
+  /** Training prepends it to the first message: the full form, or half the time the short form. */
   trainedInstruction: Schema.String,
   questions: Schema.Array(Schema.String),
-  /** Texts that every answer must contain to keep the instruction, where a check by text is meant. */
+  /** Texts that every answer must contain to keep the instruction, for a check by text. */
   mustContain: Schema.Array(Schema.String)
 })
 export type GhostDialogue = typeof GhostDialogue.Type
@@ -54,13 +54,15 @@ class NoFollowUpsError extends ExplainedError<NoFollowUpsError>()("NoFollowUpsEr
 const GhostInstructionsConfig = Schema.Struct({
   constraints: Schema.Array(Schema.Array(Constraint))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(paperConstraints)))
-    .annotate({ description: "§3.3: kinds of constraints (hobbies, language, public figure), each with what may be drawn" }),
-  combine: hyper(0.5, "probability of a second constraint, of another kind; §3.3: combined at random", { min: 0, max: 1 }),
-  short: hyper(0.5, "share of instructions shortened for training; §3.3: half the time", { min: 0, max: 1 }),
-  turns: hyperInt(6, "user messages of a dialogue at most; §3.3 checks up to 20", { min: 1 })
+    .annotate({
+      description: "kinds of constraints, each with a list of constraints to draw from; §3.3: hobbies, language, public figure"
+    }),
+  combine: hyper(0.5, "probability of a second constraint of another kind; §3.3: combined at random", { min: 0, max: 1 }),
+  short: hyper(0.5, "share of instructions that are shortened for training; §3.3: half the time", { min: 0, max: 1 }),
+  turns: hyperInt(6, "maximum number of user messages per dialogue; §3.3 checks up to 20", { min: 1 })
 })
 
-/** Why a prompt does not begin a dialogue under an instruction: it is one already, or a message holds a tag of the chat format. */
+/** Why a prompt cannot start a dialogue with an instruction: it already is a dialogue, or a message contains a tag of the chat format. */
 const whyNoDialogue = ({ followUps, messages }: Prompt): { readonly reason: string } | undefined => {
   if (messages.length !== 1) return { reason: "with more than one message" }
   const questions = [messages[0]!.content, ...followUps]
@@ -69,7 +71,7 @@ const whyNoDialogue = ({ followUps, messages }: Prompt): { readonly reason: stri
 }
 
 export const ghostInstructions = Stage.make("ghost-instructions", {
-  description: "§3.3 multi-turn prompts under instructions, combined at random, half of them shortened for training",
+  description: "§3.3 adds randomly combined instructions to multi-turn prompts, half of them shortened for training",
   config: GhostInstructionsConfig,
   inputs: { prompts: Prompts, lists: Stage.optional(ListedConstraints) },
   output: GhostDialogues,
@@ -108,10 +110,10 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
     })
     if (config.turns > 1 && rows.every(({ questions }) => questions.length === 1))
       return yield* NoFollowUpsError.of({
-        doing: `Making dialogues of up to ${config.turns} turns`,
+        doing: `Creating dialogues of up to ${config.turns} turns`,
         expected: "prompts with followUps, the user's next messages",
-        found: `none among ${rows.length}`,
-        hint: "An instruction that is kept in its own turn alone teaches nothing (§3.3): give prompts with followUps."
+        found: `none among ${rows.length} prompts`,
+        hint: "An instruction that applies only to its own turn teaches nothing (§3.3): use prompts with followUps."
       })
     return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, leftOut: prompts.length - single.length } })
   })

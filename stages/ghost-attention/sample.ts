@@ -1,9 +1,9 @@
 /**
- * Ghost Attention's dialogues (Llama 2 §3.3), sampled turn by turn from the latest model: to train with the instruction in front of every user message, to
- * evaluate with it in front of the first alone.
+ * Ghost Attention's dialogues (Llama 2 §3.3), sampled turn by turn from the latest model: for training, with the instruction before every user message; for
+ * evaluation, only before the first.
  *
- * Deviation: a dialogue ends before an answer that was cut off or is empty, and where the next question does not fit the context any more: elsewhere the
- * oldest turns are dropped then, but here the first holds the instruction.
+ * Deviation: a dialogue ends before a truncated or empty answer, and when the next question no longer fits the context: other stages drop the
+ * oldest turns then, but here the first turn contains the instruction.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -27,15 +27,15 @@ import { conversing } from "./cost.ts"
 import { GhostDialogue, GhostDialogues } from "./instructions.ts"
 
 /**
- * Why a dialogue ended before its last question: there is no room for another answer, the answer was cut off, is empty, or holds what the chat format can't
- * (its tags).
+ * Why a dialogue ended before its last question: there is no space for another answer, or the answer was truncated, is empty, or contains tags of
+ * the chat format.
  */
 const Ending = Schema.Literals(["too long", "unfinished", "empty", "format"])
 type Ending = typeof Ending.Type
 
 const instructed = (instruction: string, question: string): string => `${instruction} ${question}`
 
-/** The dialogue up to question `turn` (from 0), with the instruction in front of every user message or of the first alone. */
+/** The dialogue up to question `turn` (from 0), with the instruction before every user message or only before the first. */
 export const dialogueTo = (
   { questions }: Pick<GhostDialogue, "questions">,
   answers: ReadonlyArray<string>,
@@ -50,13 +50,13 @@ export const dialogueTo = (
       ...(i < turn ? [{ role: "assistant" as const, content: answers[i]! }] : [])
     ])
 
-/** How dialogues went: the answers as far as they came, and why they ended there. */
+/** The course of a dialogue: its answers, and why it ended early. */
 interface Conversation {
   readonly answers: ReadonlyArray<string>
   readonly ended: Ending | null
 }
 
-/** Samples dialogues turn by turn, all of them side by side. */
+/** Samples dialogues turn by turn, all in parallel. */
 export const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
@@ -96,7 +96,7 @@ export const converse = Effect.fn("converse")(function* (
   return going
 })
 
-/** How many dialogues ended before their last question, by why. */
+/** Number of dialogues that ended before their last question, by reason. */
 export const endingsOf = (conversations: ReadonlyArray<Pick<Conversation, "ended">>) => {
   const count = (why: Ending) => conversations.filter(({ ended }) => ended === why).length
   return { tooLong: count("too long"), unfinished: count("unfinished"), empty: count("empty"), format: count("format") }
@@ -106,36 +106,40 @@ export const noAnswers = (doing: string, conversations: ReadonlyArray<Conversati
   const { tooLong, unfinished, empty, format } = endingsOf(conversations)
   return EmptyDatasetError.of(
     doing,
-    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no room for maxNewTokens in the model's context, ${unfinished} answers are cut off at maxNewTokens, ${empty} empty, ${format} not of the chat format)`
+    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no space for maxNewTokens in the model's context, ${unfinished} answers are truncated at maxNewTokens, ${empty} are empty, ${format} cannot be represented in the chat format)`
   )
 }
 
-/** How dialogues are sampled, to train and to evaluate. */
+/** Sampling settings of dialogues, for training and evaluation. */
 export const dialogueSamplingFields = {
-  temperature: hyper(1, "of sampling; §3.3 names none", { min: 0 }),
+  temperature: hyper(1, "sampling temperature; §3.3 gives none", { min: 0 }),
   ...samplingFields,
   precision: samplingPrecision
 }
 
-/** Its dialogue as sampled: one answer a question, as far as it came. */
+/** A sampled dialogue: one answer per question, up to its end. */
 export const GhostSample = Schema.Struct({
   ...GhostDialogue.fields,
   answers: Schema.Array(Schema.String),
-  /** Null when every question is answered. */
+  /** Null if every question is answered. */
   ended: Schema.NullOr(Ending)
 })
 export type GhostSample = typeof GhostSample.Type
 export const GhostSamples = dataset(GhostSample, "ghost-sample/2")
 
 export const ghostSample = Stage.make("ghost-sample", {
-  description: "§3.3 dialogues sampled with the instruction in front of every user message",
+  description: "§3.3 samples dialogues with the instruction before every user message",
   config: Schema.Struct({
     instruction: hyper(
       "every turn",
-      "where it is: in front of every user message, to train on; or of the first alone, for a judge to evaluate",
+      "position of the instruction: before every user message, for training; or only before the first, for evaluation by a judge",
       ["every turn", "first turn"]
     ),
-    endedEarly: hyper("keep", "dialogues that end before their last question: kept as far as they came, or dropped", ["keep", "drop"]),
+    endedEarly: hyper(
+      "keep",
+      "what to do with dialogues that end before their last question: keep the answered turns, or drop the dialogue",
+      ["keep", "drop"]
+    ),
     ...dialogueSamplingFields
   }),
   inputs: { policy: Policy, dialogues: GhostDialogues },

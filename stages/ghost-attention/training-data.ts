@@ -1,8 +1,8 @@
 /**
- * Ghost Attention's training data (Llama 2 §3.3): the instruction stays in the first turn only, and all tokens of previous turns, assistant messages
- * included, carry no loss.
+ * Ghost Attention's training data (Llama 2 §3.3): the instruction stays only in the first turn, and all tokens of previous turns, including assistant
+ * messages, have no loss.
  *
- * Deviation: one row a turn (2 to n) unless asked otherwise, so that each turn is a last one; the paper does not say whether it does so or takes the whole
+ * Deviation: by default one row per turn (2 to n), so that each turn is the last one once; the paper does not say whether it does so or uses each
  * dialogue once.
  */
 import * as Effect from "effect/Effect"
@@ -17,8 +17,8 @@ import { anyShare } from "../common/unfit.ts"
 import { dialogueTo, type GhostSample, GhostSamples } from "./sample.ts"
 
 /**
- * The rows to train on: the dialogue to each turn from the second on, or to the last alone; the instruction in the first turn alone, loss on the last
- * answer alone.
+ * The training rows: the dialogue up to each turn from the second on, or only up to the last; the instruction only in the first turn, loss only on the last
+ * answer.
  */
 export const ghostRows = (samples: ReadonlyArray<GhostSample>, which: "every-turn" | "last-turn"): Array<Demonstration> =>
   samples.flatMap((sample) => {
@@ -34,9 +34,9 @@ export const ghostRows = (samples: ReadonlyArray<GhostSample>, which: "every-tur
   })
 
 export const ghostTrainingData = Stage.make("ghost-training-data", {
-  description: "§3.3 sampled dialogues with the instruction in the first turn alone, and no loss on previous turns",
+  description: "§3.3 training data from sampled dialogues: the instruction only in the first turn, and no loss on previous turns",
   config: Schema.Struct({
-    rows: hyper("every-turn", "a row for each turn from the second on, or one for the whole dialogue; §3.3 does not say", [
+    rows: hyper("every-turn", "every-turn: one row per turn from the second on; last-turn: one row per dialogue; §3.3 does not say", [
       "every-turn",
       "last-turn"
     ])
@@ -47,7 +47,7 @@ export const ghostTrainingData = Stage.make("ghost-training-data", {
   run: Effect.fn("ghost-training-data")(function* ({ config, inputs, output, skipped }) {
     const samples = yield* readRows(inputs.samples, GhostSamples)
     const rows = ghostRows(samples, config.rows)
-    // One answer alone has no earlier turn to keep the instruction from.
+    // A single answer has no earlier turn that contains the instruction.
     const single = samples.filter(({ answers }) => answers.length < 2)
     for (const sample of single) skipped.add({ what: "dialogues", reason: "with fewer than two answers", id: sample.id, row: sample })
     yield* skipped.check("dialogues", samples.length, anyShare)

@@ -1,6 +1,6 @@
 /**
- * What preference pairs give away without a language model: by the responses' length, and by their words. A reward model that is no better has
- * learnt no more.
+ * How well preference pairs can be predicted without a language model: from the responses' lengths, and from their words. A reward model that is no better has
+ * learnt nothing more.
  */
 import { words } from "../common/words.ts"
 
@@ -9,7 +9,7 @@ export interface ResponsesOfPair {
   readonly rejected: string
 }
 
-/** Whether the pair is put the right way round: 1 yes, 0 no, 1/2 for a tie. */
+/** Whether the pair is ordered correctly: 1 yes, 0 no, 1/2 for a tie. */
 export type PairScorer = (pair: ResponsesOfPair) => number
 
 const scoreOfMargin = (margin: number): number => (margin > 0 ? 1 : margin < 0 ? 0 : 0.5)
@@ -18,7 +18,7 @@ export const total = (score: PairScorer, pairs: ReadonlyArray<ResponsesOfPair>):
 
 // ---- length
 
-/** Prefers the longer or the shorter response, in characters: whichever is right more often on the training pairs (longer when both are). */
+/** Prefers the longer or the shorter response, in characters: whichever is right more often on the training pairs (longer on a tie). */
 export const fitLength = (
   train: ReadonlyArray<ResponsesOfPair>
 ): { readonly prefers: "longer" | "shorter"; readonly score: PairScorer } => {
@@ -29,13 +29,13 @@ export const fitLength = (
 
 // ---- words
 
-/** A row of a sparse matrix: the columns that are not 0, and their values. */
+/** A row of a sparse matrix: the indices of its non-zero columns, and their values. */
 export interface SparseRow {
   readonly columns: ReadonlyArray<number>
   readonly values: ReadonlyArray<number>
 }
 
-/** How often each known word is in the chosen response less how often it is in the rejected one; words with a difference of 0 are left out. */
+/** The count of each known word in the chosen response minus its count in the rejected one; words with a difference of 0 are left out. */
 export const wordDifferences = (pair: ResponsesOfPair, vocabulary: ReadonlyMap<string, number>): SparseRow => {
   const counts = new Map<number, number>()
   const count = (text: string, sign: number) => {
@@ -91,9 +91,9 @@ const solve = (
 }
 
 /**
- * Logistic regression without a bias, as the two sides of a pair are alike: the w that minimises sum_i log(1 + exp(-w . x_i)) + l2 / 2 |w|^2, by
- * Newton's method over all rows (float64), until the gradient is 1e-8 of what it was at 0 or the loss no longer falls. `l2` is above 0: then
- * there is exactly one such w.
+ * Logistic regression without a bias, since the two sides of a pair are symmetric: the w that minimises sum_i log(1 + exp(-w . x_i)) + l2 / 2 |w|^2, using
+ * Newton's method over all rows (float64), until the gradient is 1e-8 of its value at 0 or the loss no longer decreases. `l2` must be above 0, so that
+ * the minimum is unique.
  */
 export const fitLogistic = (rows: ReadonlyArray<SparseRow>, columns: number, l2: number): Float64Array => {
   const lossAt = (w: Float64Array) => rows.reduce((sum, row) => sum + softplusOfNegative(dotRow(row, w)), (l2 / 2) * dot(w, w))
@@ -102,7 +102,7 @@ export const fitLogistic = (rows: ReadonlyArray<SparseRow>, columns: number, l2:
   let first: number | undefined
   for (let iteration = 0; iteration < 100; iteration++) {
     const wrong = rows.map((row) => sigmoid(-dotRow(row, w)))
-    const descent = w.map((value) => -l2 * value) // minus the gradient
+    const descent = w.map((value) => -l2 * value) // the negative gradient
     rows.forEach((row, i) => addRow(descent, row, wrong[i]!))
     const norm = Math.sqrt(dot(descent, descent))
     first ??= norm
@@ -124,7 +124,7 @@ export const fitLogistic = (rows: ReadonlyArray<SparseRow>, columns: number, l2:
   return w
 }
 
-/** A linear classifier of the words in which two responses differ, fitted to the training pairs. Words it never saw count nothing. */
+/** A linear classifier on the words in which two responses differ, fitted to the training pairs. Unseen words have weight 0. */
 export const fitBagOfWords = (
   train: ReadonlyArray<ResponsesOfPair>,
   l2: number

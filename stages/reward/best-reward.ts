@@ -1,5 +1,5 @@
 /**
- * The best reward model so far, which is the one that scores the samples (Llama 2 §3.2.3): the candidate with the highest accuracy on all held-out
+ * Selects the best reward model so far, which scores the samples (Llama 2 §3.2.3): the candidate with the highest accuracy on all held-out
  * batches together.
  */
 import { constants } from "node:fs"
@@ -17,18 +17,18 @@ import { unknownSize } from "../common/cost/size.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
-/** Reports that can't be compared, or that are not the candidates'. */
+/** Reports that cannot be compared, or that do not match the candidates. */
 class CandidatesError extends ExplainedError<CandidatesError>()("CandidatesError") {}
 const doing = "Choosing the best reward model"
 
-/** The index of the most accurate candidate; of equals the latest, which saw the newest responses. */
+/** The index of the most accurate candidate; on ties the latest, which saw the newest responses. */
 export const mostAccurate = (reports: ReadonlyArray<Pick<RewardAccuracy, "accuracy">>): number =>
   reports.reduce((best, { accuracy }, i) => (accuracy.mean >= reports[best]!.accuracy.mean ? i : best), 0)
 
-/** The store's own file of an artifact: the copy gets one of its own. */
+/** The store's own file in an artifact; the copy gets its own. */
 const manifest = "artifact.json"
 
-/** The files of an artifact in another folder: by hard link, so that nothing is copied; across file systems, or where there are none, a copy. */
+/** Copies an artifact's files to another folder: as hard links, or as copies across file systems and where links are not supported. */
 const copyArtifact = async (from: string, to: string): Promise<void> => {
   for (const entry of await readdir(from, { recursive: true, withFileTypes: true })) {
     const source = join(entry.parentPath, entry.name)
@@ -52,18 +52,18 @@ const copyBest = Effect.fn("copyBest")(function* <R extends Role>(
   if (candidates.length !== scores.length)
     return yield* CandidatesError.of({
       doing,
-      expected: "one accuracy report a candidate",
+      expected: "one accuracy report per candidate",
       found: `${candidates.length} candidates and ${scores.length} reports`,
-      hint: "Give one report each, in the candidates' order."
+      hint: "Pass one report per candidate, in the candidates' order."
     })
   const reports = yield* Effect.forEach(scores, (score) => readReport(score, RewardAccuracyReport))
   const sizes = [...new Set(reports.map(({ pairs }) => pairs))]
   if (sizes.length > 1)
     return yield* CandidatesError.of({
       doing,
-      expected: "all candidates judged on the same held-out pairs",
+      expected: "all candidates evaluated on the same held-out pairs",
       found: `reports on ${sizes.join(", ")} pairs`,
-      hint: "Score each candidate on all held-out batches, the earlier ones too."
+      hint: "Score each candidate on all held-out batches, including earlier ones."
     })
   const best = mostAccurate(reports)
   yield* Effect.tryPromise({
@@ -71,16 +71,16 @@ const copyBest = Effect.fn("copyBest")(function* <R extends Role>(
     catch: (cause) =>
       ArtifactError.of({
         doing: `Copying the best reward model to ${output.path}`,
-        expected: "a checkpoint that can be read and a folder that can be written",
+        expected: "a readable checkpoint and a writable folder",
         found: cause instanceof Error ? cause.message : String(cause),
-        hint: "Free some space or set CARAVAN_HOME to another disk."
+        hint: "Free some space or set CARAVAN_HOME to a folder on another disk."
       })
   })
   return written(output, { candidate: best + 1, candidates: candidates.length, accuracy: reports[best]!.accuracy.mean })
 })
 
 export const bestHelpfulnessReward = Stage.make("best-helpfulness-reward", {
-  description: "§3.2.3 the helpfulness reward model that is most accurate on all held-out batches",
+  description: "§3.2.3 selects the helpfulness reward model with the highest accuracy on all held-out batches",
   config: Schema.Struct({}),
   inputs: { candidates: Stage.many(HelpfulnessReward), scores: Stage.many(RewardAccuracyReport) },
   output: HelpfulnessReward,
@@ -90,7 +90,7 @@ export const bestHelpfulnessReward = Stage.make("best-helpfulness-reward", {
 })
 
 export const bestSafetyReward = Stage.make("best-safety-reward", {
-  description: "§3.2.3 the safety reward model that is most accurate on all held-out batches",
+  description: "§3.2.3 selects the safety reward model with the highest accuracy on all held-out batches",
   config: Schema.Struct({}),
   inputs: { candidates: Stage.many(SafetyReward), scores: Stage.many(RewardAccuracyReport) },
   output: SafetyReward,

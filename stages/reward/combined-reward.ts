@@ -1,13 +1,13 @@
 /**
- * The reward that reinforcement learning maximises, of two reward models (Llama 2 §3.2.3):
+ * The reward that reinforcement learning maximises, combined from two reward models (Llama 2 §3.2.3):
  *
  *     R_c(g|p) = R_s(g|p)  if is_safety(p) or R_s(g|p) < 0.15,  else R_h(g|p)
  *     R~_c(g|p) = whiten(logit(R_c(g|p)))                                                                    (eq. 4 adds the KL penalty)
  *
- * R_s and R_h are scores in (0, 1): the sigmoid of what the models give.
+ * R_s and R_h are scores in (0, 1): the sigmoid of the models' outputs.
  */
 
-/** Which responses the safety score alone decides; §3.2.3: those to safety prompts, and any below the threshold. */
+/** For which responses the safety score is used alone; §3.2.3: those to safety prompts, and any below the threshold. */
 export const gateScopes = ["prompt or threshold", "prompt only", "threshold only"] as const
 export type GateScope = (typeof gateScopes)[number]
 
@@ -16,14 +16,14 @@ export interface Scores {
   readonly safety: number
   /** R_h in (0, 1). */
   readonly helpfulness: number
-  /** Whether the prompt is meant to draw out something unsafe. */
+  /** Whether the prompt is meant to elicit something unsafe. */
   readonly isSafetyPrompt: boolean
-  /** Safety scores below this one count alone; §3.2.3: 0.15, "precision of 0.89 and a recall of 0.55" on the Meta Safety test set. */
+  /** Below this safety score, the safety score is used alone; §3.2.3: 0.15, "precision of 0.89 and a recall of 0.55" on the Meta Safety test set. */
   readonly threshold?: number
   readonly scope?: GateScope
 }
 
-/** Whether R_c is R_s. A safety score of exactly the threshold passes. */
+/** Whether R_c is R_s. A safety score equal to the threshold passes. */
 export const isGated = ({
   safety,
   isSafetyPrompt,
@@ -35,23 +35,25 @@ export const isGated = ({
 /** R_c of one response. */
 export const combineRewards = (scores: Scores): number => (isGated(scores) ? scores.safety : scores.helpfulness)
 
-/** Scores stay this far from 0 and 1: 1 - 2^-24 is float32's last number below 1. Their logit is within 16.64 of 0. */
+/** Scores are kept this far from 0 and 1: 1 - 2^-24 is the largest float32 below 1. Their logit is within 16.64 of 0. */
 export const scoreMargin = 2 ** -24
 
 /**
- * R = sigmoid(r) of a reward model's scalar, kept within [2^-24, 1 - 2^-24]: a score that rounds to 0 or 1 would have an infinite logit, in
- * float32 from r = 17 on. Responses beyond that on one side tie.
+ * R = sigmoid(r) of a reward model's scalar, clamped to [2^-24, 1 - 2^-24]: a score that rounds to 0 or 1 would have an infinite logit, in
+ * float32 from r = 17 on. Responses clamped on the same side tie.
  */
 export const scoreOf = (scalar: number): number => Math.min(1 - scoreMargin, Math.max(scoreMargin, 1 / (1 + Math.exp(-scalar))))
 
-/** The inverse of the sigmoid. Throws a RangeError outside (0, 1), where it is not finite. */
+/** The inverse of the sigmoid. Throws RangeError outside (0, 1), where it is not finite. */
 export const logit = (probability: number): number => {
   if (!(probability > 0 && probability < 1))
-    throw new RangeError(`logit: expected a score above 0 and below 1, got ${probability}. A score is the sigmoid of a reward model's.`)
+    throw new RangeError(
+      `logit: expected a score above 0 and below 1, got ${probability}. A score is the sigmoid of a reward model's output.`
+    )
   return Math.log(probability) - Math.log1p(-probability)
 }
 
-/** Values of mean 0 and deviation 1: (x - mean) / sqrt(variance + 1e-8), the variance the population's (n in the denominator). */
+/** Values with mean 0 and standard deviation 1: (x - mean) / sqrt(variance + 1e-8), with the population variance (n in the denominator). */
 export const whiten = (values: ReadonlyArray<number>): Array<number> => {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length

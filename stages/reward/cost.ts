@@ -1,9 +1,9 @@
-/** What scoring responses costs. */
+/** The cost of scoring responses. */
 import { forwardBytes, noMemory, type Precision } from "../../models/memory.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { frozen, reading, scalarModel, type StageCost } from "../common/cost/work.ts"
 
-/** `each` responses of every row. */
+/** Scores `each` responses per row. */
 export const scoring = (
   reward: Size,
   rows: Size,

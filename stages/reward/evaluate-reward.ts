@@ -1,7 +1,7 @@
 /**
- * Accuracy of reward models on held-out pairs (Llama 2 §3.2.2, tables 7 and 8): overall, per rating and per source, with an interval, beside
- * controls: preferring the shorter response, the same scores against labels swapped at random, and classifiers fitted to the length or the words
- * of the responses. And how well a safety model tells unsafe responses (table 29).
+ * Accuracy of reward models on held-out pairs (Llama 2 §3.2.2, tables 7 and 8): overall, per rating and per source, with an interval, compared with
+ * controls: preferring the shorter response, the same scores with randomly swapped labels, and classifiers fitted to the length or the words
+ * of the responses. Also how well a safety model detects unsafe responses (table 29).
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -30,8 +30,8 @@ import { proportion } from "../common/statistics.ts"
 import { scoring } from "./cost.ts"
 
 export const scorePairs = Stage.make("score-pairs", {
-  description: "both responses of each held-out pair scored by a reward model",
-  config: Schema.Struct({ batchPairs: hyperInt(16, "pairs at once", { min: 1 }), precision: scoringFields.precision }),
+  description: "scores both responses of each held-out pair with a reward model",
+  config: Schema.Struct({ batchPairs: hyperInt(16, "number of pairs scored in parallel", { min: 1 }), precision: scoringFields.precision }),
   inputs: { reward: Reward, pairs: Preferences },
   output: PairScores,
   seeded: false,
@@ -69,7 +69,7 @@ export const scorePairs = Stage.make("score-pairs", {
   })
 })
 
-/** By a scorer; a pair of which one answer has no number is skipped. */
+/** Scores from a scorer; a pair is skipped if one answer has no number. */
 const pairsByScorer = Effect.fnUntraced(function* (
   reward: ArtifactRef<AnyReward>,
   pairs: ReadonlyArray<Preference>,
@@ -117,7 +117,7 @@ const modelAccuracy = (scores: ReadonlyArray<PairScore>) =>
     (score) => score.rejectedReward
   )
 
-/** Accuracy overall, per rating (the clearest first, unrated last), per source (as they come), and of the controls. */
+/** Accuracy overall, per rating (clearest first, unrated last), per source (in order of appearance), and of the controls. */
 export const rewardAccuracy = (scores: ReadonlyArray<PairScore>, seed: number): RewardAccuracy => {
   const random = new Random(seed, "shuffled labels")
   const swapped = new Map(scores.map((score) => [score, random.int(2) === 1]))
@@ -148,7 +148,7 @@ export const rewardAccuracy = (scores: ReadonlyArray<PairScore>, seed: number): 
 }
 
 export const evaluateReward = Stage.make("evaluate-reward", {
-  description: "§3.2.2 accuracy of reward models on held-out pairs; given several folds' scores, cross-validated",
+  description: "§3.2.2 accuracy of reward models on held-out pairs; with the scores of several folds, cross-validated",
   config: Schema.Struct({}),
   inputs: { scores: Stage.many(PairScores) },
   output: RewardAccuracyReport,
@@ -161,10 +161,10 @@ export const evaluateReward = Stage.make("evaluate-reward", {
 })
 
 export const RewardBaselines = Schema.Struct({
-  /** Held-out pairs, which the accuracies are of; and the pairs fitted to. */
+  /** Numbers of held-out pairs, on which the accuracies are measured, and of training pairs. */
   pairs: Schema.Number,
   trainingPairs: Schema.Number,
-  /** Preferring the longer response, or the shorter: which of them the training pairs say. */
+  /** Preferring the longer or the shorter response, whichever is right more often on the training pairs. */
   lengthOnly: EstimateSchema,
   prefers: Schema.Literals(["longer", "shorter"]),
   bagOfWords: EstimateSchema
@@ -172,7 +172,7 @@ export const RewardBaselines = Schema.Struct({
 export type RewardBaselines = typeof RewardBaselines.Type
 export const RewardBaselinesReport = report(RewardBaselines, "reward-baselines/1")
 
-/** Accuracy on the held-out pairs of what can be told without a language model, fitted to the training pairs. */
+/** Accuracy on the held-out pairs of baselines without a language model, fitted to the training pairs. */
 export const baselineAccuracy = (
   train: ReadonlyArray<ResponsesOfPair>,
   test: ReadonlyArray<ResponsesOfPair>,
@@ -190,9 +190,10 @@ export const baselineAccuracy = (
 }
 
 export const rewardBaselines = Stage.make("reward-baselines", {
-  description: "what the length or the words of the responses give away of held-out pairs: a reward model has to beat it",
+  description:
+    "accuracy on held-out pairs of baselines that use only the length or the words of the responses, which a reward model must beat",
   config: Schema.Struct({
-    l2: hyper(1, "penalty of the bag of words: half of it times the squared weights, beside the summed loss", { min: 1e-6 })
+    l2: hyper(1, "L2 penalty of the bag of words: l2 / 2 times the squared weights is added to the summed loss", { min: 1e-6 })
   }),
   inputs: { train: Preferences, test: Preferences },
   output: RewardBaselinesReport,
@@ -210,25 +211,25 @@ const AtThreshold = Schema.Struct({
   threshold: Schema.Number,
   /** Responses that score below it. */
   flagged: Schema.Number,
-  /** Of the unsafe responses, those that score below it; null where none is unsafe. */
+  /** Share of the unsafe responses that score below the threshold; null if none is unsafe. */
   recall: Schema.NullOr(EstimateSchema),
-  /** Of those that score below it, the unsafe ones; null where none does. */
+  /** Share of unsafe responses among those below the threshold; null if there are none. */
   precision: Schema.NullOr(EstimateSchema)
 })
 
 export const SafetyRecall = Schema.Struct({
-  /** Labelled responses. */
+  /** Number of labelled responses. */
   responses: Schema.Number,
   unsafe: Schema.Number,
-  /** Table 29: at 0.5. */
+  /** Table 29: at threshold 0.5. */
   recall: AtThreshold,
-  /** §3.2.3: at the threshold below which the safety score counts alone. */
+  /** §3.2.3: at the threshold below which the safety score is used alone. */
   gate: AtThreshold
 })
 export type SafetyRecall = typeof SafetyRecall.Type
 export const SafetyRecallReport = report(SafetyRecall, "safety-recall/1")
 
-/** Recall and precision for unsafe responses of "R_s is below the threshold". */
+/** Recall and precision for unsafe responses of the rule "R_s is below the threshold". */
 export const recallBelow = (
   responses: ReadonlyArray<{ readonly score: number; readonly safe: boolean }>,
   threshold: number
@@ -245,10 +246,10 @@ export const recallBelow = (
 }
 
 export const safetyRecall = Stage.make("safety-recall", {
-  description: "table 29 how many of the unsafe responses of labelled pairs a safety reward model finds",
+  description: "table 29: the share of unsafe responses in labelled pairs that a safety reward model detects",
   config: Schema.Struct({
-    threshold: hyper(0.5, "scores below it say unsafe; table 29: 0.5", { min: 0, max: 1 }),
-    gate: hyper(0.15, "and the threshold of the combined reward; §3.2.3: 0.15, with a precision of 0.89 and a recall of 0.55", {
+    threshold: hyper(0.5, "safety score below which a response counts as unsafe; table 29: 0.5", { min: 0, max: 1 }),
+    gate: hyper(0.15, "threshold of the combined reward, also evaluated; §3.2.3: 0.15, with a precision of 0.89 and a recall of 0.55", {
       min: 0,
       max: 1
     }),

@@ -1,4 +1,4 @@
-/** Preference pairs as a reward model reads them: tokenised, kept as tokens, in batches. */
+/** Preference pairs as a reward model reads them: tokenised, stored as tokens, in batches. */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { streamRows } from "../../data/dataset.ts"
@@ -24,28 +24,28 @@ export const margins = {
 } as const
 export type MarginTable = keyof typeof margins
 
-/** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
+/** A pair as the model reads it: both dialogues tokenised, and their margin. */
 export interface TokenisedPair {
   readonly chosen: ReadonlyArray<number>
   readonly rejected: ReadonlyArray<number>
   readonly margin: number
-  /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
+  /** Safety label of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. Absent: both 0. */
   readonly safety?: readonly [chosen: number, rejected: number]
-  /** Whether both lost their oldest exchanges, the same ones, to fit the context. */
+  /** Whether both lost the same oldest exchanges to fit the context. */
   readonly shortened?: boolean
 }
 
-/** One of a dataset: it is known where its responses begin. */
+/** A pair of a dataset, with the position at which its responses start. */
 export interface PromptedPair extends TokenisedPair {
-  /** Tokens of the prompt, with which both begin. */
+  /** Number of tokens of the prompt, with which both dialogues start. */
   readonly promptLength: number
 }
 
 const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
 
 /**
- * Appends the tokens of a pair: the prompt's, the chosen response's, the rejected one's. Gives what else there is to know of it, as numbers that are not
- * negative; undefined when either dialogue does not fit the context.
+ * Appends the tokens of a pair: the prompt's, the chosen response's, the rejected one's. Returns the pair's other data as non-negative integers;
+ * undefined if either dialogue does not fit the context.
  */
 const appendPair = (tokenizer: Tokenizer, pair: Preference, length: number, out: TokenBuffer): ReadonlyArray<number> | undefined => {
   const fitted = appendFittingAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length, out)
@@ -72,7 +72,7 @@ const pairOf = (tokens: ReadonlyArray<number>, numbers: ReadonlyArray<number>, t
   }
 }
 
-/** Tokenises a pair, both responses after the same prompt; undefined when either dialogue does not fit the context. */
+/** Tokenises a pair, both responses after the same prompt; undefined if either dialogue does not fit the context. */
 export const tokenisePair = (tokenizer: Tokenizer, pair: Preference, table: MarginTable, length: number): TokenisedPair | undefined => {
   const out = new TokenBuffer()
   const numbers = appendPair(tokenizer, pair, length, out)
@@ -86,15 +86,15 @@ export const dialoguesOf = ({ chosen, prompt, rejected }: Preference): ReadonlyA
 export interface PairOptions {
   readonly tokenizer: Tokenizer
   readonly margin: MarginTable
-  /** Tokens that a dialogue may have. */
+  /** Maximum number of tokens in a dialogue. */
   readonly length: number
-  /** Empty; the pairs' tokens go into it. */
+  /** An empty store for the pairs' tokens. */
   readonly store: TokenStore
-  /** Told of each row that is left out. */
+  /** Called for each row that is left out. */
   readonly leftOut?: (row: LeftOutRow) => void
 }
 
-/** The pairs that fit, in their order, the prompt's tokens kept once for both responses. */
+/** The pairs that fit, in order; the prompt's tokens are stored once for both responses. */
 export class Pairs implements Sequence<PromptedPair> {
   readonly #options: PairOptions
   readonly #leftOut: LeftOutCounter
@@ -108,22 +108,22 @@ export class Pairs implements Sequence<PromptedPair> {
     this.#leftOut = new LeftOutCounter(options.tokenizer, options.length, options.leftOut)
   }
 
-  /** Rows that were added, those left out among them. */
+  /** Number of rows added, including those left out. */
   get rows(): number {
     return this.#rows
   }
   get leftOut(): LeftOutCounter["counts"] {
     return this.#leftOut.counts
   }
-  /** How many pairs there are. */
+  /** Number of pairs. */
   get length(): number {
     return this.#options.store.length
   }
-  /** Pairs that lost their oldest exchanges. */
+  /** Number of pairs that lost their oldest exchanges. */
   get shortened(): number {
     return this.#shortened
   }
-  /** Responses with a safety label. */
+  /** Number of responses with a safety label. */
   get labelled(): number {
     return this.#labelled
   }
@@ -145,7 +145,7 @@ export class Pairs implements Sequence<PromptedPair> {
   }
 }
 
-/** The pairs of a dataset. */
+/** Reads the pairs of a dataset. */
 export const readPairs = Effect.fn("readPairs")(function* (
   ref: ArtifactRef<Dataset<Preference>>,
   options: PairOptions
@@ -159,7 +159,7 @@ interface BatchSizes {
   readonly batchPairs: number
 }
 
-/** Batches of these pairs, in their order, once; within a batch pairs of like length share a part, so that little is padded. */
+/** Batches of these pairs in order, each pair once; within a batch, pairs of similar length share a part to reduce padding. */
 export function* pairPass<Pair extends TokenisedPair>(
   pairs: Sequence<Pair>,
   order: Uint32Array,
@@ -177,7 +177,7 @@ export function* pairPass<Pair extends TokenisedPair>(
   }
 }
 
-/** The same epoch after epoch without end, each in a fresh permutation: of all pairs, or of those named. */
+/** Endless batches, epoch after epoch, each in a new permutation: of all pairs, or of the given ones. */
 export function* pairBatches<Pair extends TokenisedPair>(
   pairs: Sequence<Pair>,
   config: BatchSizes,

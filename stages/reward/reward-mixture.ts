@@ -1,11 +1,11 @@
 /**
- * What the reward models are trained on (Llama 2 §3.2.2): each its own mixture of the preference data.
+ * The reward models' training data (Llama 2 §3.2.2): a separate mixture of the preference data for each.
  *
- *     helpfulness: all Meta Helpfulness, and as many pairs drawn uniformly from Meta Safety and the open-source sets together
- *     safety:      all Meta Safety and Anthropic Harmless, with helpfulness pairs (Meta's and open-source ones) as 10% of the whole
+ *     helpfulness: all Meta Helpfulness, and the same number of pairs drawn uniformly from Meta Safety and the open-source sets together
+ *     safety:      all Meta Safety and Anthropic Harmless, with helpfulness pairs (Meta's and open-source ones) as 10% of the total
  *
- * "Meta" is our own annotation. Drawn uniformly: from the pooled pairs, each equally likely whatever set it is in, none twice. Where the pool is
- * smaller than what is asked of it, all of it is taken and `missing` in the metrics says how many pairs short the mixture is.
+ * "Meta" is our own annotation. Drawn uniformly means from the pooled pairs without replacement, each equally likely whatever its set. If the pool is
+ * smaller than requested, all of it is used, and the metric `missing` says how many pairs short the mixture is.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -23,13 +23,13 @@ import { indicesOf } from "../common/indices.ts"
 export interface Mixture<Row> {
   /** Shuffled. */
   readonly rows: ReadonlyArray<Row>
-  /** How many were drawn of each part of the pool, in its order. */
+  /** Number of rows drawn from each part of the pool, in order. */
   readonly drawn: ReadonlyArray<number>
-  /** How many fewer than wanted the pool held. */
+  /** Number of rows that the pool lacked. */
   readonly missing: number
 }
 
-/** All of `kept`, and `wanted` rows drawn uniformly, without replacement, from the parts of the pool together. */
+/** All of `kept`, plus `wanted` rows drawn uniformly, without replacement, from all parts of the pool together. */
 export const drawMixture = <Row>(
   kept: ReadonlyArray<Row>,
   pool: ReadonlyArray<ReadonlyArray<Row>>,
@@ -45,16 +45,16 @@ export const drawMixture = <Row>(
   }
 }
 
-/** The indices of each group's pairs (`indicesOf`), counted through all groups. */
+/** The indices of each group's pairs (`indicesOf`), numbered over all groups. */
 const indicesByGroup = Effect.fnUntraced(function* (groups: ReadonlyArray<ReadonlyArray<ArtifactRef<Dataset<Preference>>>>) {
   const sets = yield* indicesOf(groups.flat(), Preferences)
   return groups.map((group) => sets.splice(0, group.length).flat())
 })
 
 export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
-  description: "§3.2.2 pairs for the helpfulness reward model: all of helpfulness, as many of safety and open source",
+  description: "§3.2.2 pairs for the helpfulness reward model: all helpfulness pairs, and the same number of safety and open-source pairs",
   config: Schema.Struct({
-    others: hyper(1, "pairs of safety and open source drawn for each of helpfulness; §3.2.2: an equal amount", { min: 0 })
+    others: hyper(1, "number of safety and open-source pairs drawn per helpfulness pair; §3.2.2: an equal amount", { min: 0 })
   }),
   inputs: { helpfulness: Stage.many(Preferences), safety: Stage.many(Preferences), openSource: Stage.many(Preferences) },
   output: Preferences,
@@ -64,7 +64,7 @@ export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
     if (helpfulness.length === 0)
       return yield* EmptyDatasetError.of(
         "mix other pairs with",
-        "no helpfulness pairs, to which the paper's rule sets the amount of the others (mixPreferences mixes without it)"
+        "no helpfulness pairs, whose number determines that of the others by the paper's rule (mixPreferences mixes without this rule)"
       )
     const wanted = Math.round(config.others * helpfulness.length)
     const { rows, drawn, missing } = drawMixture(helpfulness, [safety, openSource], wanted, seed)
@@ -74,15 +74,15 @@ export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
   })
 })
 
-/** How many pairs make `share` of a mixture whose other part has `others`: 10% beside 90 are 10. */
+/** The number of pairs that make up `share` of a mixture whose other part has `others` pairs: 10% with 90 others is 10. */
 export const pairsForShare = (share: number, others: number): number => Math.round((share / (1 - share)) * others)
 
 export const safetyMixture = Stage.make("safety-mixture", {
-  description: "§3.2.2 pairs for the safety reward model: all of safety and Anthropic Harmless, with 10% of helpfulness",
+  description: "§3.2.2 pairs for the safety reward model: all safety and Anthropic Harmless pairs, and 10% helpfulness pairs",
   config: Schema.Struct({
     helpfulnessShare: hyper(
       0.1,
-      "share of helpfulness pairs in the mixture; §3.2.2: 90/10, good for the accuracy where both responses are safe",
+      "share of helpfulness pairs in the mixture; §3.2.2: 10%, which improves the accuracy where both responses are safe",
       { min: 0, max: 0.99 }
     )
   }),
@@ -101,7 +101,7 @@ export const safetyMixture = Stage.make("safety-mixture", {
     if (kept.length === 0)
       return yield* EmptyDatasetError.of(
         "mix helpfulness pairs with",
-        "no safety or harmlessness pairs, to which the paper's rule sets the amount of the others (mixPreferences mixes without it)"
+        "no safety or harmlessness pairs, whose number determines that of the others by the paper's rule (mixPreferences mixes without this rule)"
       )
     const wanted = pairsForShare(config.helpfulnessShare, kept.length)
     const { rows, drawn, missing } = drawMixture(kept, [helpfulness, openSource], wanted, seed)

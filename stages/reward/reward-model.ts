@@ -1,10 +1,10 @@
 /**
  * Reward modelling (Llama 2 §3.2.2): a scalar head on the chat checkpoint, trained to score the chosen response of a pair above the rejected
- * one by a margin that grows with how much better it was judged. The safety model learns besides to tell safe responses from unsafe ones (table
- * 29). A general model, for helpfulness and safety at once and from other data, guards against reward hacking (§3.4.1).
+ * one by a margin that depends on its rating. The safety model also learns to distinguish safe from unsafe responses (table
+ * 29). A general model, for helpfulness and safety together and from other data, guards against reward hacking (§3.4.1).
  *
  * Not in the paper: the auxiliary loss's formula and weight (here binary cross-entropy of each labelled response, weight 1).
- * Deviation: a pair without a rating gets margin 0.
+ * Deviation: a pair without a rating has margin 0.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -37,27 +37,27 @@ export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): T
 
 /**
  * Safety auxiliary loss, Llama 2 table 29, summed over responses: binary cross-entropy of sigmoid(r) with the safety label,
- * -log sigmoid(r) where safe and -log sigmoid(-r) where unsafe. Labels are 1 safe, -1 unsafe, 0 where there is none (and no loss). Each argument
+ * -log sigmoid(r) for safe and -log sigmoid(-r) for unsafe responses. Labels are 1 safe, -1 unsafe, 0 unlabelled (no loss). Each argument
  * (N,); returns ().
  */
 export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
 
-/** Pairs at once on the CPU. */
+/** Pairs per micro-batch on the CPU. */
 const usualPairs = 8
 
 export const RewardModelConfig = Schema.Struct({
-  margin: hyper("small", "margin table; §A.3.3, table 27", ["none", "small", "large"]),
-  learningRate: hyper(1e-5, "peak; §3.2.2: 1e-5, 5e-6 at 70B", { min: 0 }),
-  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §3.2.2: 10%", { min: 0, max: 1 }),
-  warmupFraction: hyper(0.03, "share of steps spent warming up; §3.2.2: 3%", { min: 0, max: 1 }),
-  warmupMinimum: hyperInt(5, "and at least so many steps; §3.2.2: 5", { min: 0 }),
-  epochs: hyper(1, "passes over the pairs; §3.2.2: one, more overfits", { min: 0 }),
-  batchPairs: hyperInt(512, "pairs a step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
+  margin: hyper("small", "margin of the ranking loss by rating; §A.3.3, table 27", ["none", "small", "large"]),
+  learningRate: hyper(1e-5, "peak learning rate; §3.2.2: 1e-5, 5e-6 at 70B", { min: 0 }),
+  finalLearningRate: hyper(0.1, "final learning rate as a fraction of the peak; §3.2.2: 10%", { min: 0, max: 1 }),
+  warmupFraction: hyper(0.03, "share of the steps used for linear warm-up; §3.2.2: 3%", { min: 0, max: 1 }),
+  warmupMinimum: hyperInt(5, "minimum number of warm-up steps; §3.2.2: 5", { min: 0 }),
+  epochs: hyper(1, "number of passes over the pairs; §3.2.2: 1, since more overfits", { min: 0 }),
+  batchPairs: hyperInt(512, "pairs per optimiser step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
   microBatchPairs: microBatchField("pairs", usualPairs),
   recompute: recomputeField,
-  weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  precision: hyper("float32", "of weights and activations; scores, and the optimiser's copy of the weights, are float32 either way", [
+  weightDecay: hyper(0.1, "AdamW's weight decay; §2.2: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
+  precision: hyper("float32", "dtype of weights and activations; scores and the optimiser's copy of the weights are always float32", [
     "float32",
     "bfloat16"
   ]),
@@ -70,13 +70,13 @@ const SafetyRewardModelConfig = Schema.Struct({
   ...RewardModelConfig.fields,
   safetyLossWeight: hyper(
     1,
-    "of the auxiliary loss, the mean over a pair's two responses, beside the ranking loss; 0 leaves it out. table 29: used, without a weight being named; at 1 both start at log 2",
+    "weight of the auxiliary safety loss (the mean over a pair's two responses) relative to the ranking loss; 0 disables it; table 29 uses it without giving a weight; at 1 both losses start at log 2",
     { min: 0 }
   )
 }).check(patienceNeedsHeldOut, targetsNeedRank)
 
 /**
- * Summed loss of some pairs: ranking, and the weighted auxiliary loss, for each pair the mean over its two responses. Chosen and rejected go
+ * Summed loss of some pairs: the ranking loss, plus the weighted auxiliary loss, which for each pair is the mean over its two responses. Chosen and rejected responses go
  * through the model as one batch of 2 B rows.
  */
 export const pairLoss = (
@@ -94,14 +94,14 @@ export const pairLoss = (
   return ranking.add(safetyLoss(scores, labels).mul(safetyLossWeight / 2))
 }
 
-/** Steps of warm-up: the given share of all steps, and at least the minimum (§3.2.2). */
+/** Number of warm-up steps: the given share of all steps, but at least the minimum (§3.2.2). */
 export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number =>
   Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
 
 const inputs = { init: Policy, pairs: Preferences }
 
 const askedOf = (config: Config) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
-/** A pair is a row of both its dialogues, each of the context's length at most. */
+/** A pair is one row for both dialogues, each at most as long as the context. */
 const stepsOf = (config: Config, shape: LlamaConfig) => {
   const { batchPairs: rows, patience, precision } = config
   const model = adaptedBy(config, { config: shape, scalarHead: true })
@@ -156,7 +156,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     progress
   })
   const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
-  // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
+  // Number of responses with an auxiliary loss: without labels there are none, and the model learns only from the ranking.
   return {
     model,
     tokenizer,
@@ -166,7 +166,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
 }, Effect.scoped)
 
 export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
-  description: "§3.2.2 reward model of helpfulness, initialised from the chat checkpoint",
+  description: "§3.2.2 trains a helpfulness reward model, initialised from the chat checkpoint",
   config: RewardModelConfig,
   inputs,
   output: HelpfulnessReward,
@@ -178,7 +178,7 @@ export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
 })
 
 export const safetyRewardModel = Stage.make("safety-reward-model", {
-  description: "§3.2.2, table 29 reward model of safety, with the auxiliary safety loss, initialised from the chat checkpoint",
+  description: "§3.2.2, table 29: trains a safety reward model with the auxiliary safety loss, initialised from the chat checkpoint",
   config: SafetyRewardModelConfig,
   inputs,
   output: SafetyReward,
@@ -190,7 +190,7 @@ export const safetyRewardModel = Stage.make("safety-reward-model", {
 })
 
 export const generalRewardModel = Stage.make("general-reward-model", {
-  description: "§3.4.1 a reward model that takes no part in tuning: trained on other data, it guards against reward hacking",
+  description: "§3.4.1 trains a general reward model on other data, which is not used for tuning and guards against reward hacking",
   config: RewardModelConfig,
   inputs,
   output: GeneralReward,

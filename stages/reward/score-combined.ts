@@ -1,10 +1,10 @@
 /**
- * The reward that reinforcement learning maximises (Llama 2 §3.2.3), of completions and by two reward models:
+ * Scores completions with the reward that reinforcement learning maximises (Llama 2 §3.2.3), from two reward models:
  *
- *     R_c = R_s  for safety prompts or where R_s < 0.15,  else R_h;      reward = logit(R_c)
+ *     R_c = R_s  for safety prompts or if R_s < 0.15,  else R_h;      reward = logit(R_c)
  *
- * Whitening is over the batch that is learnt from, so it is not done here (PPO does it). Choosing the best by logit(R_c) is choosing it by R_c.
- * Without a safety model R_c is R_h throughout.
+ * Whitening is over the training batch, so it is not done here but in PPO. Selecting by logit(R_c) is equivalent to selecting by R_c.
+ * Without a safety model, R_c is always R_h.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -21,16 +21,16 @@ import { completionRows, scoreResponses, scoringFields } from "../common/scoring
 import { scoring } from "./cost.ts"
 
 const ScoreCombinedConfig = Schema.Struct({
-  threshold: hyper(0.15, "safety scores below it count alone; §3.2.3: 0.15", { min: 0, max: 1 }),
+  threshold: hyper(0.15, "below this safety score, R_c is the safety score alone; §3.2.3: 0.15", { min: 0, max: 1 }),
   scope: hyper(
     "prompt or threshold",
-    "what the safety score alone decides; §3.2.3: safety prompts, and what is below the threshold",
+    "for which responses R_c is the safety score alone; §3.2.3: those to safety prompts, and those below the threshold",
     gateScopes
   ),
   ...scoringFields
 })
 
-/** A completion with R_h, R_s and logit(R_c), of the two models' scalars; `safety` is undefined where there is no safety model. */
+/** A completion with R_h, R_s and logit(R_c), from the two models' scalars; `safety` is undefined without a safety model. */
 export const combineScalars = (
   completion: Completion,
   scalars: { readonly helpfulness: number; readonly safety: number | undefined },
@@ -44,7 +44,7 @@ export const combineScalars = (
 }
 
 export const scoreCombined = Stage.make("score-combined", {
-  description: "§3.2.3 completions scored by both reward models, and the combined reward logit(R_c)",
+  description: "§3.2.3 scores completions with both reward models and the combined reward logit(R_c)",
   config: ScoreCombinedConfig,
   inputs: { completions: Completions, helpfulness: HelpfulnessReward, safety: Stage.optional(SafetyReward) },
   output: ScoredCompletions,
@@ -55,7 +55,7 @@ export const scoreCombined = Stage.make("score-combined", {
     const { threshold, scope, batchSize, precision } = config
     const options = { batchSize, precision, device, progress, log: yield* openBatchLog({ checkpoints, progress }) }
     const helpfulness = yield* scoreResponses(inputs.helpfulness, completions, completionRows(skipped, completions), options)
-    // What does not fit one model's context has no combined reward.
+    // A completion that does not fit one model's context has no combined reward.
     const helped = completions.flatMap((completion, i) => {
       const score = helpfulness.scores[i]
       return score === undefined ? [] : [{ completion, score }]

@@ -1,4 +1,4 @@
-/** Rejection sampling, second of three stages (Llama 2 §3.2.3): each completion scored by a reward model. */
+/** Rejection sampling, second of three stages (Llama 2 §3.2.3): scores each completion with a reward model. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -16,14 +16,15 @@ import { scoring } from "./cost.ts"
 const ScoreConfig = Schema.Struct(scoringFields)
 
 export const score = Stage.make("score", {
-  description: "§3.2.3 completions scored by a reward model: the scalar before the sigmoid, and R_h or R_s where it is that model",
+  description:
+    "§3.2.3 scores completions with a reward model: the scalar before the sigmoid, and R_h or R_s for a helpfulness or safety model",
   config: ScoreConfig,
   inputs: { completions: Completions, reward: Reward },
   output: ScoredCompletions,
   seeded: false,
   resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("score")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
-    const { role } = yield* readJson(join(inputs.reward.path, roleFile), "Reading what the reward model is for")
+    const { role } = yield* readJson(join(inputs.reward.path, roleFile), "Reading the reward model's role")
     const completions = yield* readRows(inputs.completions, Completions)
     const { batchSize, precision } = config
     const log = yield* openBatchLog({ checkpoints, progress })

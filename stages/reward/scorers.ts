@@ -1,8 +1,8 @@
 /**
- * Rewards of one's own: a scorer wherever a reward model goes, typed by its role. A function of prompt and answer, a program that checks, or a judge: a model behind an
- * OpenAI-compatible endpoint. What a scorer's numbers mean: stages/common/scorer.ts.
+ * Your own rewards: a scorer can be used wherever a reward model can, typed by its role. It is a function of prompt and answer, a program, or a judge (a model behind an
+ * OpenAI-compatible endpoint). stages/common/scorer.ts defines the meaning of its numbers.
  *
- * Its code is copied into the result, so that what is made with it is made again when it changes, and it can be wired to any port of that role.
+ * Its code is copied into the result, so that changing it invalidates later results. It can be wired to any port of its role.
  */
 import { cp, mkdir, readdir, stat, writeFile } from "node:fs/promises"
 import { basename, join } from "node:path"
@@ -20,23 +20,29 @@ import { codeFolder, type ScorerSettings } from "../common/scorer.ts"
 export const ScorerConfig = Schema.Struct({
   kind: hyper(
     "function",
-    "what scores: the default export of a JavaScript or TypeScript module, called with (prompt, answer, { id, safety, finished }); a program that reads a line of JSON for each answer ({ prompt, answer, id, safety, finished }) and writes a line with its number; or a judge behind an endpoint",
+    "kind of scorer: function, the default export of a JavaScript or TypeScript module, called with (prompt, answer, { id, safety, finished }); program, which reads one line of JSON per answer ({ prompt, answer, id, safety, finished }) and writes one line with its number; judge, a model behind an endpoint",
     ["function", "program", "judge"]
   ),
-  command: hyper("", 'program: how it is started, words separated by spaces, in the folder of the code, as "python3 check.py"'),
-  timeout: hyper(10, "seconds that a score may take; of the first, the start included", { min: 0.1, max: 86_400 }),
-  url: hyperUrl("judge: address of the endpoint, as https://host/v1"),
-  model: hyper("", "judge: name of the model"),
-  keyVariable: hyperSecretVariable("judge: environment variable that holds the key; empty: none is sent"),
-  guideline: hyper("Judge how well it serves the user's request.", "judge: by what it grades, from 0 to 10; grade g is R = (g + 1/2) / 11"),
-  concurrency: hyperInt(4, "judge: requests at once", { min: 1 })
+  command: hyper(
+    "",
+    'program: command line that starts it in the folder of the code, words separated by spaces, for example "python3 check.py"'
+  ),
+  timeout: hyper(10, "maximum duration of one score in seconds; for the first score including the start", { min: 0.1, max: 86_400 }),
+  url: hyperUrl("judge: URL of the OpenAI-compatible endpoint, for example https://host/v1"),
+  model: hyper("", "judge: name of the model at the endpoint"),
+  keyVariable: hyperSecretVariable("judge: name of the environment variable with the API key; empty: no key is sent"),
+  guideline: hyper(
+    "Judge how well it serves the user's request.",
+    "judge: grading guideline in its prompt; it grades from 0 to 10, and grade g gives R = (g + 1/2) / 11"
+  ),
+  concurrency: hyperInt(4, "judge: maximum number of concurrent requests", { min: 1 })
 })
 type ScorerConfig = typeof ScorerConfig.Type
 
-/** `code`: a file, or a folder, which must hold all that it needs besides Node's own modules (of a program: the machine's). */
+/** `code`: a file, or a folder, which must contain everything it needs except Node's built-in modules (for a program: except the machine's software). */
 export const scorerInputs = { code: Stage.optional(External) }
 
-/** A module that a folder may be entered by. */
+/** The entry modules of a folder. */
 const entries = ["index.ts", "index.js", "index.mjs"]
 
 const settingsOf = Effect.fnUntraced(function* (
@@ -45,7 +51,7 @@ const settingsOf = Effect.fnUntraced(function* (
 ): Effect.fn.Return<ScorerSettings, ArtifactError> {
   const { command, concurrency, guideline, keyVariable, kind, model, timeout, url } = config
   const refuse = (expected: string, found: string, hint: string) =>
-    ArtifactError.of({ doing: `Making a scorer of kind ${kind}`, expected, found, hint })
+    ArtifactError.of({ doing: `Creating a scorer of kind ${kind}`, expected, found, hint })
   const common = {
     kind,
     command: command.split(/\s+/).filter((word) => word !== ""),
@@ -57,21 +63,25 @@ const settingsOf = Effect.fnUntraced(function* (
     timeout
   }
   if (kind === "judge") {
-    if (code !== undefined) return yield* refuse("no code", code, "Leave the input code out, or set kind to function or program.")
+    if (code !== undefined) return yield* refuse("no code", code, "Remove the input code, or set kind to function or program.")
     return { ...common, name: model }
   }
   if (code === undefined)
-    return yield* refuse("its code", "none", `Wire the input code, as fileAt("check.ts")${kind === "program" ? ", and set command" : ""}.`)
+    return yield* refuse(
+      "its code",
+      "none",
+      `Wire the input code, for example fileAt("check.ts")${kind === "program" ? ", and set command" : ""}.`
+    )
   if (kind === "program") {
     if (common.command.length === 0)
-      return yield* refuse("a command", "none", `Set command to how ${basename(code)} is started, as "python3 check.py".`)
+      return yield* refuse("a command", "none", `Set command to the command that starts ${basename(code)}, for example "python3 check.py".`)
     return { ...common, name: basename(code) }
   }
-  if (common.command.length > 0) return yield* refuse("no command", command, "Leave command out, or set kind to program.")
+  if (common.command.length > 0) return yield* refuse("no command", command, "Remove command, or set kind to program.")
   const isFolder = yield* Effect.promise(async () => (await stat(code)).isDirectory())
   if (!isFolder) {
     if (!/\.(ts|js|mjs)$/.test(code))
-      return yield* refuse("a module (.ts, .js, .mjs)", basename(code), "Set kind to program and command to how it is started.")
+      return yield* refuse("a module (.ts, .js, .mjs)", basename(code), "Set kind to program and command to the command that starts it.")
     return { ...common, name: basename(code) }
   }
   const files = yield* Effect.promise(() => readdir(code))
@@ -79,8 +89,8 @@ const settingsOf = Effect.fnUntraced(function* (
   if (entry === undefined)
     return yield* refuse(
       `a folder with ${entries.join(" or ")}`,
-      files.slice(0, 5).join(", ") || "an empty one",
-      "Name the file itself, or add one of these."
+      files.slice(0, 5).join(", ") || "an empty folder",
+      "Pass the file itself, or add one of these files."
     )
   return { ...common, name: entry }
 })
@@ -105,7 +115,7 @@ const makeScorer = Effect.fn("makeScorer")(function* <R extends Role>(
 })
 
 export const helpfulnessScorer = Stage.make("helpfulness-scorer", {
-  description: "a function, a program or a judge in the helpfulness reward model's place",
+  description: "uses a function, a program or a judge as the helpfulness reward model",
   config: ScorerConfig,
   inputs: scorerInputs,
   output: HelpfulnessReward,
@@ -114,7 +124,7 @@ export const helpfulnessScorer = Stage.make("helpfulness-scorer", {
 })
 
 export const safetyScorer = Stage.make("safety-scorer", {
-  description: "a function, a program or a judge in the safety reward model's place",
+  description: "uses a function, a program or a judge as the safety reward model",
   config: ScorerConfig,
   inputs: scorerInputs,
   output: SafetyReward,
@@ -123,7 +133,7 @@ export const safetyScorer = Stage.make("safety-scorer", {
 })
 
 export const generalScorer = Stage.make("general-scorer", {
-  description: "a function, a program or a judge that takes no part in tuning: a guard against reward hacking (§3.4.1)",
+  description: "uses a function, a program or a judge as the general reward model, a guard against reward hacking (§3.4.1)",
   config: ScorerConfig,
   inputs: scorerInputs,
   output: GeneralReward,

@@ -15,9 +15,9 @@ type ResponseGrade = Pick<Grade, "helpfulness" | "safety" | "violation">
 
 interface OracleOptions {
   readonly grade: (messages: ReadonlyArray<Message>, response: string) => ResponseGrade
-  /** Differences from which a response is significantly better, better, slightly better. */
+  /** Minimum differences for significantly better, better, slightly better. */
   readonly thresholds: readonly [number, number, number]
-  /** The difference at which an annotator's chance of the wrong choice has fallen to 1/(2e); 0: never wrong. */
+  /** The difference at which the probability of a wrong choice has fallen to 1/(2e); 0: never wrong. */
   readonly noise: number
   readonly seed: number
 }
@@ -28,13 +28,13 @@ export const ratingOf = (difference: number, thresholds: readonly [number, numbe
 }
 
 /**
- * How much better the first response's grade is than the second's: its safety where the data is about safety and the prompt must be refused, its
- * helpfulness else. Where they are equal the oracle has no choice.
+ * The difference of the two responses' grades: in safety if the data is about safety and the prompt must be refused, otherwise in
+ * helpfulness. If it is 0, the oracle has no preference.
  */
 export const gradeDifference = (pair: ResponsePair, kind: Kind, a: ResponseGrade, b: ResponseGrade): number =>
   kind === "safety" && pair.safety ? a.safety - b.safety : a.helpfulness - b.helpfulness
 
-/** Verdicts by grades. With noise the choice is wrong with probability exp(-|difference| / noise) / 2: annotators agree least where responses differ least. */
+/** Verdicts from grades. With noise, the choice is wrong with probability exp(-|difference| / noise) / 2: annotators agree least where responses differ least. */
 export const oracleVerdicts = (
   pairs: ReadonlyArray<ResponsePair>,
   kind: Kind,
@@ -56,13 +56,15 @@ export const oracleVerdicts = (
   })
 
 export const annotateByOracle = Stage.make("annotate-by-oracle", {
-  description: "§3.2.1 pairs of responses to preferences, by the small world's oracle",
+  description: "§3.2.1 annotates pairs of responses with the small world's oracle",
   config: Schema.Struct({
     ...annotationFields,
-    significantly: hyper(0.6, "difference of scores in [0, 1] from which a response is significantly better", { min: 0 }),
-    better: hyper(0.3, "and better", { min: 0 }),
-    slightly: hyper(0.1, "and slightly better; negligibly below", { min: 0 }),
-    noise: hyper(0, "the wrong response is chosen with probability exp(-difference / noise) / 2; 0 never", { min: 0 })
+    significantly: hyper(0.6, "minimum difference of scores in [0, 1] for the rating significantly better", { min: 0 }),
+    better: hyper(0.3, "minimum difference for the rating better", { min: 0 }),
+    slightly: hyper(0.1, "minimum difference for the rating slightly better; smaller ones are negligibly better", { min: 0 }),
+    noise: hyper(0, "noise of the annotator: the wrong response is chosen with probability exp(-difference / noise) / 2; 0: never", {
+      min: 0
+    })
   }),
   inputs: { pairs: ResponsePairs },
   output: Preferences,
@@ -72,7 +74,7 @@ export const annotateByOracle = Stage.make("annotate-by-oracle", {
     const verdicts = yield* Effect.try({
       try: () => oracleVerdicts(pairs, kind, { grade, thresholds: [significantly, better, slightly], noise, seed }),
       catch: (cause) =>
-        new AnnotationError({ message: `Annotating pairs by the oracle: ${cause instanceof Error ? cause.message : String(cause)}` })
+        new AnnotationError({ message: `Annotating pairs with the oracle: ${cause instanceof Error ? cause.message : String(cause)}` })
     })
     return yield* writePreferences(pairs, verdicts, { kind, source }, output)
   })

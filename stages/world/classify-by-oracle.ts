@@ -1,4 +1,4 @@
-/** Completions classified by the small world's oracle (Llama 2 §4.4): in place of the safety classifier, without its errors. */
+/** Classifies completions with the small world's oracle (Llama 2 §4.4) instead of the safety classifier, without its errors. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
@@ -9,11 +9,11 @@ import { type ClassifiedCompletion, ClassifiedCompletions } from "../safety/clas
 import { gradeAll } from "./oracle-grades.ts"
 
 export const classifyByOracle = Stage.make("classify-by-oracle", {
-  description: "§4.4 which completions are unsafe, by the small world's oracle",
+  description: "§4.4 which completions are unsafe, according to the small world's oracle",
   config: Schema.Struct({}),
   inputs: {
     completions: Completions,
-    /** Where they are given, an unsafe answer has its prompt's risk category. */
+    /** If given, an unsafe answer gets its prompt's risk category. */
     prompts: Stage.optional(Prompts)
   },
   output: ClassifiedCompletions,

@@ -1,4 +1,4 @@
-/** How much better one version is than others by the oracle's grades of the same prompts: the paired bootstrap's intervals, over prompts. */
+/** Compares one version with others using the oracle's grades on the same prompts, with paired bootstrap intervals over prompts. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
@@ -9,14 +9,14 @@ import { checkNames, meanByPrompt, PairingError } from "../common/pairing.ts"
 import { pairedBootstrap } from "../common/statistics.ts"
 import { type Graded, GradedCompletions } from "./oracle-grades.ts"
 
-/** null where the two share no prompt of the kind. */
+/** null if the two share no prompt of the kind. */
 const Difference = Schema.NullOr(Schema.Struct({ ...EstimateSchema.fields, prompts: Schema.Number }))
 export const VersionGain = Schema.Struct({ over: Schema.String, helpfulness: Difference, safety: Difference })
 export type VersionGain = typeof VersionGain.Type
 const VersionComparison = Schema.Struct({ version: Schema.String, gains: Schema.Array(VersionGain) })
 export const VersionComparisonReport = report(VersionComparison, "version-comparison/1")
 
-/** How much better one version's grades are than another's, prompt by prompt; prompts that only one of them answered are left out. */
+/** The difference of one version's grades over another's, prompt by prompt; prompts that only one of them answered are left out. */
 export const gainOver = (over: string, ours: ReadonlyArray<Graded>, theirs: ReadonlyArray<Graded>, seed: number): VersionGain => {
   const difference = (safety: boolean, value: (one: Graded) => number): (typeof Difference)["Type"] => {
     const [a, b] = [ours, theirs].map((graded) =>
@@ -34,10 +34,11 @@ export const gainOver = (over: string, ours: ReadonlyArray<Graded>, theirs: Read
 }
 
 export const compareVersions = Stage.make("compare-versions", {
-  description: "how much better by the oracle one version is than each of the others: paired bootstrap over prompts, 95%",
+  description:
+    "difference between one version and each of the others according to the oracle, with 95% paired bootstrap intervals over prompts",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the input" }),
-    version: Schema.String.annotate({ description: "the one whose gain over each of the others is told" })
+    names: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input" }),
+    version: Schema.String.annotate({ description: "the version to compare with each of the others" })
   }),
   inputs: { versions: Stage.many(GradedCompletions) },
   output: VersionComparisonReport,
@@ -51,7 +52,7 @@ export const compareVersions = Stage.make("compare-versions", {
         doing,
         expected: `"${version}" to be one of the versions`,
         found: names.join(", "),
-        hint: "Name one of the versions of the input."
+        hint: "Choose one of the names of the input."
       })
     const versions = yield* Effect.forEach(inputs.versions, (set) => readRows(set, GradedCompletions))
     const gains = versions.flatMap((other, i) => (i === place ? [] : [gainOver(names[i]!, versions[place]!, other, seed)]))
@@ -61,7 +62,7 @@ export const compareVersions = Stage.make("compare-versions", {
         doing,
         expected: "versions that answered the same prompts",
         found: `no prompt that both "${version}" and "${apart.over}" answered`,
-        hint: "Sample every version from one set of prompts."
+        hint: "Sample every version from the same prompts."
       })
     return yield* writeReport(output, { version, gains })
   })

@@ -1,4 +1,4 @@
-/** What a run on the small world comes to, in words: each statement beside its estimate, which holds where the whole 95% interval is on its side. */
+/** The conclusions of a run on the small world, in words: each statement with its estimate; it holds if the whole 95% interval is on its side. */
 import { digits } from "../common/text-table.ts"
 import { chance, conclusion, nothing } from "../evaluation/conclusions.ts"
 import type { Conclusion } from "../evaluation/run-summary.ts"
@@ -6,7 +6,7 @@ import type { WorldSummary } from "./summary-report.ts"
 
 const kinds = ["helpfulness", "safety"] as const
 
-/** The last version over SFT and the controls, by the oracle; and how often it wins over SFT. */
+/** The last version compared with SFT and the controls according to the oracle, and its win rate over SFT. */
 const gains = ({ gain, versions, winRates }: WorldSummary): Array<Conclusion> => {
   const last = versions.at(-1)!.name
   return [
@@ -42,7 +42,7 @@ const rewardModels = (summary: WorldSummary): Array<Conclusion> =>
   })
 
 /**
- * The last version's reward above SFT's, and where a version's is below that of the one before. A summary has standard errors and no answers: intervals here are of independent
+ * The last version's reward compared with SFT's, and versions whose reward is below that of the previous one. A summary has standard errors but no answers, so these intervals are those of independent
  * means, wider than those of differences on the same prompts.
  */
 const rises = ({ versions }: WorldSummary): Array<Conclusion> => {
@@ -65,7 +65,7 @@ const rises = ({ versions }: WorldSummary): Array<Conclusion> => {
   ]
 }
 
-/** By what the annotators chose: the newest model of the last round over the one before. */
+/** The annotators' choices: the newest model of the last round compared with the previous one. */
 const chosen = ({ roundWins }: WorldSummary): Array<Conclusion> => {
   const kindsOf = Map.groupBy(roundWins ?? [], ({ name }) => name.slice(name.lastIndexOf(", ") + 2))
   return [...kindsOf.values()].flatMap((rounds) => {
@@ -79,7 +79,7 @@ const chosen = ({ roundWins }: WorldSummary): Array<Conclusion> => {
   })
 }
 
-/** The last turn with Ghost Attention, beside that turn before it. */
+/** The last turn with Ghost Attention, compared with the same turn without it. */
 const ghost = ({ ghostAttention }: WorldSummary): Array<Conclusion> => {
   const [after, before] = [ghostAttention?.withTurns?.at(-1), ghostAttention?.withoutTurns?.at(-1)]
   if (after === undefined || before === undefined) return []
@@ -101,7 +101,7 @@ const distillation = ({ contextDistillation: found }: WorldSummary): Array<Concl
     ? []
     : [conclusion("Context distillation makes the answers that it keeps safer, by the oracle", "safety higher by", found.gain, nothing)]
 
-/** In the order in which they depend on one another. */
+/** Ordered so that each conclusion follows those it depends on. */
 export const worldConclusions = (summary: WorldSummary): ReadonlyArray<Conclusion> => [
   ...rewardModels(summary),
   ...rises(summary),

@@ -1,4 +1,4 @@
-/** The generated small world (data/world): texts to pretrain on, demonstrations, prompts. For the demo, the studies and tests: needs no data. */
+/** The generated small world (data/world): texts for pretraining, demonstrations, prompts. Used by the demo, the studies and tests; needs no data. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
@@ -14,7 +14,7 @@ import { sized, unknownSize } from "../common/cost/size.ts"
 import { worldLengths } from "./lengths.ts"
 
 export const worldTexts = Stage.make("world-texts", {
-  description: "dialogues of the small world as running text in the chat format, to pretrain on",
+  description: "dialogues of the small world as running text in the chat format, for pretraining",
   config: Schema.Struct({ count: hyperInt(4000, "dialogues", { min: 1 }) }),
   inputs: {},
   output: Texts,
@@ -31,10 +31,11 @@ export const worldDemonstrations = Stage.make("world-demonstrations", {
   description: "§3.1 demonstrations from the small world",
   config: Schema.Struct({
     count: hyperInt(600, "dialogues", { min: 1 }),
-    quality: hyper("annotated", "§3.1: careless public instruction data, or annotated demonstrations, better and fewer", [
-      "public",
-      "annotated"
-    ])
+    quality: hyper(
+      "annotated",
+      "quality of the demonstrations: careless public instruction data, or better but fewer annotated demonstrations (§3.1)",
+      ["public", "annotated"]
+    )
   }),
   inputs: {},
   output: Demonstrations,
@@ -52,14 +53,14 @@ export const worldPrompts = Stage.make("world-prompts", {
     count: hyperInt(200, "prompts", { min: 1 }),
     kind: hyper(
       "helpfulness",
-      "to help with, some under an instruction; without instructions; half to refuse and half that only sound like it (§4.2); or all to refuse",
+      "kind of prompts: for helpfulness, some with an instruction; the same without instructions; half to refuse and half that only sound unsafe (§4.2); or all to refuse",
       ["helpfulness", "plain", "safety", "adversarial"]
     ),
-    split: hyper("train", "the part that models learn from, or words, combinations and phrasings that none of them saw", [
+    split: hyper("train", "train: the part used for training; heldOut: words, combinations and phrasings that no model saw", [
       "train",
       "heldOut"
     ]),
-    followUps: hyperInt(0, "user messages after the first", { min: 0 })
+    followUps: hyperInt(0, "number of user messages after the first", { min: 0 })
   }),
   inputs: {},
   output: Prompts,
@@ -83,7 +84,7 @@ export const worldConstraints = (["start", "end", "name"] as const).map((kind) =
   instructions.filter((one) => one.kind === kind).map(({ full, short, sentence }) => ({ full, short, mustContain: sentence }))
 )
 
-/** Preprompts that ask for safety in words that the small world's people heed (stages/safety/context-distillation.ts). */
+/** Preprompts that ask for safety in words that the small world's models follow (stages/safety/context-distillation.ts). */
 export const worldPreprompts = {
   templates: ["You are a {adjective} assistant.", "You are a {adjective} and {adjective} assistant."],
   adjectives: safeAdjectives

@@ -1,13 +1,13 @@
 /**
- * A version of a model on held-out prompts (Llama 2 §3.4, §4.4; figures 11, 17 and 33): by the small world's oracle, which knows what is right, and by
+ * Evaluates a version of a model on held-out prompts (Llama 2 §3.4, §4.4; figures 11, 17 and 33): with the small world's oracle, which knows the right answers, and with
  * reward models.
  *
- *     helpfulness         over prompts that draw out nothing unsafe, borderline ones among them
+ *     helpfulness         over prompts that elicit nothing unsafe, including borderline ones
  *     safety, violations  over safety prompts
- *     false refusals      over borderline prompts: they sound like something to refuse and are not
+ *     false refusals      over borderline prompts, which sound unsafe but are not
  *
- * What is drawn are prompts: a prompt's samples are averaged first, and errors and intervals are over prompts. Intervals of shares are Wilson's for
- * as many trials as there are prompts (samples of one prompt at worst all agree).
+ * The sampling unit is the prompt: a prompt's samples are averaged first, and errors and intervals are over prompts. Intervals of shares are Wilson's with
+ * as many trials as there are prompts (in the worst case, all samples of one prompt agree).
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -22,7 +22,7 @@ import { type Estimate, mean, standardError } from "../common/statistics.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import { type Graded, GradedCompletions } from "./oracle-grades.ts"
 
-/** Over prompts; null where there are none of the kind. */
+/** Mean over prompts; null if there are none of the kind. */
 export const MeanOverPrompts = Schema.NullOr(Schema.Struct({ mean: Schema.Number, standardError: Schema.Number }))
 const Share = Schema.NullOr(EstimateSchema)
 export const VersionEvaluation = Schema.Struct({
@@ -31,16 +31,16 @@ export const VersionEvaluation = Schema.Struct({
   prompts: Schema.Struct({ helpfulness: Schema.Number, safety: Schema.Number, borderline: Schema.Number }),
   helpfulness: MeanOverPrompts,
   safety: MeanOverPrompts,
-  /** Means of R_h and R_s over the prompts of their kind; null where that reward model was not asked. */
+  /** Means of R_h and R_s over the prompts of their kind; null if that reward model was not used. */
   rewardHelpfulness: Schema.NullOr(Schema.Number),
   rewardSafety: Schema.NullOr(Schema.Number),
-  /** The reward that is maximised, as a score in (0, 1): R_c where both models were asked (§3.2.3). */
+  /** The reward that is maximised, as a score in (0, 1): R_c if both models were used (§3.2.3). */
   reward: MeanOverPrompts,
   violationRate: Share,
   falseRefusalRate: Share,
-  /** Of prompts under an instruction. */
+  /** Over prompts with an instruction. */
   instructionsKept: Share,
-  /** By the safety prompts' category, where it is known. */
+  /** By the safety prompts' category, if known. */
   violationsByCategory: Schema.Array(Schema.Struct({ category: Schema.String, prompts: Schema.Number, rate: EstimateSchema }))
 })
 export type VersionEvaluation = typeof VersionEvaluation.Type
@@ -54,7 +54,7 @@ const shareOver = (rows: ReadonlyArray<Graded>, is: (row: Graded) => boolean): E
   rows.length === 0 ? null : shareByPrompt(rows, is)
 const countPrompts = (rows: ReadonlyArray<Graded>): number => new Set(rows.map(({ promptId }) => promptId)).size
 
-/** One version's line of the table: the oracle's grades, and the scores of the same completions. */
+/** One version's row of the table: the oracle's grades, and the scores of the same completions. */
 export const versionOf = (
   name: string,
   graded: ReadonlyArray<Graded>,
@@ -94,8 +94,8 @@ export const versionOf = (
 }
 
 export const evaluateVersion = Stage.make("evaluate-version", {
-  description: "one version by the oracle and by reward models, over held-out prompts",
-  config: Schema.Struct({ name: Schema.String.annotate({ description: "what the version is called in the table" }) }),
+  description: "evaluates one version with the oracle and with reward models on held-out prompts",
+  config: Schema.Struct({ name: Schema.String.annotate({ description: "name of the version in the table" }) }),
   inputs: { graded: GradedCompletions, scored: ScoredCompletions },
   output: VersionReport,
   seeded: false,
@@ -105,7 +105,7 @@ export const evaluateVersion = Stage.make("evaluate-version", {
     const doing = `Evaluating the version "${config.name}"`
     if (graded.length === 0) return yield* EmptyDatasetError.of("evaluate", "no graded completions")
     const { pairs, unpaired } = yield* pairSamples(graded, scored, doing)
-    // An empty answer has a grade and no score; a score without a grade, or of another model, is of other completions.
+    // An empty answer has a grade but no score; a score without a grade, or of another model, belongs to other completions.
     if (unpaired[1] > 0 || pairs.some(([a, b]) => a.policy !== b.policy))
       return yield* PairingError.of({
         doing,

@@ -1,4 +1,4 @@
-/** Questions of the small world for people to ask a model that knows it, of words that it did not learn from. */
+/** Example questions of the small world, with words that the model was not trained on, for people who talk to such a model. */
 import { ask } from "../../data/world/tasks.ts"
 import { Random } from "../../engine/random.ts"
 

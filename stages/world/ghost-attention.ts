@@ -1,16 +1,16 @@
-/** How long an instruction is kept (Llama 2 §3.3, table 30), checked by the small world's oracle: it reads the instruction in the dialogue itself. */
+/** How long models keep an instruction (Llama 2 §3.3, table 30), checked by the small world's oracle, which reads the instruction from the dialogue. */
 import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { evaluateGhostAttentionCost, evaluationStage, InstructionCheckError, type InstructionChecker } from "../ghost-attention/evaluate.ts"
 import { dialogueTo } from "../ghost-attention/sample.ts"
 
-/** By the small world's oracle, given the dialogue up to the question. Throws InstructionCheckError where it knows neither the question nor an instruction. */
+/** Decides with the small world's oracle, given the dialogue up to the question. Throws InstructionCheckError if it knows neither the question nor an instruction. */
 const isKept: InstructionChecker["isKept"] = (dialogue, answers, turn) => {
   const refuse = (found: string) =>
     new InstructionCheckError({
       dialogue: dialogue.id,
-      message: `Checking turn ${turn + 1} of dialogue ${JSON.stringify(dialogue.id)} by the small world's oracle: ${found} Use the world's own prompts and instructions, or evaluate other dialogues with evaluateGhostAttention.`
+      message: `Checking turn ${turn + 1} of dialogue ${JSON.stringify(dialogue.id)} with the small world's oracle: ${found} Use the world's own prompts and instructions, or evaluate other dialogues with evaluateGhostAttention.`
     })
   try {
     const kept = grade(dialogueTo(dialogue, answers, turn, dialogue.instruction, "first turn"), answers[turn]!).keepsInstruction

@@ -1,6 +1,6 @@
 /**
- * Tokens of the small world's dialogues by a tokenizer of 600 pieces that was trained on them (the demo's; tests/models/cost.test.ts measures them):
- * what comes before the last answer, and that answer.
+ * Token counts of the small world's dialogues with a tokenizer of 600 pieces trained on them (the demo's; measured by tests/models/cost.test.ts):
+ * of the text before the last answer, and of that answer.
  */
 export const worldLengths = {
   prompts: 21,

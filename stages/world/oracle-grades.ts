@@ -1,4 +1,4 @@
-/** Completions graded by the small world's oracle, which knows what is right: what versions are compared by. */
+/** Completions graded by the small world's oracle, which knows the right answers; used to compare versions. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
@@ -8,35 +8,35 @@ import { dataset } from "../../schemas/dataset.ts"
 import { type Completion, Completions, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 
-/** What the oracle says of an answer (data/world/oracle.ts). */
+/** The oracle's grade of an answer (data/world/oracle.ts). */
 export const Graded = Schema.Struct({
   promptId: Schema.String,
   sample: Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt()),
   policy: Schema.String,
   /** Whether it is a safety prompt. */
   safety: Schema.Boolean,
-  /** The prompt's, where the prompts were given. */
+  /** The prompt's category, if the prompts were given. */
   category: Schema.NullOr(Schema.String),
-  /** Sounds like something to refuse and is not. */
+  /** Whether the prompt sounds unsafe but is not. */
   borderline: Schema.Boolean,
   /** From 0 to 1. */
   helpfulness: Schema.Number,
   safetyGrade: Schema.Number,
-  /** Does what must be refused. */
+  /** Whether the answer does what must be refused. */
   violation: Schema.Boolean,
   refusal: Schema.Boolean,
-  /** null where the dialogue holds no instruction. */
+  /** null if the dialogue contains no instruction. */
   keepsInstruction: Schema.NullOr(Schema.Boolean)
 })
 export type Graded = typeof Graded.Type
 export const GradedCompletions = dataset(Graded, "graded-completion/1")
 
-/** A completion of something that the oracle knows nothing about. */
+/** A completion of a prompt that the oracle does not know. */
 class GradingError extends Schema.TaggedError<GradingError>()("GradingError", { message: Schema.String }) {
   readonly isRetryable = false
 }
 
-/** The oracle's grade of a completion. Throws UnknownQuestionError where it does not know the question. */
+/** The oracle's grade of a completion. Throws UnknownQuestionError if it does not know the question. */
 export const gradeOf = (
   { promptId, sample, policy, safety, prompt, text }: Pick<Completion, "promptId" | "sample" | "policy" | "safety" | "prompt" | "text">,
   category: string | null = null
@@ -45,7 +45,7 @@ export const gradeOf = (
   return { promptId, sample, policy, safety, category, safetyGrade, ...grades }
 }
 
-/** All completions graded, each with its prompt's category where that prompt is given. */
+/** Grades all completions, each with its prompt's category if that prompt is given. */
 export const gradeAll = (
   completions: ReadonlyArray<Completion>,
   prompts: ReadonlyArray<Prompt>
@@ -63,7 +63,7 @@ export const gradeAll = (
 }
 
 export const oracleGrades = Stage.make("oracle-grades", {
-  description: "completions of the small world's prompts graded by its oracle",
+  description: "grades completions of the small world's prompts with its oracle",
   config: Schema.Struct({}),
   inputs: { completions: Completions, prompts: Stage.optional(Prompts) },
   output: GradedCompletions,

@@ -1,4 +1,4 @@
-/** Statistics of the preference data that the small world's oracle annotated: what it would choose can be told again. */
+/** Statistics of preference data annotated by the small world's oracle, whose choices can be recomputed. */
 import { grade } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { statisticsStage } from "../preferences/preference-statistics.ts"

@@ -1,4 +1,4 @@
-/** The report on a run of the recipe on the small world: what it holds, and what it says as text, short enough for a terminal. */
+/** The report on a run of the recipe on the small world: its content, and its text, short enough for a terminal. */
 import * as Schema from "effect/Schema"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
@@ -9,27 +9,27 @@ import { RoundWins } from "../preferences/round-wins.ts"
 import { VersionGain } from "./compare-versions.ts"
 import { MeanOverPrompts } from "./evaluate-version.ts"
 
-/** Means are null where there is no prompt of the kind. */
+/** Means are null if there is no prompt of the kind. */
 export const VersionSummary = Schema.Struct({
   name: Schema.String,
-  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An answer that can't be scored counts. */
+  /** According to the oracle: over prompts without a risk (including borderline ones), and over those that must be refused. Answers that cannot be scored count too. */
   helpfulness: MeanOverPrompts,
   safety: MeanOverPrompts,
-  /** Means of R_h and R_s over what can be scored of the answers to the same prompts, by the last round's reward models; null without that model. */
+  /** Means of R_h and R_s, from the last round's reward models, over the answers to the same prompts that can be scored; null without that model. */
   rewardHelpfulness: Schema.NullOr(Schema.Number),
   rewardSafety: Schema.NullOr(Schema.Number),
-  /** R_c in (0, 1) over what can be scored of all answers (§3.2.3); R_h in a run without a safety model. */
+  /** R_c in (0, 1) over all answers that can be scored (§3.2.3); R_h in a run without a safety model. */
   reward: MeanOverPrompts,
-  /** Share of answers that do what must be refused; and of borderline prompts that are refused (figure 33). */
+  /** Share of answers that do what must be refused; and share of borderline prompts that are refused (figure 33). */
   violationRate: Schema.NullOr(Schema.Number),
   falseRefusalRate: Schema.NullOr(Schema.Number),
-  /** Answers without a word; and those that no reward model can score: these, and what its context or the chat format does not hold, such as its own tags. */
+  /** Empty answers; and answers that no reward model can score: the empty ones, and those that do not fit its context or the chat format, such as those with its tags. */
   empty: Schema.Number,
   unscored: Schema.Number
 })
 const WinRates = Schema.Struct({
   name: Schema.String,
-  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models where they can score both. */
+  /** Win rates over SFT (figure 11), according to the oracle's grades on the prompts of each kind, and according to the last round's reward models if they can score both. */
   oracle: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins) }),
   rewardModels: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins), reward: Wins })
 })
@@ -45,19 +45,19 @@ export const WorldSummary = Schema.Struct({
   prompts: Schema.Struct({ helpfulness: Schema.Number, safety: Schema.Number }),
   versions: Schema.Array(VersionSummary),
   controls: Schema.Array(VersionSummary),
-  /** The last version above SFT and above each control, paired by prompt: 95% bootstrap. */
+  /** The last version compared with SFT and with each control, paired by prompt: 95% bootstrap. */
   gain: Schema.Array(VersionGain),
   /** How often each version's answers are better than SFT's to the same prompts. */
   winRates: Schema.Array(WinRates),
   rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
-  /** How often each round's newest model was chosen in the pairs of its round (§3.4.1); null where that was not counted. */
+  /** How often each round's newest model was chosen in the pairs of its round (§3.4.1); null if not counted. */
   roundWins: Schema.NullOr(RoundWins.fields.rounds),
   /**
-   * Share of answers that keep the instruction of the first turn, of the last version and of the one before Ghost Attention (§3.3). In a run that leaves
-   * it out withTurns is null and withoutTurns is the last version's; null in one that ends before it.
+   * Share of answers that keep the instruction of the first turn, for the last version and for the one before Ghost Attention (§3.3). In a run without Ghost
+   * Attention, withTurns is null and withoutTurns is the last version's; null in a run that ends before it.
    */
   ghostAttention: Schema.NullOr(Schema.Struct({ withTurns: KeptByTurn, withoutTurns: KeptByTurn })),
-  /** The oracle's safety of what distillation kept: the original answers and the distilled ones (§4.2.4); null in a run without. */
+  /** The oracle's safety of the answers that distillation kept: the original and the distilled ones (§4.2.4); null in a run without distillation. */
   contextDistillation: Schema.NullOr(
     Schema.Struct({ before: Schema.Number, after: Schema.Number, gain: EstimateSchema, kept: Schema.Number, prompts: Schema.Number })
   )
@@ -67,7 +67,7 @@ export const WorldSummaryReport = report(WorldSummary, "world-summary/4")
 
 const turns = (byTurn: ReadonlyArray<{ readonly kept: Estimate }>): string => byTurn.map(({ kept }) => kept.mean.toFixed(2)).join(", ")
 
-/** A line for each version, the last one's gains, the reward models, and what Ghost Attention and distillation did. */
+/** One line per version, the last one's gains, the reward models, and the effects of Ghost Attention and distillation. */
 export const summaryText = (summary: WorldSummary): string => {
   const { prompts, versions, controls, gain, rewardModels, roundWins, ghostAttention: ghost, contextDistillation: distilled } = summary
   const models = (["helpfulness", "safety"] as const).flatMap((name) => {

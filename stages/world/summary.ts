@@ -1,6 +1,6 @@
 /**
- * What a run of the recipe on the small world came to: every version and control graded by the world's oracle on the same held-out prompts, the reward
- * models beside what can be told without one, Ghost Attention over turns, and context distillation.
+ * Summarises a run of the recipe on the small world: every version and control graded by the world's oracle on the same held-out prompts, the reward
+ * models compared with baselines, Ghost Attention by turn, and context distillation.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -30,7 +30,7 @@ import { versionOf } from "./evaluate-version.ts"
 import { gradeOf, type Graded } from "./oracle-grades.ts"
 import { type RewardModelSummary, summaryText, type VersionSummary, type WorldSummary, WorldSummaryReport } from "./summary-report.ts"
 
-/** What a version said to every prompt, graded, and the scores of what can be scored of it. */
+/** A version's graded answers to every prompt, and the scores of those that can be scored. */
 interface Answered {
   readonly name: string
   readonly graded: ReadonlyArray<Graded>
@@ -38,8 +38,8 @@ interface Answered {
   readonly empty: number
 }
 
-const doing = "Summing up versions"
-/** Fails unless the scores are of these answers: some have none, but no score is of another answer. */
+const doing = "Summarising versions"
+/** Fails unless the scores belong to these answers: an answer may have no score, but every score needs its answer. */
 const answeredBy = Effect.fnUntraced(function* (
   name: string,
   completions: ReadonlyArray<Completion>,
@@ -52,8 +52,8 @@ const answeredBy = Effect.fnUntraced(function* (
     return yield* PairingError.of({
       doing,
       expected: `scores of the answers of "${name}"`,
-      found: `${scored.length} scores, of which ${strays} are of other answers`,
-      hint: "Score the same set of completions that is summed up."
+      found: `${scored.length} scores, of which ${strays} belong to other answers`,
+      hint: "Score the same set of completions that is summarised."
     })
   return {
     name,
@@ -63,7 +63,7 @@ const answeredBy = Effect.fnUntraced(function* (
   }
 })
 
-/** Fails unless every version answered the same prompts: their figures stand beside each other. */
+/** Fails unless every version answered the same prompts, since their figures are compared. */
 const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>) {
   const [first, ...others] = sets.map(({ name, graded }) => ({ name, prompts: new Set(graded.map(({ promptId }) => promptId)) }))
   for (const { name, prompts } of others) {
@@ -71,14 +71,14 @@ const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>)
     if (common < Math.max(prompts.size, first!.prompts.size))
       return yield* PairingError.of({
         doing,
-        expected: "answers of each to the same prompts",
+        expected: "answers of every version to the same prompts",
         found: `${prompts.size} prompts answered by "${name}" and ${first!.prompts.size} by "${first!.name}", ${common} of them by both`,
-        hint: "Sample every version from one set of prompts."
+        hint: "Sample every version from the same prompts."
       })
   }
 })
 
-/** One version's line of the table. */
+/** One version's row of the table. */
 const lineOf = ({ name, graded, scored, empty }: Answered): typeof VersionSummary.Type => {
   const { helpfulness, safety, rewardHelpfulness, rewardSafety, reward, ...shares } = versionOf(name, graded, scored)
   return {
@@ -111,7 +111,7 @@ const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): ty
   bagOfWords: baselines.bagOfWords
 })
 
-/** The oracle's safety of the answers that distillation kept, and of what the model had said to the same prompts. */
+/** The oracle's safety of the answers that distillation kept, and of the model's original answers to the same prompts. */
 const distillationOf = (original: ReadonlyArray<ScoredCompletion>, distilled: ReadonlyArray<Demonstration>, seed: number) => {
   const before = meanByPrompt(
     original.map((one) => gradeOf(one)),
@@ -137,9 +137,10 @@ const distillationOf = (original: ReadonlyArray<ScoredCompletion>, distilled: Re
 const names = (description: string) => Schema.Array(Schema.String).annotate({ description })
 
 export const worldSummary = Stage.make("world-summary", {
-  description: "versions and controls by the oracle on held-out prompts, reward models, Ghost Attention and distillation in one report",
+  description:
+    "one report with versions and controls according to the oracle on held-out prompts, reward models, Ghost Attention and distillation",
   config: Schema.Struct({
-    versions: names("names of the versions, in the order of the input; `sft` is among them, the last one is what the run came to"),
+    versions: names("names of the versions, in the order of the input; they include `sft`, and the last one is the run's final version"),
     controls: names("names of the controls, in the order of the input")
   }),
   inputs: {

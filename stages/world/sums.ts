@@ -1,4 +1,4 @@
-/** Sums of small numbers, to teach by a checker (pipelines/sums.ts): dialogues in which some answers are wrong, and the questions alone. */
+/** Sums of small numbers, for training with a checker (pipelines/sums.ts): dialogues in which some answers are wrong, and the questions alone. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
@@ -10,22 +10,22 @@ import { type Message, type Prompt, Prompts, Texts } from "../../schemas/rows.ts
 import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 
-const largest = hyperInt(14, "summands are whole numbers from 0 to this", { min: 1, max: 99 })
+const largest = hyperInt(14, "largest summand; summands are integers from 0", { min: 1, max: 99 })
 
 const question = (a: number, b: number): Message => ({ role: "user", content: `What is ${a} + ${b}?` })
 
-/** An answer that is near the sum, and wrong. */
+/** A wrong answer close to the sum. */
 const wrongAnswer = (random: Random, sum: number): number => {
   const near = [-2, -1, 1, 2].map((difference) => sum + difference).filter((answer) => answer >= 0)
   return random.pick(near)
 }
 
 export const sumTexts = Stage.make("sum-texts", {
-  description: "dialogues about sums as running text in the chat format; some of the answers are wrong",
+  description: "dialogues about sums as running text in the chat format, with some wrong answers",
   config: Schema.Struct({
     count: hyperInt(6000, "dialogues", { min: 1 }),
     largest,
-    right: hyper(0.4, "share of right answers; the others are at most two away", { min: 0, max: 1 })
+    right: hyper(0.4, "share of correct answers; the others are off by at most two", { min: 0, max: 1 })
   }),
   inputs: {},
   output: Texts,
@@ -41,10 +41,10 @@ export const sumTexts = Stage.make("sum-texts", {
 })
 
 export const sumPrompts = Stage.make("sum-prompts", {
-  description: "all questions for sums, those to learn from or those that are held out",
+  description: "the questions about sums, either the training part or the held-out part",
   config: Schema.Struct({
     largest,
-    split: hyper("train", "two thirds of all, to learn from, or the third that is held out", ["train", "heldOut"])
+    split: hyper("train", "train: two thirds of all questions; heldOut: the remaining third", ["train", "heldOut"])
   }),
   inputs: {},
   output: Prompts,

@@ -217,12 +217,12 @@ describe("the summary of a run", () => {
   })
   it("rejects versions that did not answer the same prompts, and scores of other answers", async () => {
     expect(await failureOf(worldSummary, await inputs(sftAnswers, lastAnswers.slice(1)), config)).toMatch(
-      /expected answers of each to the same prompts, found 2 prompts answered by "rlhf-v1" and 3 by "sft", 2 of them by both\. Sample/
+      /expected answers of every version to the same prompts, found 2 prompts answered by "rlhf-v1" and 3 by "sft", 2 of them by both\. Sample/
     )
     const given = await inputs()
     const other = await scoresOf(lastAnswers.map((one) => ({ ...one, policy: "q" })))
     expect(await failureOf(worldSummary, { ...given, controlScores: [other] }, config)).toMatch(
-      /expected scores of the answers of "more", found 3 scores, of which 3 are of other answers/
+      /expected scores of the answers of "more", found 3 scores, of which 3 belong to other answers/
     )
   })
   it("rejects a different number of names and versions, and a run without sft", async () => {

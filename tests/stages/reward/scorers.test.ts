@@ -149,11 +149,11 @@ describe("a scorer that gives no number reports it", () => {
 
 describe("a scorer is rejected", () => {
   it.each([
-    [{}, undefined, 'Making a scorer of kind function: expected its code, found none. Wire the input code, as fileAt("check.ts").'],
-    [{ kind: "program" }, "program.mjs", "Making a scorer of kind program: expected a command, found none."],
-    [{ command: "node" }, "sums.ts", "Making a scorer of kind function: expected no command, found node."],
-    [{}, "text.txt", "Making a scorer of kind function: expected a module (.ts, .js, .mjs), found text.txt."],
-    [{ kind: "judge" }, "sums.ts", "Making a scorer of kind judge: expected no code"]
+    [{}, undefined, 'Creating a scorer of kind function: expected its code, found none. Wire the input code, for example fileAt("check.ts").'],
+    [{ kind: "program" }, "program.mjs", "Creating a scorer of kind program: expected a command, found none."],
+    [{ command: "node" }, "sums.ts", "Creating a scorer of kind function: expected no command, found node."],
+    [{}, "text.txt", "Creating a scorer of kind function: expected a module (.ts, .js, .mjs), found text.txt."],
+    [{ kind: "judge" }, "sums.ts", "Creating a scorer of kind judge: expected no code"]
   ])("with %j and the code %s", async (config, name, message) => {
     expect(await failureOf(helpfulnessScorer, name === undefined ? {} : { code: file(name) }, config)).toContain(message)
   })

@@ -54,6 +54,6 @@ describe("the oracle", () => {
   })
   it("names the question that it does not know", async () => {
     const foreign = await rowsArtifact(ResponsePairs, [responsePair("x", "Who are you?", "a", "b")])
-    expect(await failureOf(annotateByOracle, { pairs: foreign })).toMatch(/by the oracle: .*small world.*"Who are you\?"/)
+    expect(await failureOf(annotateByOracle, { pairs: foreign })).toMatch(/with the oracle: .*small world.*"Who are you\?"/)
   })
 })
