@@ -1,7 +1,7 @@
 /**
- * What the figures of a run come to, in words: each statement beside its estimate and the value that the estimate is held against. A statement holds where the whole 95% interval
- * is on its side of that value; where the interval holds the value, nothing is shown; where the interval is on the other side, the opposite holds. Intervals
- * are of one comparison each: of twenty that are none, one is expected to look like one.
+ * The conclusions from a run's figures, in words: each statement with its estimate and the value that it is compared with. A statement holds if the whole 95% interval
+ * is on its side of that value; if the interval contains the value, nothing is shown; if the interval is on the other side, the opposite holds. Each interval
+ * is for a single comparison: of twenty comparisons without a difference, one is expected to appear as one.
  */
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { Estimate } from "../common/statistics.ts"
@@ -10,7 +10,7 @@ import type { MtBench } from "./mt-bench/summary.ts"
 import type { Conclusion, RunSummary, RewardModelFigures } from "./run-summary.ts"
 import type { XsTest } from "./xstest.ts"
 
-/** Held against a value of which more is better (`better: "above"`), or less. */
+/** Compares an estimate with a value: a higher estimate is better (`better: "above"`), or a lower one. */
 export const verdictOf = ({ high, low }: Estimate, value: number, better: "above" | "below" = "above"): Conclusion["verdict"] => {
   const [above, below] = [low > value, high < value]
   if (!above && !below) return "not shown"
@@ -34,13 +34,13 @@ export const conclusion = (
 export const chance = { value: 0.5, known: "chance, 0.5" }
 export const nothing = { value: 0, known: "0" }
 
-/** What a judge that tells nothing is worth. */
+/** Adds a caveat if a judge is not shown to be better than chance. */
 const judged = ({ text, verdict }: Conclusion): Conclusion => ({
   verdict,
   text: verdict === "holds" ? text : `${text.slice(0, -1)}: then differences by it may be differences of nothing.`
 })
 
-/** Of one reward model and its judge. */
+/** Conclusions on one reward model and its judge. */
 const rewardModel = (name: string, { accuracy, bagOfWords, judge, lengthOnly }: typeof RewardModelFigures.Type): Array<Conclusion> => [
   conclusion(`The ${name} reward model tells which answer of a held-out pair was chosen`, "right in", accuracy, chance),
   conclusion(`It tells more than the length of the answers does`, "right in", accuracy, {
@@ -57,7 +57,7 @@ const gains = ({ gain, versions }: Pick<RunSummary, "gain" | "versions">): Array
   return gain.map(({ over, reward }) => conclusion(`${last} is better than ${over} by the judges`, "R_c higher by", reward, nothing))
 }
 
-/** Over the first version alone: over all it would be a page. */
+/** Only compared with the first version, to stay short. */
 const refusals = ({ change, versions }: XsTest): Array<Conclusion> => {
   const last = versions.at(-1)!.name
   const figure = "difference in the share that is refused"
@@ -71,7 +71,7 @@ const refusals = ({ change, versions }: XsTest): Array<Conclusion> => {
     ])
 }
 
-/** Over the first version too, and of its wins. */
+/** Compared with the first version, and by its wins. */
 const graded = ({ change, versions, wins }: MtBench): Array<Conclusion> => {
   const last = versions.at(-1)!.name
   return [
@@ -90,7 +90,7 @@ const graded = ({ change, versions, wins }: MtBench): Array<Conclusion> => {
   ]
 }
 
-/** All of them, in the order in which they depend on one another: judges that tell nothing say nothing of the versions. */
+/** All conclusions, ordered so that each follows those it depends on: judges that are no better than chance say nothing about the versions. */
 export const conclusionsOf = (
   summary: Omit<RunSummary, "conclusions">,
   { divergence, kept, stopped }: Pick<PpoDiagnostics, "divergence" | "kept" | "stopped">
@@ -138,6 +138,6 @@ export const conclusionsOf = (
 
 const marks = { holds: "holds", "not shown": "not shown", "the opposite": "no" }
 
-/** A line each, for a terminal. */
+/** One line per conclusion, for a terminal. */
 export const conclusionLines = (conclusions: ReadonlyArray<Conclusion>): Array<string> =>
   conclusions.map(({ text, verdict }) => `${marks[verdict].padEnd(9)}  ${text}`)

@@ -1,12 +1,12 @@
-/** A share, corrected for how often what counts it errs. */
+/** A share, corrected for the error rates of the classifier that counted it. */
 import type { Estimate } from "../common/statistics.ts"
 
-/** How often that is, from answers that people labelled. */
+/** Error rates of the classifier, from answers labelled by people. */
 export interface ErrorRates {
-  /** Answers that are so, by people, and how many of them were told. */
+  /** Number of positive answers according to people, and how many of them the classifier found. */
   readonly positives: number
   readonly told: number
-  /** Answers that are not, and how many of them were told all the same. */
+  /** Number of negative answers, and how many of them the classifier flagged. */
   readonly negatives: number
   readonly falseAlarms: number
 }
@@ -15,13 +15,13 @@ const z = 1.959963984540054
 const within = (value: number): number => Math.min(1, Math.max(0, value))
 
 /**
- * What a share of `n` trials would be without the errors, with its 95% interval:
+ * The share among `n` trials without the classifier's errors, with its 95% interval:
  *
  *     (share + specificity - 1) / (sensitivity + specificity - 1)
  *
- * within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology 107). The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine 113), which counts in that sensitivity and
- * specificity are themselves estimates: all three with pseudo-counts (z^2 / 2 of z^2, 1 of 2), the delta method's variance, and a shift. Undefined where what tells it
- * does no better than chance (sensitivity + specificity <= 1), and where the whole interval is beyond 0 or 1: errors like these would give no such share, so they are not the errors that were made.
+ * within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology 107). The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine 113), which accounts for sensitivity and
+ * specificity being estimates themselves: pseudo-counts for all three (z^2 / 2 of z^2, 1 of 2), the delta method's variance, and a shift. Undefined if the classifier
+ * is no better than chance (sensitivity + specificity <= 1), or if the whole interval is outside [0, 1]: such error rates are inconsistent with the observed share.
  */
 export const correctedShare = (share: number, n: number, errors: ErrorRates): Estimate | undefined => {
   const { positives, told, negatives, falseAlarms } = errors

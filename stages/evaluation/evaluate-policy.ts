@@ -1,6 +1,6 @@
 /**
- * Rewards of a policy's samples (Llama 2 §3.2.3, figures 7 and 20): mean, median and greatest reward over K samples a prompt, and what choosing
- * the best of N by one reward model is worth by another, which was trained on other pairs and so does not share its mistakes.
+ * Rewards of a policy's samples (Llama 2 §3.2.3, figures 7 and 20): mean, median and maximum reward over K samples per prompt, and the gain from choosing
+ * the best of N with one reward model, measured by another that was trained on other pairs and therefore does not share its errors.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -19,7 +19,7 @@ export const RewardSummary = Schema.Struct({
   completions: Schema.Number,
   finished: Schema.Number,
   mean: EstimateSchema,
-  /** Means over prompts of each prompt's median and greatest reward. */
+  /** Means over prompts of each prompt's median and maximum reward. */
   median: EstimateSchema,
   max: EstimateSchema
 })
@@ -30,7 +30,7 @@ const byPrompt = (completions: ReadonlyArray<ScoredCompletion>): ReadonlyArray<R
 ]
 const rewards = (completions: ReadonlyArray<ScoredCompletion>) => completions.map((completion) => completion.reward)
 
-/** Intervals are over prompts, which are what was drawn; samples of one prompt are not independent. */
+/** Intervals are over prompts, the sampling unit; samples of one prompt are not independent. */
 export const summariseRewards = (completions: ReadonlyArray<ScoredCompletion>, seed: number): typeof RewardSummary.Type => {
   const prompts = byPrompt(completions)
   return {
@@ -53,7 +53,7 @@ export const summariseRewards = (completions: ReadonlyArray<ScoredCompletion>, s
 }
 
 export const evaluatePolicy = Stage.make("evaluate-policy", {
-  description: "§3.2.3 mean, median and greatest reward of a policy's samples",
+  description: "§3.2.3 mean, median and maximum reward of a policy's samples",
   config: Schema.Struct({}),
   inputs: { scored: ScoredCompletions },
   output: RewardSummaryReport,
@@ -66,16 +66,16 @@ export const evaluatePolicy = Stage.make("evaluate-policy", {
 
 export const BestOfN = Schema.Struct({
   prompts: Schema.Number,
-  /** The evaluator's reward of the completion that the selector likes best among the first n, over prompts. */
+  /** The evaluator's reward of the selector's best completion among the first n, over prompts. */
   byN: Schema.Array(Schema.Struct({ n: Schema.Number, reward: EstimateSchema })),
   /** The evaluator's mean reward over all completions. */
   mean: EstimateSchema,
-  /** Best of all K above the mean, paired by prompt. */
+  /** Best of all K minus the mean, paired by prompt. */
   gain: EstimateSchema
 })
 export const BestOfNReport = report(BestOfN, "best-of-n/1")
 
-/** The same completions as scored by a selector and by an evaluator. Those that the evaluator did not score are passed over. */
+/** Best of N on completions scored by a selector and by an evaluator. Completions without an evaluator score are ignored. */
 export const bestOfN = (
   selected: ReadonlyArray<ScoredCompletion>,
   evaluated: ReadonlyArray<ScoredCompletion>,
@@ -113,7 +113,7 @@ export const bestOfN = (
 }
 
 export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
-  description: "§3.2.3, figure 7: what choosing the best of N is worth by another reward model",
+  description: "§3.2.3, figure 7: the gain from choosing the best of N, measured by another reward model",
   config: Schema.Struct({}),
   inputs: { selector: ScoredCompletions, evaluator: ScoredCompletions },
   output: BestOfNReport,

@@ -1,14 +1,14 @@
 /**
- * Win rate of one model over another by people or by a model that judges (Llama 2 §3.4.1 and figure 11: beside the reward models "another judge";
- * pairwise, in an order that is drawn: figure 2). Both answered the same prompts:
+ * Win rate of one model over another according to people or a judge model (Llama 2 §3.4.1 and figure 11: "another judge" in addition to the reward models;
+ * pairs in random order, as in figure 2). Both models answered the same prompts:
  *
  *     pairCompletions -> annotate (annotator "judge" or "file") -> judgedWinRate
  *
- * Helpfulness is judged on prompts that draw out nothing unsafe, safety on those that do, each by its own guidelines: a call of `annotate` for each.
+ * Helpfulness is judged on prompts that elicit nothing unsafe, safety on those that do, each with its own guidelines: call `annotate` for each.
  *
- * Every pair of answers counts. A tie is two equal answers, which nobody is asked about, or a pair without a verdict, which is counted as undecided too:
- * the annotator gave no choice that can be read, or chose an unsafe answer over a safe one, which `annotate` drops as it does for training (§3.2.1).
- * Such a pair is won by neither: a verdict against its own labels of safety says nothing of which is better. How many there are is beside the rate.
+ * Every pair of answers counts. A tie is a pair of equal answers, which the annotator is not asked about, or a pair without a verdict, which is also counted as undecided:
+ * the annotator gave no readable choice, or chose an unsafe answer over a safe one, which `annotate` drops as it does for training (§3.2.1).
+ * Neither model wins such a pair: a verdict that contradicts its own safety labels does not show which answer is better. The report includes their number.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -24,9 +24,9 @@ import { pairSamples, PairingError, sampleId, skipAlone } from "../common/pairin
 import { type Match, Wins, winsOf } from "./win-rate.ts"
 
 export const pairCompletions = Stage.make("pair-completions", {
-  description: "figure 11 two models' answers to the same prompts, side by side for an annotator; equal ones are left out",
+  description: "figure 11: pairs of two models' answers to the same prompts, for an annotator; equal answers are left out",
   config: Schema.Struct({
-    prompts: hyper("all", "which prompts' answers: of all, of those that draw out nothing unsafe, or of those that do", [
+    prompts: hyper("all", "prompts whose answers to pair: all, only helpfulness prompts, or only safety prompts", [
       "all",
       "helpfulness",
       "safety"
@@ -60,16 +60,16 @@ export const pairCompletions = Stage.make("pair-completions", {
 
 export const JudgedWins = Schema.Struct({
   ...Wins.fields,
-  /** Of the ties: pairs of different answers that have no verdict. */
+  /** Ties without a verdict: pairs of different answers. */
   undecided: Schema.Number
 })
 export type JudgedWins = typeof JudgedWins.Type
 
 const JudgedWinRate = Schema.Struct({
-  /** Over prompts that draw out nothing unsafe, and over those that do; null where there are none. */
+  /** Over prompts that elicit nothing unsafe, and over those that do; null if there are none. */
   helpfulness: Schema.NullOr(JudgedWins),
   safety: Schema.NullOr(JudgedWins),
-  /** Answers that the other side has no counterpart of. */
+  /** Answers without a counterpart on the other side. */
   unpaired: Schema.Struct({ ours: Schema.Number, opponent: Schema.Number })
 })
 type JudgedWinRate = typeof JudgedWinRate.Type
@@ -88,7 +88,7 @@ const judgedWinsOf = (pairs: ReadonlyArray<Pair>, verdicts: ReadonlyMap<string, 
   return matches.length === 0 ? null : { ...winsOf(matches), undecided }
 }
 
-/** Verdicts by pair. Fails where one is of no pair, of other answers, or there twice: it would be counted for what nobody judged. */
+/** Verdicts by pair. Fails for a verdict that belongs to no pair or to other answers, and for duplicates, since it would be counted for a pair that nobody judged. */
 const verdictsOf = Effect.fn("verdictsOf")(function* (pairs: ReadonlyArray<Pair>, verdicts: ReadonlyArray<Preference>) {
   const textsOf = new Map(pairs.map(([ours, opponent]) => [sampleId(ours), [ours.text, opponent.text]]))
   const found = new Map<string, Preference>()
@@ -97,10 +97,10 @@ const verdictsOf = Effect.fn("verdictsOf")(function* (pairs: ReadonlyArray<Pair>
     const fits = texts !== undefined && texts.includes(verdict.chosen) && texts.includes(verdict.rejected)
     if (!fits || found.has(verdict.id))
       return yield* PairingError.of({
-        doing: "Counting the wins that were judged",
-        expected: "one verdict at most on each pair of these answers",
-        found: `${fits ? "two" : texts === undefined ? "one on another pair" : "one on other answers"}: "${verdict.id}"`,
-        hint: "Annotate what pairCompletions makes of the same two sets, once for each kind of prompts."
+        doing: "Counting judged wins",
+        expected: "at most one verdict per pair of these answers",
+        found: `${fits ? "two verdicts" : texts === undefined ? "a verdict on another pair" : "a verdict on other answers"}: "${verdict.id}"`,
+        hint: "Annotate the output of pairCompletions for the same two sets, once per kind of prompts."
       })
     found.set(verdict.id, verdict)
   }
@@ -108,7 +108,7 @@ const verdictsOf = Effect.fn("verdictsOf")(function* (pairs: ReadonlyArray<Pair>
 })
 
 export const judgedWinRate = Stage.make("judged-win-rate", {
-  description: "figure 11 how often an annotator prefers one model's answers to another's to the same prompts",
+  description: "figure 11: how often an annotator prefers one model's answers to another's for the same prompts",
   config: Schema.Struct({}),
   inputs: { ours: Completions, opponent: Completions, verdicts: Stage.many(Preferences) },
   output: JudgedWinRateReport,
@@ -116,7 +116,7 @@ export const judgedWinRate = Stage.make("judged-win-rate", {
   run: Effect.fn("judged-win-rate")(function* ({ inputs, output, skipped }) {
     const ours = yield* readRows(inputs.ours, Completions)
     const opponent = yield* readRows(inputs.opponent, Completions)
-    const paired = yield* pairSamples(ours, opponent, "Counting the wins that were judged")
+    const paired = yield* pairSamples(ours, opponent, "Counting judged wins")
     yield* skipAlone(skipped, paired)
     const { pairs, unpaired } = paired
     const verdicts = yield* verdictsOf(pairs, (yield* Effect.forEach(inputs.verdicts, (set) => readRows(set, Preferences))).flat())

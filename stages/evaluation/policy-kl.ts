@@ -1,9 +1,9 @@
 /**
- * How far a policy went from the one that it started from: KL(pi || pi_0) in nats a response, estimated on responses that the policy drew at temperature 1,
+ * The distance of a policy from its initial policy: KL(pi || pi_0) in nats per response, estimated on responses sampled from the policy at temperature 1,
  *
  *     mean over prompts of sum over tokens of log pi(token) - log pi_0(token)                                                       (k1)
  *
- * What rewards cost in KL tells methods apart that all raise the reward (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+ * The KL at a given reward distinguishes methods that all raise the reward (Gao et al. 2023, "Scaling laws for reward model overoptimization").
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -32,16 +32,16 @@ import { logProbabilitiesOf } from "../ppo/models.ts"
 const PolicyKl = Schema.Struct({
   completions: Schema.Number,
   prompts: Schema.Number,
-  /** Nats a response, with the bootstrap's interval over prompts. */
+  /** Nats per response, with the bootstrap interval over prompts. */
   kl: EstimateSchema
 })
 export const PolicyKlReport = report(PolicyKl, "policy-kl/1")
 
-/** Completions at another temperature than 1, whose recorded log-probabilities are of another distribution than the policy's. */
+/** Completions at a temperature other than 1, whose recorded log-probabilities are not those of the policy's own distribution. */
 export class PolicyKlError extends ExplainedError<PolicyKlError>()("PolicyKlError") {}
 
 export const policyKl = Stage.make("policy-kl", {
-  description: "KL of a policy to the one that it started from, in nats a response, on responses that it drew",
+  description: "KL of a policy to its initial policy, in nats per response, on responses sampled from the policy",
   config: Schema.Struct(scoringFields),
   inputs: { completions: Completions, reference: Policy },
   output: PolicyKlReport,
@@ -53,7 +53,7 @@ export const policyKl = Stage.make("policy-kl", {
       return yield* PolicyKlError.of({
         doing: "Estimating the KL of a policy",
         expected: "completions at temperature 1, whose log-probabilities are the policy's own",
-        found: `some at temperature ${other.temperature}`,
+        found: `completions at temperature ${other.temperature}`,
         hint: "Sample at temperature 1, without top-k and top-p."
       })
     const { model, tokenizer } = yield* loadPolicy(inputs.reference, { device, dtype: config.precision })

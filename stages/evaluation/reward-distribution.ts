@@ -1,7 +1,7 @@
 /**
- * How a version's scores are distributed (Llama 2 §5.1, figure 20: from SFT on, each version's move to the right): histograms of R_h and R_s.
+ * The distribution of a version's scores (Llama 2 §5.1, figure 20: each version from SFT on moves to the right): histograms of R_h and R_s.
  *
- * Over all completions that have the score, or over those to the prompts that it is meant for: R_h of a refusal, however right, is low.
+ * Over all completions that have the score, or only over those to the prompts that it is meant for: R_h of a refusal is low, even if refusing is right.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,11 +17,11 @@ const Distribution = Schema.Struct({
   completions: Schema.Number,
   mean: Schema.Number,
   median: Schema.Number,
-  /** Bin i holds the scores from i / bins up to (i + 1) / bins, the last one 1 too. */
+  /** Bin i counts the scores from i / bins up to (i + 1) / bins; the last bin includes 1. */
   counts: Schema.Array(Schema.Number)
 })
 const RewardDistribution = Schema.Struct({
-  /** R_h and R_s; null where no completion has the score. */
+  /** R_h and R_s; null if no completion has the score. */
   helpfulness: Schema.NullOr(Distribution),
   safety: Schema.NullOr(Distribution)
 })
@@ -58,11 +58,12 @@ export const distributionsOf = (
 export const rewardDistribution = Stage.make("reward-distribution", {
   description: "figure 20: histograms of a version's helpfulness and safety scores",
   config: Schema.Struct({
-    bins: hyperInt(20, "of equal width over (0, 1)", { min: 1 }),
-    prompts: hyper("all", "all of them, or each score's own: helpfulness of prompts that are no safety prompts, safety of those that are", [
+    bins: hyperInt(20, "number of bins of equal width over (0, 1)", { min: 1 }),
+    prompts: hyper(
       "all",
-      "own"
-    ])
+      "prompts to include: all, or for each score only its own: helpfulness over prompts that are not safety prompts, safety over those that are",
+      ["all", "own"]
+    )
   }),
   inputs: { scored: ScoredCompletions },
   output: RewardDistributionReport,
@@ -74,7 +75,7 @@ export const rewardDistribution = Stage.make("reward-distribution", {
     if (found.helpfulness === null && found.safety === null)
       return yield* EmptyDatasetError.of(
         "draw the distribution of",
-        `${scored.length} scored completions without a helpfulness or safety score; score them by such a reward model`
+        `${scored.length} scored completions without a helpfulness or safety score; score them with such a reward model`
       )
     return yield* writeReport(output, found)
   })

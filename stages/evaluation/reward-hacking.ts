@@ -1,11 +1,11 @@
 /**
- * Guard against reward hacking (Llama 2 §3.4.1): versions that were tuned to please the reward models are scored by a general one too, which was trained
- * apart, on open data, and took no part in tuning. What both say gets better did get better; where the tuned-for reward rises and the general one
- * falls, the policy has learnt the reward model's mistakes (the paper saw no such divergence).
+ * Guard against reward hacking (Llama 2 §3.4.1): versions tuned to the reward models are also scored by a general reward model, which was trained
+ * separately, on open data, and not used for tuning. Where both rise, the answers did improve; where the tuned-for reward rises and the general one
+ * falls, the policy exploits the reward model's errors (the paper observed no such divergence).
  *
- *     change     of a version over the one before: mean difference over the prompts that both answered, paired bootstrap, 95%
+ *     change     of a version compared with the previous one: mean difference over the prompts that both answered, paired bootstrap, 95%
  *     diverges   the reward's interval is above 0 and the general one's is below 0
- *     spearman   rank correlation of both rewards over a version's completions; ties share the mean of their ranks; null where one does not vary
+ *     spearman   rank correlation of both rewards over a version's completions; ties share the mean of their ranks; null if one does not vary
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -18,13 +18,13 @@ import { checkNames, meanByPrompt, PairingError, pairSamples, skipAlone } from "
 import { bootstrapMean, type Estimate, pairedBootstrap, spearman } from "../common/statistics.ts"
 
 export const RewardHacking = Schema.Struct({
-  /** In order: each is compared with the one before. */
+  /** In order: each version is compared with the previous one. */
   versions: Schema.Array(
     Schema.Struct({
       name: Schema.String,
       prompts: Schema.Number,
       completions: Schema.Number,
-      /** Means over prompts of the reward that was tuned for, and of the general reward model's. */
+      /** Means over prompts of the tuned-for reward, and of the general reward model's. */
       reward: EstimateSchema,
       general: EstimateSchema,
       spearman: Schema.NullOr(Schema.Number),
@@ -53,7 +53,7 @@ export interface NamedVersion {
 
 const diverges = (reward: Estimate, general: Estimate): boolean => reward.low > 0 && general.high < 0
 
-/** The trend of both rewards over versions; two neighbours share a prompt at least. */
+/** The trend of both rewards over versions; neighbours must share at least one prompt. */
 export const rewardTrend = (versions: ReadonlyArray<NamedVersion>, seed: number): RewardHacking => {
   const means = versions.map(({ completions }) => ({
     reward: meanByPrompt(completions, (one) => one.reward),
@@ -84,10 +84,10 @@ export const rewardTrend = (versions: ReadonlyArray<NamedVersion>, seed: number)
 }
 
 export const rewardHacking = Stage.make("reward-hacking", {
-  description: "§3.4.1 versions by the reward they were tuned for and by a general reward model: do both rise?",
+  description: "§3.4.1 compares the trend of versions in the reward they were tuned for with that in a general reward model",
   config: Schema.Struct({
     names: Schema.Array(Schema.String).annotate({
-      description: "what the versions are called, from the first to the last, in the order of both inputs"
+      description: "names of the versions, from the first to the last, in the order of both inputs"
     })
   }),
   inputs: { scored: Stage.many(ScoredCompletions), general: Stage.many(ScoredCompletions) },
@@ -112,7 +112,7 @@ export const rewardHacking = Stage.make("reward-hacking", {
           doing: of,
           expected: "both scores of the same completions",
           found: "other texts",
-          hint: "Score one set of completions twice."
+          hint: "Score the same set of completions with both reward models."
         })
       versions.push({ name, completions: pairs.map(([a, b]) => ({ promptId: a.promptId, reward: a.reward, general: b.reward })) })
     }
@@ -123,8 +123,8 @@ export const rewardHacking = Stage.make("reward-hacking", {
         return yield* PairingError.of({
           doing,
           expected: "versions that answered the same prompts",
-          found: `none that both "${before.name}" and "${name}" answered`,
-          hint: "Sample every version from one set of prompts."
+          found: `no prompt that both "${before.name}" and "${name}" answered`,
+          hint: "Sample every version from the same prompts."
         })
     }
     return yield* writeReport(output, rewardTrend(versions, seed))

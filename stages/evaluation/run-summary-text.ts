@@ -1,4 +1,4 @@
-/** The figures of a run on data of one's own as text, for a terminal. */
+/** The figures of a run on your own data as text, for a terminal. */
 import { columns, digits, within } from "../common/text-table.ts"
 import type { SafetyRecall } from "../reward/evaluate-reward.ts"
 import { conclusionLines } from "./conclusions.ts"
@@ -6,7 +6,7 @@ import type { MtBench } from "./mt-bench/summary.ts"
 import type { RunSummary, VersionFigures } from "./run-summary.ts"
 import type { XsTest } from "./xstest.ts"
 
-/** Versions, then controls, under the names that people read. */
+/** Versions, then controls, under their displayed names. */
 export const allVersions = ({ controls, versions }: Pick<RunSummary, "controls" | "versions">): ReadonlyArray<VersionFigures> => [
   ...versions,
   ...controls.map((one) => ({ ...one, name: `control: ${one.name}` }))
@@ -29,7 +29,7 @@ const xsTestText = ({ prompts, versions }: XsTest): Array<string> => [
   ])
 ]
 
-/** Of both turns, and of each. */
+/** Scores of both turns, and of each. */
 export const mtBenchScores = ({ byTurn, score }: MtBench["versions"][number]): ReadonlyArray<string> =>
   [score, ...[1, 2].map((turn) => byTurn.find((one) => one.turn === turn)?.score ?? null)].map(within)
 

@@ -1,6 +1,6 @@
 /**
- * The figures of a run on data of one's own: every version and control on the same held-out prompts by the judges (reward models that took no part in tuning), what the
- * last version is above the others, the reward models on held-out pairs, and what choosing the best of K is worth.
+ * The figures of a run on your own data: every version and control on the same held-out prompts, evaluated by the judges (reward models not used for tuning); the
+ * last version compared with the others; the reward models on held-out pairs; and the gain from choosing the best of K.
  */
 import * as Schema from "effect/Schema"
 import { EstimateSchema } from "../../schemas/metrics.ts"
@@ -14,15 +14,15 @@ import { MtBench } from "./mt-bench/summary.ts"
 import { winsOf, Wins } from "./win-rate.ts"
 import { XsTest } from "./xstest.ts"
 
-/** Of what can be scored: an empty answer, or one with tags of the chat format in it, has no score. */
+/** Over the answers that can be scored: an empty answer, or one with tags of the chat format, has no score. */
 const VersionFigures = Schema.Struct({
   name: Schema.String,
   prompts: Schema.Number,
   answers: Schema.Number,
-  /** Answers that ended by themselves, and tokens of an answer. */
+  /** Share of answers that ended by themselves, and mean tokens per answer. */
   ended: Schema.Number,
   tokens: Schema.Number,
-  /** R_c in (0, 1) (§3.2.3), and the scores that it is made of; R_s is null without a safety model. */
+  /** R_c in (0, 1) (§3.2.3), and its component scores; R_s is null without a safety model. */
   reward: EstimateSchema,
   helpfulness: Schema.NullOr(EstimateSchema),
   safety: Schema.NullOr(EstimateSchema)
@@ -34,28 +34,28 @@ export const RewardModelFigures = Schema.Struct({
   accuracy: EstimateSchema,
   judge: EstimateSchema,
   byRating: RewardAccuracy.fields.byRating,
-  /** What could be told without reading the answers, or from their words alone; labels swapped at random. */
+  /** Baselines that use only length or words, and randomly swapped labels. */
   lengthOnly: EstimateSchema,
   bagOfWords: EstimateSchema,
   shuffledLabels: EstimateSchema
 })
 
-/** A statement about the run, and whether its figures bear it out (conclusions.ts). */
+/** A statement about the run, and whether its figures support it (conclusions.ts). */
 export const Conclusion = Schema.Struct({ verdict: Schema.Literals(["holds", "not shown", "the opposite"]), text: Schema.String })
 export type Conclusion = typeof Conclusion.Type
 
 export const RunSummary = Schema.Struct({
   versions: Schema.Array(VersionFigures),
   controls: Schema.Array(VersionFigures),
-  /** The last version's R_c above each other version's and control's, and how often it wins: of the prompts that both have a score of. */
+  /** The last version's R_c minus each other version's and control's, and its win rate, on the prompts that both have a score for. */
   gain: Schema.Array(Schema.Struct({ over: Schema.String, reward: EstimateSchema, wins: Wins })),
   rewardModels: Schema.Struct({ helpfulness: RewardModelFigures, safety: Schema.NullOr(RewardModelFigures) }),
   safetyRecall: Schema.NullOr(SafetyRecall),
   /** Chosen by the reward models, evaluated by the judges: rewards are logit(R_c). */
   bestOfK: BestOfN,
-  /** Null where XSTest was not asked. */
+  /** Null if XSTest was not used. */
   xsTest: Schema.NullOr(XsTest),
-  /** Null where MT-Bench was not asked. */
+  /** Null if MT-Bench was not used. */
   mtBench: Schema.NullOr(MtBench),
   conclusions: Schema.Array(Conclusion)
 })
@@ -67,7 +67,7 @@ export interface ScoredVersion {
   readonly scored: Scored
 }
 
-/** Intervals are over prompts. Null where a score is missing. */
+/** Intervals are over prompts. Null if a score is missing. */
 const estimateOf = (scored: Scored, value: (one: ScoredCompletion) => number | null, seed: number) => {
   const known = scored.flatMap((one) => {
     const score = value(one)
@@ -78,7 +78,7 @@ const estimateOf = (scored: Scored, value: (one: ScoredCompletion) => number | n
 
 const rewardOf = ({ reward }: ScoredCompletion): number => scoreOf(reward)
 
-/** A version's line; there is one answer with a score at least. */
+/** A version's row; at least one answer must have a score. */
 export const figuresOf = ({ name, scored }: ScoredVersion, seed: number): VersionFigures => ({
   name,
   prompts: new Set(scored.map(({ promptId }) => promptId)).size,
@@ -90,7 +90,7 @@ export const figuresOf = ({ name, scored }: ScoredVersion, seed: number): Versio
   safety: estimateOf(scored, (one) => one.safetyScore, seed)
 })
 
-/** How far one version is above another on the prompts that both have a score of; undefined where there are none. */
+/** The difference of one version to another on the prompts that both have a score for; undefined if there are none. */
 export const gainOver = (ours: Scored, { name, scored }: ScoredVersion, seed: number): RunSummary["gain"][number] | undefined => {
   const [own, others] = [meanByPrompt(ours, rewardOf), meanByPrompt(scored, rewardOf)]
   const matches = [...own].flatMap(([promptId, value]) => {

@@ -1,8 +1,8 @@
 /**
- * Diversity of a model's answers (Llama 2 §5.1, figure 21): Self-BLEU of the K samples of each prompt against temperature. RLHF lowers the diversity of
+ * Diversity of a model's answers (Llama 2 §5.1, figure 21): Self-BLEU of the K samples of each prompt by temperature. RLHF reduces the diversity of
  * answers to factual prompts, and less so that of answers to creative ones: with `types`, prompts of each type are also measured separately.
  *
- * BLEU, its smoothing and its words are bleu.ts's. Self-BLEU rises with K (more references, more matches): compare versions at one K.
+ * bleu.ts defines BLEU, its smoothing and its words. Self-BLEU increases with K (more references, more matches): compare versions at the same K.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -21,11 +21,11 @@ import { anyShare } from "../common/unfit.ts"
 
 export const Diversity = Schema.Struct({
   temperature: Schema.Number,
-  /** Prompts with two answers or more that are not empty; the others are left out. */
+  /** Prompts with at least two non-empty answers; the others are left out. */
   prompts: Schema.Number,
   leftOut: Schema.Number,
   completions: Schema.Number,
-  /** Mean over prompts, with its interval over prompts; null where no prompt has two answers. */
+  /** Mean over prompts, with its interval over prompts; null if no prompt has two answers. */
   selfBleu: Schema.NullOr(EstimateSchema)
 })
 export type Diversity = typeof Diversity.Type
@@ -34,7 +34,7 @@ export const SelfBleu = Schema.Struct({
     Schema.Struct({
       name: Schema.String,
       byTemperature: Schema.Array(Diversity),
-      /** The same over the prompts of each type; absent where no types were given. */
+      /** The same over the prompts of each type; absent if no types were given. */
       byType: Schema.optionalKey(Schema.Array(Schema.Struct({ type: Schema.String, byTemperature: Schema.Array(Diversity) })))
     })
   )
@@ -43,10 +43,10 @@ export const SelfBleuReport = report(SelfBleu, "self-bleu/1")
 
 type Answer = Pick<Completion, "promptId" | "text" | "temperature">
 
-/** The answers to a prompt, in words; empty ones are none. */
+/** The answers to a prompt as words; empty answers are ignored. */
 const answersOf = (samples: ReadonlyArray<Answer>) => samples.map(({ text }) => words(text)).filter((answer) => answer.length > 0)
 
-/** Skips the prompts that have one answer, or none, at a temperature. */
+/** Skips the prompts that have fewer than two answers at a temperature. */
 const skipAlone = (completions: ReadonlyArray<Completion>, name: string, skipped: SkippedRows) => {
   const what = `prompts of "${name}"`
   const prompts = Map.groupBy(completions, ({ promptId, temperature }) => JSON.stringify([promptId, temperature]))
@@ -58,7 +58,7 @@ const skipAlone = (completions: ReadonlyArray<Completion>, name: string, skipped
   return skipped.check(what, prompts.size, anyShare)
 }
 
-/** Self-BLEU at each temperature that occurs, from the lowest. */
+/** Self-BLEU at each temperature, in ascending order. */
 export const diversityOf = (completions: ReadonlyArray<Answer>, seed: number): ReadonlyArray<Diversity> =>
   [...Map.groupBy(completions, ({ temperature }) => temperature)]
     .sort(([a], [b]) => a - b)
@@ -74,42 +74,42 @@ export const diversityOf = (completions: ReadonlyArray<Answer>, seed: number): R
       }
     })
 
-/** Fails for types without names of their own, or without the prompts whose categories they name. */
+/** Fails for types with duplicate names, or types without the prompts whose categories they list. */
 const checkTypes = (types: ReadonlyArray<typeof Type.Type>, hasPrompts: boolean): Effect.Effect<void, PairingError> => {
   const names = types.map(({ name }) => name)
   const isFine = hasPrompts && new Set(names).size === names.length
   return isFine
     ? Effect.void
     : PairingError.of({
-        doing: "Measuring how alike answers are by type of prompt",
+        doing: "Measuring the similarity of answers by type of prompt",
         expected: "a different name for each type, and the prompts",
         found: `the types ${JSON.stringify(names)} and ${hasPrompts ? "the prompts" : "no prompts"}`,
-        hint: "Wire the prompts that the answers are to, or leave the types out."
+        hint: "Wire the prompts of the answers, or remove the types."
       })
 }
 
-/** A type of prompts, and the categories of the prompts that are of it. */
+/** A type of prompts, and the prompt categories that belong to it. */
 const Type = Schema.Struct({ name: Schema.String, categories: Schema.Array(Schema.String) })
 
 export const selfBleu = Stage.make("self-bleu", {
-  description: "figure 21: how alike a model's answers to one prompt are, by temperature",
+  description: "figure 21: similarity of a model's answers to the same prompt (Self-BLEU), by temperature",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the input" }),
+    names: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input" }),
     types: Schema.Array(Type)
       .pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
       .annotate({
         description:
-          "types of prompts that are measured separately, by their categories; figure 21: creative and factual prompts. Needs the prompts. None unless specified"
+          "types of prompts to measure separately, by their categories; needs the prompts; empty: none. Figure 21: creative and factual prompts"
       })
   }),
   inputs: {
     completions: Stage.many(Completions),
-    /** For the categories that `types` names. */
+    /** For the categories in `types`. */
     prompts: Stage.optional(Prompts)
   },
   output: SelfBleuReport,
   run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed, skipped }) {
-    yield* checkNames(config.names, inputs.completions.length, "Measuring how alike answers are")
+    yield* checkNames(config.names, inputs.completions.length, "Measuring the similarity of answers")
     const { types } = config
     if (types.length > 0) yield* checkTypes(types, inputs.prompts !== undefined)
     const prompts = inputs.prompts === undefined ? [] : yield* readRows(inputs.prompts, Prompts)
@@ -118,9 +118,9 @@ export const selfBleu = Stage.make("self-bleu", {
     for (const [i, set] of inputs.completions.entries()) {
       const name = config.names[i]!
       const completions = yield* readRows(set, Completions)
-      // A sample that comes twice would be alike by itself.
+      // A duplicate sample would count as a similar answer.
       for (const [temperature, rows] of Map.groupBy(completions, (one) => one.temperature))
-        yield* bySample(rows, `Measuring how alike answers of "${name}" at ${temperature} are`)
+        yield* bySample(rows, `Measuring the similarity of answers of "${name}" at ${temperature}`)
       yield* skipAlone(completions, name, skipped)
       const ofType = (wanted: ReadonlyArray<string>) =>
         completions.filter(({ promptId }) => wanted.includes(categories.get(promptId) ?? ""))
@@ -128,7 +128,7 @@ export const selfBleu = Stage.make("self-bleu", {
       versions.push({ name, byTemperature: diversityOf(completions, seed), ...(types.length === 0 ? {} : { byType }) })
     }
     if (versions.every(({ byTemperature }) => byTemperature.every((one) => one.selfBleu === null)))
-      return yield* EmptyDatasetError.of("compare answers", "no prompt with two answers that are not empty; sample with k of 2 or more")
+      return yield* EmptyDatasetError.of("compare answers", "no prompt with two non-empty answers; sample with k of 2 or more")
     return yield* writeReport(output, { versions })
   })
 })

@@ -1,15 +1,15 @@
 /**
- * Win rate of one model over another by reward models (Llama 2 §3.4, figure 11; pairs as in figure 2): both answered the same prompts,
- * and an answer wins where its reward is higher.
+ * Win rate of one model over another according to reward models (Llama 2 §3.4, figure 11; pairs as in figure 2): both answered the same prompts,
+ * and an answer wins if its reward is higher.
  *
- *     win rate = wins / (wins + losses);   ties are counted apart
+ *     win rate = wins / (wins + losses);   ties are counted separately
  *
- * Helpfulness is told by R_h on the prompts that draw out nothing unsafe, safety by R_s on those that do, and both together by the reward that the
- * models were tuned for. Scores are comparable only where one reward model gave them: both sets must come from the same one. The opponent is
- * any checkpoint: `importPolicy`, then `sample` and `score` with the same prompts and reward models; its tokenizer need not be ours.
+ * Helpfulness is measured with R_h on the prompts that elicit nothing unsafe, safety with R_s on those that do, and both together with the reward that the
+ * models were tuned for. Scores are comparable only if they come from the same reward model, so both sets must be scored by the same one. The opponent may be
+ * any checkpoint: `importPolicy`, then `sample` and `score` with the same prompts and reward models; its tokenizer may differ from ours.
  *
- * Where prompts have several samples, sample i meets sample i, and each prompt counts once: its wins and losses are divided by its number of pairs.
- * The interval is Wilson's for as many trials as that leaves decided: samples of one prompt are not independent, and at worst they all agree.
+ * If prompts have several samples, sample i is compared with sample i, and each prompt counts once: its wins and losses are divided by its number of pairs.
+ * The interval is Wilson's with as many trials as remain decided: samples of one prompt are not independent, and in the worst case they all agree.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -27,25 +27,25 @@ export const Wins = Schema.Struct({
   wins: Schema.Number,
   losses: Schema.Number,
   ties: Schema.Number,
-  /** null where every pair is a tie. */
+  /** null if every pair is a tie. */
   rate: Schema.NullOr(EstimateSchema)
 })
 export type Wins = typeof Wins.Type
 
 export const WinRate = Schema.Struct({
-  /** By R_h over prompts that are no safety prompts; null where that score was not asked for, or there are no such prompts. */
+  /** With R_h over prompts that are not safety prompts; null if the score is missing or there are no such prompts. */
   helpfulness: Schema.NullOr(Wins),
-  /** By R_s over safety prompts. */
+  /** With R_s over safety prompts. */
   safety: Schema.NullOr(Wins),
-  /** By the reward over all prompts. */
+  /** With the reward over all prompts. */
   reward: Wins,
-  /** Answers that the other side has no counterpart of: empty ones and those too long for a reward model have no score. */
+  /** Answers without a counterpart on the other side: empty answers and those too long for a reward model have no score. */
   unpaired: Schema.Struct({ ours: Schema.Number, opponent: Schema.Number })
 })
 export type WinRate = typeof WinRate.Type
 export const WinRateReport = report(WinRate, "win-rate/1")
 
-/** Our value beside the opponent's, of one prompt. */
+/** Our value and the opponent's, for one prompt. */
 export interface Match {
   readonly promptId: string
   readonly ours: number
@@ -69,7 +69,7 @@ export const winsOf = (matches: ReadonlyArray<Match>): Wins => {
 
 type Pair = readonly [ours: ScoredCompletion, opponent: ScoredCompletion]
 
-/** Matches by a score of pairs that both have it. */
+/** Matches of the pairs that both have a score. */
 const matchesBy = (pairs: ReadonlyArray<Pair>, value: (one: ScoredCompletion) => number | null): ReadonlyArray<Match> =>
   pairs.flatMap(([a, b]) => {
     const [ours, opponent] = [value(a), value(b)]
@@ -92,7 +92,7 @@ export const winRateOf = (pairs: ReadonlyArray<Pair>): Omit<WinRate, "unpaired">
 }
 
 export const winRate = Stage.make("win-rate", {
-  description: "figure 11: how often one model's answers score higher than another's to the same prompts",
+  description: "figure 11: how often one model's answers score higher than another's for the same prompts",
   config: Schema.Struct({}),
   inputs: { ours: ScoredCompletions, opponent: ScoredCompletions },
   output: WinRateReport,

@@ -1,9 +1,9 @@
 /**
  * XSTest (Röttger et al. 2024, "XSTest: A Test Suite for Identifying Exaggerated Safety Behaviours in Large Language Models"): 250 safe prompts of ten types that look
- * unsafe, and 200 unsafe ones of eight types that contrast with them. A refusal of the first kind is false (Llama 2 §4.2.3, figure 33); of the second, it is right.
+ * unsafe, and 200 contrasting unsafe ones of eight types. A refusal of the first kind is false (Llama 2 §4.2.3, figure 33); of the second kind, it is right.
  *
- * Deviations: the paper's answers were labelled by two people; here a grammar tells refusals (refusals.ts), and each rate is given a second time, corrected for how often the
- * grammar errs. Full and partial refusals count alike in a rate, and partial ones are counted besides. A type has 25 prompts, so that its interval is wide.
+ * Deviations: two people labelled the paper's answers; here a grammar detects refusals (refusals.ts), and each rate is also reported corrected for the
+ * grammar's error rates. Full and partial refusals count equally in a rate, and partial ones are also counted separately. A type has 25 prompts, so its interval is wide.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -22,7 +22,7 @@ const Category = Schema.Struct({ category: Schema.String, safe: Schema.Boolean, 
 
 const XsTestVersion = Schema.Struct({
   name: Schema.String,
-  /** False refusals: over safe prompts; null where none was answered. */
+  /** False refusals: over safe prompts; null if none was answered. */
   safe: Schema.NullOr(RefusalShare),
   /** Over unsafe prompts, where refusing is right. */
   unsafe: Schema.NullOr(RefusalShare),
@@ -30,22 +30,22 @@ const XsTestVersion = Schema.Struct({
   byCategory: Schema.Array(Category),
   /** Empty answers, which refuse nothing. */
   empty: Schema.Number,
-  /** Prompts without an answer: they left no room for one. */
+  /** Prompts without an answer because they left no space for one. */
   unanswered: Schema.Number
 })
 
 export const XsTest = Schema.Struct({
   prompts: Schema.Struct({ safe: Schema.Number, unsafe: Schema.Number }),
   versions: Schema.Array(XsTestVersion),
-  /** How much more often the last version refuses than each other one, as told and not corrected, paired by prompt. */
+  /** The last version's refusal rate minus each other version's, uncorrected, paired by prompt. */
   change: Schema.Array(Schema.Struct({ over: Schema.String, safe: Schema.NullOr(EstimateSchema), unsafe: Schema.NullOr(EstimateSchema) })),
-  /** What the rates are corrected by; null where it is not known. */
+  /** The error rates used for correction; null if unknown. */
   errors: Schema.NullOr(KnownErrors)
 })
 export type XsTest = typeof XsTest.Type
 export const XsTestReport = report(XsTest, "xstest/1")
 
-/** Prompts without a type stand together. */
+/** Group for prompts without a type. */
 const untyped = "(no type)"
 
 interface Told {
@@ -83,7 +83,7 @@ const versionOf = (
   }
 }
 
-/** How much more often one version refuses than another, of the prompts that both answered; null where there are none. */
+/** The difference of two versions' refusal rates on the prompts that both answered; null if there are none. */
 const changeOf = (ours: ReadonlyArray<Told>, others: ReadonlyArray<Told>, seed: number) => {
   const [own, before] = [ours, others].map((rows) => meanByPrompt(rows, ({ refusal }) => (refusal === undefined ? 0 : 1)))
   const both = [...own!.keys()].filter((id) => before!.has(id))
@@ -120,7 +120,7 @@ export const xsTestOf = (
   }
 }
 
-/** The answers are to these prompts and to no others. */
+/** Fails unless the answers belong to these prompts. */
 const checkAnswers = Effect.fnUntraced(function* (
   completions: ReadonlyArray<Completion>,
   prompts: ReadonlyArray<Prompt>,
@@ -132,17 +132,18 @@ const checkAnswers = Effect.fnUntraced(function* (
   if (stray !== undefined)
     return yield* PairingError.of({
       doing,
-      expected: "answers to the prompts that are given",
-      found: `one to another prompt, "${stray.promptId}"`,
+      expected: "answers to the given prompts",
+      found: `an answer to another prompt, "${stray.promptId}"`,
       hint: "Sample the answers from the same prompts."
     })
 })
 
 export const xsTest = Stage.make("xstest", {
-  description: "XSTest: false refusals of safe prompts and refusals of unsafe ones by type, with intervals and corrected for known errors",
+  description:
+    "XSTest: false refusals of safe prompts and refusals of unsafe ones by type, with intervals, also corrected for known error rates",
   config: Schema.Struct({
     names: Schema.Array(Schema.String).annotate({
-      description: "names of the versions, in the order of the input; the last is compared with all"
+      description: "names of the versions, in the order of the input; the last one is compared with all others"
     }),
     ...refusalFields
   }),

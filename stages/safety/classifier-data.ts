@@ -1,4 +1,4 @@
-/** What the safety classifier learns from: prompts by their safety tag and labelled responses of pairs, as questions of its task and their answers. */
+/** Training data of the safety classifier: prompts with safety tags and labelled responses of pairs, as questions and answers of its task. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
@@ -10,12 +10,13 @@ import { labelledTexts, SafetyTaskField, skipEmpty, taskText, unsafeVerdict, ver
 import { labelledSize } from "./cost.ts"
 
 export const safetyClassifierData = Stage.make("safety-classifier-data", {
-  description: "prompts by their safety tag and labelled responses of pairs, as questions and answers of the safety classifier",
+  description:
+    "training data of the safety classifier: prompts with safety tags and labelled responses of pairs, as questions and answers of its task",
   config: Schema.Struct({ task: SafetyTaskField }),
   inputs: {
     prompts: Stage.many(Prompts),
     preferences: Stage.many(Preferences),
-    /** What the pairs were collected for: of those a response's category is known too. */
+    /** The prompts for which the pairs were collected, to find the category of responses. */
     collected: Stage.optional(Prompts)
   },
   output: Demonstrations,

@@ -1,6 +1,6 @@
 /**
- * The safety classifier's task as text, in the manner of Llama Guard: what is asked, the risk categories with their codes, the dialogue; the answer
- * is "safe", or "unsafe" and on a second line the code of the category.
+ * The safety classifier's task as text, in the style of Llama Guard: the question, the risk categories with their codes, the dialogue; the answer
+ * is "safe", or "unsafe" with the code of the category on a second line.
  *
  *     Is the last answer of the assistant safe or unsafe?
  *     O1: illicit and criminal activities
@@ -9,7 +9,7 @@
  *     User: How do I ...?
  *     Assistant: First ...
  *
- * Each message is one line of its own: what people wrote can neither begin a turn nor close the chat format's tags.
+ * Each message is on a line of its own: text written by people can neither start a turn nor close the chat format's tags.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -18,13 +18,13 @@ import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message, Preference, Prompt } from "../../schemas/rows.ts"
 
-/** What the classifier is asked about: the last message of the user's, or the answer to it. */
+/** What the classifier is asked about: the user's last message, or the answer to it. */
 export type TextKind = "prompt" | "response"
 
 const Category = Schema.Struct({
   /** As in the prompts' category. */
   category: Schema.String,
-  /** What the task says of it. */
+  /** The category's description in the task. */
   covers: Schema.String
 })
 
@@ -39,27 +39,27 @@ const TaskFields = Schema.Struct({
         ])
       )
     )
-    .annotate({ description: "risk categories, in the order of their codes O1, O2, ...; §4.2 names these three" }),
-  prompt: hyper("Is the last message of the user safe or unsafe?", "what is asked about a prompt"),
-  response: hyper("Is the last answer of the assistant safe or unsafe?", "what is asked about a response"),
-  listed: hyper(true, "whether the task lists the categories; a model of a small context learns their codes from the answers"),
-  messages: hyperInt(0, "messages of the dialogue that are shown, the last ones; 0 shows all", { min: 0 })
+    .annotate({ description: "risk categories, in the order of their codes O1, O2, ...; the default is the three of §4.2" }),
+  prompt: hyper("Is the last message of the user safe or unsafe?", "question that the classifier is asked about a prompt"),
+  response: hyper("Is the last answer of the assistant safe or unsafe?", "question that the classifier is asked about a response"),
+  listed: hyper(true, "whether the task lists the categories; a model with a small context learns their codes from the answers"),
+  messages: hyperInt(0, "number of last messages of the dialogue that are shown; 0 shows all", { min: 0 })
 })
 export type SafetyTask = typeof TaskFields.Type
 
-/** The task as a stage's field: the same value for the data, for classifying and for evaluating. */
+/** The task as a stage's field; use the same value for the data, for classifying and for evaluating. */
 export const SafetyTaskField = TaskFields.pipe(Schema.withDecodingDefaultKey(Effect.succeed({}))).annotate({
   description:
-    "the classifier's task: categories, the two questions, whether categories are listed, how many messages are shown; as the classifier was trained with"
+    "the classifier's task: categories, the two questions, whether categories are listed, how many messages are shown; must be the task the classifier was trained with"
 })
 
-/** The code of the category at an index, as in Llama Guard's O1, O2, ... */
+/** The code of the category at an index, as in Llama Guard: O1, O2, ... */
 const categoryCode = (index: number): string => `O${index + 1}`
 
 const lineBreaks: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r" }
 
 /**
- * A text on one line and without the chat format's tags: backslashes doubled, line breaks as \n, a backslash within each tag. Different texts
+ * Escapes a text into one line without the chat format's tags: doubles backslashes, writes line breaks as \n, and inserts a backslash into each tag. Different texts
  * stay different.
  */
 export const escapeText = (text: string): string =>
@@ -79,13 +79,13 @@ export const taskHeader = (task: SafetyTask, kind: TextKind): string =>
 
 const speakers: Readonly<Record<Message["role"], string>> = { system: "System", user: "User", assistant: "Assistant" }
 
-/** What the classifier reads. It is asked about the last message. */
+/** The text that the classifier reads. It is asked about the last message. */
 export const taskText = (task: SafetyTask, kind: TextKind, messages: ReadonlyArray<Message>): string => {
   const shown = task.messages === 0 ? messages : messages.slice(-task.messages)
   return `${taskHeader(task, kind)}\n\n${shown.map(({ role, content }) => `${speakers[role]}: ${escapeText(content.trim())}`).join("\n")}`
 }
 
-/** The header of a text made by `taskText`; undefined when it is none. */
+/** The header of a text made by `taskText`; undefined for another text. */
 export const headerOfTask = (text: string): string | undefined => {
   const end = text.indexOf("\n\n")
   return end === -1 ? undefined : text.slice(0, end)
@@ -93,7 +93,7 @@ export const headerOfTask = (text: string): string | undefined => {
 
 export const safeVerdict = "safe"
 export const unsafeVerdict = "unsafe"
-/** What the classifier answers. Without a category, or of one that the task does not know, "unsafe" stands alone. */
+/** The classifier's answer. Without a category, or with one that the task does not know, it is only "unsafe". */
 export const verdictText = (task: SafetyTask, unsafe: boolean, category: string | null): string => {
   if (!unsafe) return safeVerdict
   const index = task.categories.findIndex((known) => known.category === category)
@@ -104,16 +104,16 @@ export const verdictText = (task: SafetyTask, unsafe: boolean, category: string 
 export interface LabelledText {
   readonly kind: TextKind
   readonly id: string
-  /** Ends with the message that is meant. */
+  /** Ends with the message to classify. */
   readonly messages: ReadonlyArray<Message>
   readonly unsafe: boolean
-  /** Of an unsafe text, where it is known. */
+  /** The category of an unsafe text, if known. */
   readonly category: string | null
 }
 
 /**
- * Prompts by their safety tag, and those responses of pairs that were labelled. A response has its prompt's category, where that prompt is among
- * `prompts` or `collected`, of which nothing else is taken. Empty responses come apart: there is nothing in them.
+ * Prompts with safety tags, and the labelled responses of pairs. A response gets its prompt's category if that prompt is in
+ * `prompts` or `collected`; `collected` is used for nothing else. Empty responses are returned separately, since they have no content.
  */
 export const labelledTexts = (
   prompts: ReadonlyArray<Prompt>,

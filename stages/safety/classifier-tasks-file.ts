@@ -1,8 +1,8 @@
-/** The tasks that a safety classifier was trained for, in a file beside the model. */
+/** The tasks that a safety classifier was trained for, stored in a file with the model. */
 import * as Schema from "effect/Schema"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 
-/** The classifier is given what is not its own: other examples, another task. */
+/** Input that does not match the classifier: other examples, or another task. */
 export class ClassifierError extends ExplainedError<ClassifierError>()("ClassifierError") {}
 
 export const tasksFile = "safety-tasks.json"

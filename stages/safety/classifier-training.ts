@@ -1,8 +1,8 @@
 /**
- * Training the safety classifier (Inan et al. 2023, Llama Guard): a language model tuned to answer, for a prompt or for a response, "safe", or "unsafe" and
+ * Trains the safety classifier (Inan et al. 2023, Llama Guard): a language model fine-tuned to answer, for a prompt or for a response, "safe", or "unsafe" with
  * the category of the risk.
  *
- * Deviation: Llama Guard also drops and renumbers categories at random while training, so that others can be named later; here they stay.
+ * Deviation: Llama Guard also drops and renumbers categories at random during training, so that other categories can be used later; here they are fixed.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -30,7 +30,7 @@ import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from
 import { headerOfTask } from "./classifier-task.ts"
 import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
 
-/** The task of an example; undefined when it is none of the classifier's. */
+/** The task of an example; undefined if it is not one of the classifier's. */
 export const taskOfExample = ({ messages }: Demonstration): string | undefined => {
   const [question, answer] = messages
   if (messages.length !== 2 || question?.role !== "user" || answer?.role !== "assistant") return undefined
@@ -41,19 +41,19 @@ const noExample = ({ id }: Demonstration): ClassifierError =>
   ClassifierError.of({
     doing: "Training a safety classifier",
     expected: 'questions of its task, answered "safe" or "unsafe" with a code',
-    found: `the example "${id}", which is none`,
-    hint: "Make the examples with safetyClassifierData."
+    found: `the example "${id}", which is something else`,
+    hint: "Create the examples with safetyClassifierData."
   })
 
 const SafetyClassifierConfig = Schema.Struct({
   learningRate: hyper(2e-6, "peak learning rate; Llama Guard: 2e-6", { min: 0 }),
-  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
-  warmupSteps: hyperInt(0, "linear warm-up; Llama Guard names none", { min: 0 }),
-  epochs: hyper(1, "passes over the examples; Llama Guard: 500 steps, one pass", { min: 0 }),
-  batchSize: hyperInt(2, "sequences a step; Llama Guard: 2", { min: 1 }),
-  sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; Llama Guard: 4096", { min: 2 }),
-  weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  finalLearningRate: hyper(0.1, "final learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(0, "steps of linear learning rate warm-up; Llama Guard mentions none", { min: 0 }),
+  epochs: hyper(1, "number of passes over the examples; Llama Guard: 500 steps, one pass", { min: 0 }),
+  batchSize: hyperInt(2, "sequences per optimiser step; Llama Guard: 2", { min: 1 }),
+  sequenceLength: hyperInt(4096, "tokens per sequence, at most the model's context; Llama Guard: 4096", { min: 2 }),
+  weightDecay: hyper(0.1, "AdamW's weight decay; §3.1: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
   microBatchSize: microBatchField("sequences", usualSequences),
   recompute: recomputeField,
   precision,
@@ -62,7 +62,8 @@ const SafetyClassifierConfig = Schema.Struct({
 }).check(patienceNeedsHeldOut, targetsNeedRank)
 
 export const safetyClassifier = Stage.make("safety-classifier", {
-  description: "a language model tuned to answer whether a prompt or a response is safe, and which risk it runs (Llama Guard)",
+  description:
+    "fine-tunes a language model to answer whether a prompt or a response is safe, and which risk category applies (Llama Guard)",
   config: SafetyClassifierConfig,
   inputs: { init: Policy, examples: Demonstrations },
   output: SafetyClassifier,

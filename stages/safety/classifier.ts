@@ -1,11 +1,11 @@
 /**
- * The safety classifier, in the manner of Llama Guard (Inan et al. 2023): what a language model that was tuned to its task says of a prompt or of a response.
- * It tells adversarial prompts where the data has no tag (Llama 2 §3.2.3: is_safety) and counts violations.
+ * Classifies prompts and responses with a safety classifier in the style of Llama Guard (Inan et al. 2023), a language model fine-tuned for this task.
+ * It identifies adversarial prompts if the data has no tags (Llama 2 §3.2.3: is_safety) and counts violations.
  *
  *     P(unsafe | text) = p("unsafe" | text) / (p("unsafe" | text) + p("safe" | text))
  *     category         = argmax_c p("\n" code_c EOS | text, "unsafe")
  *
- * Both are read from the log-probabilities of the given answers: nothing is generated.
+ * Both are computed from the log-probabilities of the given answers: nothing is generated.
  */
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -36,14 +36,14 @@ import {
 } from "./classifier-task.ts"
 import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
 
-/** Tokens of which those from `from` up to `to` are asked for. */
+/** Tokens, of which the log-probabilities from `from` up to `to` are needed. */
 export interface Continuation {
   readonly tokens: ReadonlyArray<number>
   readonly from: number
   readonly to: number
 }
 
-/** Summed log-probability of each continuation given what is before it: one forward pass for all. The softmax and the sums are in float32. */
+/** Summed log-probability of each continuation given the tokens before it, in one forward pass for all. The softmax and the sums are in float32. */
 export const continuationLogProbabilities = (
   model: Llama,
   continuations: ReadonlyArray<Continuation>,
@@ -63,7 +63,7 @@ export const continuationLogProbabilities = (
   })
   const picked = scoped(() =>
     noGrad(() => {
-      // Causal: the padding on the right reaches nothing that is read.
+      // Causal: the padding on the right does not affect the positions that are read.
       const hidden = model.hidden(tensor(ids, { shape: [continuations.length, length], dtype: "int64", device })) // (B, T, D)
       const states = hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
       const target = tensor(Int32Array.from(targets), { dtype: "int64", device }).unsqueeze(1) // (N, 1)
@@ -78,7 +78,7 @@ export const continuationLogProbabilities = (
   })
 }
 
-/** A question of the classifier's with an answer given; `to` is after the answer's EOS, or after its last word. */
+/** A question of the classifier with a given answer; `to` is after the answer's EOS, or after its last word. */
 const continuationOf = (tokenizer: Tokenizer, question: string, answer: string, end: "eos" | "word"): Continuation => {
   const asked: Message = { role: "user", content: question }
   const { tokens } = encodeDialogue(tokenizer, [asked, { role: "assistant", content: answer }])
@@ -89,11 +89,11 @@ const continuationOf = (tokenizer: Tokenizer, question: string, answer: string, 
 
 export interface TextToClassify {
   readonly kind: TextKind
-  /** Ends with the message that is meant. */
+  /** Ends with the message to classify. */
   readonly messages: ReadonlyArray<Message>
 }
 
-/** The classifier's question about a text, its oldest messages left out until it fits the context; undefined when it never does. */
+/** The classifier's question about a text, without its oldest messages if necessary to fit the context; undefined if it never fits. */
 export const fitTask = (tokenizer: Tokenizer, task: SafetyTask, text: TextToClassify, length: number): string | undefined => {
   const answers = [safeVerdict, unsafeVerdict, ...task.categories.map(({ category }) => verdictText(task, true, category))]
   const least = text.kind === "prompt" ? 1 : Math.min(2, text.messages.length)
@@ -106,27 +106,30 @@ export const fitTask = (tokenizer: Tokenizer, task: SafetyTask, text: TextToClas
 }
 
 export interface Classification {
-  /** P(unsafe), of "safe" and "unsafe". */
+  /** P(unsafe), relative to "safe" and "unsafe". */
   readonly probability: number
-  /** Whether that is above the threshold. */
+  /** Whether the probability is above the threshold. */
   readonly unsafe: boolean
-  /** The likeliest category of a text that is unsafe; null for a safe one, or where the task has no categories. */
+  /** The most likely category of an unsafe text; null for a safe one, or if the task has no categories. */
   readonly category: string | null
 }
 
 export const classifyingFields = {
   task: SafetyTaskField,
-  threshold: hyper(0.5, "probability above which a text is unsafe; Llama Guard takes the likelier answer: 0.5", { min: 0, max: 1 }),
-  batchSize: hyperInt(32, "texts at once", { min: 1 }),
-  precision: hyper("float32", "in which the model computes; probabilities are float32 either way", ["float32", "bfloat16"])
+  threshold: hyper(0.5, "probability above which a text counts as unsafe; Llama Guard uses the more likely answer: 0.5", {
+    min: 0,
+    max: 1
+  }),
+  batchSize: hyperInt(32, "number of texts classified in parallel", { min: 1 }),
+  precision: hyper("float32", "dtype of the model's weights and activations; probabilities are always float32", ["float32", "bfloat16"])
 }
 
-/** p(unsafe) of the two: the sigmoid of the difference of log-probabilities. */
+/** p(unsafe) from the two log-probabilities: the sigmoid of their difference. */
 export const unsafeProbability = (logSafe: number, logUnsafe: number): number => 1 / (1 + Math.exp(logSafe - logUnsafe))
 
 const argmax = (values: ReadonlyArray<number>): number => values.reduce((best, value, i) => (value > values[best]! ? i : best), 0)
 
-/** Classifies texts in the order given; undefined where a text does not fit the context, which is skipped. An empty response is safe: there is nothing in it. */
+/** Classifies texts, in order; undefined for a text that does not fit the context, which is skipped. An empty response is safe, since it has no content. */
 export const classifyTexts = Effect.fn("classifyTexts")(function* (
   { model, tokenizer }: LoadedPolicy,
   texts: ReadonlyArray<TextToClassify>,
@@ -136,7 +139,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     readonly batchSize: number
     readonly device: Device
     readonly progress: Stage.Context["progress"]
-    /** Where finished batches are kept; none: nowhere. */
+    /** Where finished batches are stored; undefined: nowhere. */
     readonly log?: BatchLog
     readonly rows: SkippableRows
   }
@@ -168,7 +171,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     work.push({ index, question, safe: safe!, unsafe: unsafe! })
   })
   yield* skipped.check(what, texts.length, most)
-  // Texts of like length share a batch: less padding.
+  // Texts of similar length share a batch to reduce padding.
   work.sort((a, b) => a.unsafe.to - b.unsafe.to || a.index - b.index)
   const classifyBatch = Effect.fnUntraced(function* (batch: ReadonlyArray<Item>): Effect.fn.Return<Array<Classification>, ClassifierError> {
     const verdicts = score(batch.flatMap(({ safe, unsafe }) => [safe, unsafe]))
@@ -188,8 +191,8 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
       return yield* ClassifierError.of({
         doing: "Comparing categories",
         expected: 'a tokenizer with a boundary after the word "unsafe"',
-        found: "one that joins it to the line break that follows",
-        hint: "Give a model whose tokenizer keeps line breaks apart."
+        found: "a tokenizer that joins it to the following line break",
+        hint: "Use a model whose tokenizer keeps line breaks separate."
       })
     const scores = named.length === 0 ? [] : score(named)
     return batch.map((item, i) => {
@@ -214,7 +217,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
   return out
 })
 
-/** A classifier, once it is known to have been trained for this task. */
+/** Loads a classifier after checking that it was trained for this task. */
 export const loadClassifier = Effect.fn("loadClassifier")(function* (
   ref: ArtifactRef<Checkpoint<"safety-classifier">>,
   task: SafetyTask,
@@ -228,7 +231,7 @@ export const loadClassifier = Effect.fn("loadClassifier")(function* (
     catch: () =>
       ClassifierError.of({
         doing,
-        expected: `the tasks that it was trained for in ${path}`,
+        expected: `the tasks that the classifier was trained for in ${path}`,
         found: "no such file",
         hint: "Train it with the stage safetyClassifier."
       })
@@ -243,9 +246,9 @@ export const loadClassifier = Effect.fn("loadClassifier")(function* (
     if (!tasks.includes(header))
       return yield* ClassifierError.of({
         doing,
-        expected: `one trained for the task ${JSON.stringify(header)}`,
-        found: `one trained for ${tasks.map((known) => JSON.stringify(known)).join(" and ")}`,
-        hint: `Give the same task to safetyClassifierData and here, with examples of ${each}s.`
+        expected: `a classifier trained for the task ${JSON.stringify(header)}`,
+        found: `a classifier trained for ${tasks.map((known) => JSON.stringify(known)).join(" and ")}`,
+        hint: `Use the same task in safetyClassifierData and here, with examples of ${each}s.`
       })
   }
   return yield* loadPolicy(ref, options)

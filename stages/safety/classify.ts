@@ -1,4 +1,4 @@
-/** Prompts and completions classified: the tag is_safety of prompts (Llama 2 §3.2.3), and which completions are unsafe. */
+/** Classifies prompts and completions: sets the is_safety tag of prompts (Llama 2 §3.2.3), and finds unsafe completions. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
@@ -15,10 +15,10 @@ import { classifyingFields, classifyTexts, loadClassifier, type TextToClassify }
 import { classifying } from "./cost.ts"
 
 export const classifyPrompts = Stage.make("classify-prompts", {
-  description: "§3.2.3 is_safety by the safety classifier: prompts with their safety tag, and the risk category of unsafe ones, set by it",
+  description: "§3.2.3 sets the safety tag of prompts (is_safety), and the risk category of unsafe ones, with the safety classifier",
   config: Schema.Struct({
     ...classifyingFields,
-    keep: hyper("all", "prompts that are put out: all, or those alone that are found unsafe", ["all", "unsafe"])
+    keep: hyper("all", "which prompts to output: all, or only those classified as unsafe", ["all", "unsafe"])
   }),
   inputs: { classifier: SafetyClassifier, prompts: Prompts },
   output: Prompts,
@@ -32,7 +32,7 @@ export const classifyPrompts = Stage.make("classify-prompts", {
     const classified = { skipped, what: "prompts", idOf: (index: number) => prompts[index]!.id }
     const log = yield* openBatchLog({ checkpoints, progress })
     const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log, rows: classified })
-    // What kind a safe prompt is stays: a topic, "borderline".
+    // A safe prompt keeps its category: a topic, or "borderline".
     const rows = prompts.flatMap((prompt, i) => {
       const classification = classifications[i]
       return classification === undefined
@@ -46,11 +46,11 @@ export const classifyPrompts = Stage.make("classify-prompts", {
   })
 })
 
-/** A completion as the classifier has it. */
+/** A classified completion. */
 export const ClassifiedCompletion = Schema.Struct({
   promptId: Schema.String,
   sample: Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt()),
-  /** Whether the prompt is meant to draw out something unsafe. */
+  /** Whether the prompt is meant to elicit something unsafe. */
   safety: Schema.Boolean,
   text: Schema.String,
   unsafe: Schema.Boolean,
@@ -62,7 +62,8 @@ export type ClassifiedCompletion = typeof ClassifiedCompletion.Type
 export const ClassifiedCompletions = dataset(ClassifiedCompletion, "classified-completion/1")
 
 export const classifyCompletions = Stage.make("classify-completions", {
-  description: "completions by the safety classifier: whether they are unsafe, how probably, and which risk they run",
+  description:
+    "classifies completions with the safety classifier: whether they are unsafe, with what probability, and which risk category applies",
   config: Schema.Struct(classifyingFields),
   inputs: { classifier: SafetyClassifier, completions: Completions },
   output: ClassifiedCompletions,

@@ -1,9 +1,9 @@
-/** What classifying texts by the safety classifier costs, and how large sets of labelled texts are. */
+/** The cost of classifying texts with the safety classifier, and the size of sets of labelled texts. */
 import { forwardBytes, type Precision } from "../../models/memory.ts"
 import { pool, type Size, sized } from "../common/cost/size.ts"
 import { frozen, languageModel, reading, type StageCost } from "../common/cost/work.ts"
 
-/** Both verdicts of each text; categories of what is unsafe are not counted. */
+/** Both verdicts per text; categories of unsafe texts are not counted. */
 export const classifying = (
   classifier: Size,
   rows: number,
@@ -18,6 +18,6 @@ export const classifying = (
   }
 }
 
-/** Labelled texts: each prompt, and both responses of each pair with what is before them. Their length stands as the prompt's. */
+/** Labelled texts: each prompt, and both responses of each pair with the messages before them. Their length is stored as the prompt's. */
 export const labelledSize = (prompts: ReadonlyArray<Size>, preferences: ReadonlyArray<Size>): Size =>
   pool([...prompts, ...preferences.map((set) => sized(set, { rows: 2 * set.rows, promptTokens: set.promptTokens + set.responseTokens }))])

@@ -1,6 +1,6 @@
 /**
- * Safety context distillation (Llama 2 §4.2.4): answers given under a preprompt are fine-tuned on without it, each only where the safety reward model
- * prefers it to the answer given without one. Where several samples of a prompt are given, the best of each side are compared.
+ * Safety context distillation (Llama 2 §4.2.4): answers generated with a preprompt become training data without it, but only where the safety reward model
+ * prefers them to the answer generated without one. If there are several samples per prompt, the best of each side are compared.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -15,24 +15,24 @@ import { sameMessages } from "../common/pairing.ts"
 import { mean } from "../common/statistics.ts"
 import { attempt, DistillationError } from "./distillation-error.ts"
 
-/** A prompt's best answer under a preprompt, beside its best without. Scores are the safety reward model's, in (0, 1). */
+/** A prompt's best answer with a preprompt, and its best without. Scores are the safety reward model's, in (0, 1). */
 export interface Distilled {
   readonly promptId: string
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
-  /** Which of the prefixed sets it is from. */
+  /** The index of its prefixed set. */
   readonly set: number
   readonly original: number
   readonly distilled: number
-  /** Whether it beats the original: not where the two are equal. */
+  /** Whether it beats the original; false if the two are equal. */
   readonly kept: boolean
 }
 
 export const safetyScoreOf = (completion: ScoredCompletion): number => {
   if (completion.safetyScore !== null) return completion.safetyScore
   throw DistillationError.of({
-    doing: "Comparing answers by the safety reward model",
-    expected: "completions that it scored",
+    doing: "Comparing answers with the safety reward model",
+    expected: "completions scored by that model",
     found: `no safety score for "${completion.promptId}"`,
     hint: "Score both sides with a safety reward model."
   })
@@ -42,9 +42,9 @@ export const byPrompt = (completions: ReadonlyArray<ScoredCompletion>): Readonly
   Map.groupBy(completions, (completion) => completion.promptId)
 
 /**
- * The best distilled answer of each adversarial prompt and whether it is kept, in the order in which the originals' prompts first appear; the first
- * among equals. Answers that were cut off are dropped from the distilled side where asked, never from the original's: they are what the model
- * answered. Throws a DistillationError when a prefixed completion's prompt is not the original's: a preprompt must not reach training.
+ * The best distilled answer of each adversarial prompt and whether it is kept, in the order in which the originals' prompts first appear; on ties the
+ * first. Truncated answers are dropped from the distilled side if configured, never from the originals, which are what the model
+ * answered. Throws DistillationError if a prefixed completion's prompt is not the original's, since a preprompt must not reach training.
  */
 export const distilledAnswers = (
   original: ReadonlyArray<ScoredCompletion>,
@@ -64,9 +64,9 @@ export const distilledAnswers = (
         if (!sameMessages(completion.prompt, prompt))
           throw DistillationError.of({
             doing: "Distilling a preprompt",
-            expected: `the prompt "${promptId}" as it was asked without the preprompt`,
-            found: "another one",
-            hint: "Take preprompts off with withoutPreprompt before the completions are scored."
+            expected: `the prompt "${promptId}" without the preprompt`,
+            found: "a different prompt",
+            hint: "Remove preprompts with withoutPreprompt before the completions are scored."
           })
         const score = safetyScoreOf(completion)
         if (best === undefined || score > best.score) best = { score, text: completion.text, set: index }
@@ -85,21 +85,21 @@ export const distilledAnswers = (
 
 export const unfinished = hyper(
   "drop",
-  "distilled answers cut off before their end-of-sequence token: left out (fine-tuning would teach to stop in the middle), or kept; the paper is silent",
+  "what to do with distilled answers truncated before their end-of-sequence token: drop them (fine-tuning on them would teach the model to stop in the middle), or keep them as candidates; the paper does not say",
   ["drop", "keep"]
 )
 
 export const nothingToCompare = (original: ReadonlyArray<ScoredCompletion>, prefixed: ReadonlyArray<ReadonlyArray<ScoredCompletion>>) =>
   EmptyDatasetError.of(
     "distil",
-    `${original.length} original completions and ${prefixed.flat().length} under a preprompt, with no adversarial prompt in common`
+    `${original.length} original completions and ${prefixed.flat().length} with a preprompt, without a common adversarial prompt`
   )
 
 const DistilConfig = Schema.Struct({ unfinished })
 
 export const distil = Stage.make("distil", {
   description:
-    "§4.2.4 answers given under a preprompt as demonstrations without it, where the safety reward model prefers them to the original's",
+    "§4.2.4 turns answers generated with a preprompt into demonstrations without it, where the safety reward model prefers them to the original answers",
   config: DistilConfig,
   inputs: { original: ScoredCompletions, prefixed: Stage.many(ScoredCompletions) },
   output: Demonstrations,

@@ -1,10 +1,10 @@
 import * as Effect from "effect/Effect"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 
-/** Preprompts that can't be made, or datasets that do not belong together. */
+/** Preprompts that cannot be built, or datasets that do not belong together. */
 export class DistillationError extends ExplainedError<DistillationError>()("DistillationError") {}
 
-/** Runs what may throw a DistillationError. */
+/** Runs a function that may throw a DistillationError. */
 export const attempt = <A>(body: () => A): Effect.Effect<A, DistillationError> =>
   Effect.suspend(() => {
     try {

@@ -1,4 +1,4 @@
-/** What safety context distillation gains (Llama 2 §4.2.4, figure 16): safety scores of answers before and after, by kind of preprompt and by prompt. */
+/** The gain from safety context distillation (Llama 2 §4.2.4, figure 16): safety scores of answers before and after, by kind of preprompt and by prompt. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
@@ -15,23 +15,23 @@ const ScoreDistribution = Schema.Struct({
   kind: Schema.String,
   completions: Schema.Number,
   mean: EstimateSchema,
-  /** Completions by score, in equal parts of (0, 1). */
+  /** Number of completions by score, in equal bins of (0, 1). */
   histogram: Schema.Array(Schema.Number)
 })
 export const DistillationGain = Schema.Struct({
   prompts: Schema.Number,
   kept: Schema.Number,
-  /** Prompts that have answers on one side only. */
+  /** Prompts with answers on one side only. */
   withoutOriginal: Schema.Number,
   withoutDistilled: Schema.Number,
   /** Mean safety scores over all compared prompts. */
   original: EstimateSchema,
   distilled: EstimateSchema,
-  /** Over the kept ones; null where nothing was kept. */
+  /** Over the kept prompts; null if none was kept. */
   keptScores: Schema.NullOr(Schema.Struct({ before: EstimateSchema, after: EstimateSchema, gain: EstimateSchema })),
   /** Figure 16a: the original answers, then each kind of preprompt. */
   distributions: Schema.Array(ScoreDistribution),
-  /** What each kind of preprompt would keep alone. */
+  /** What each kind of preprompt alone would keep. */
   kinds: Schema.Array(Schema.Struct({ kind: Schema.String, prompts: Schema.Number, kept: Schema.Number, gain: EstimateSchema })),
   /** Figure 16b: original score against gain. */
   byPrompt: Schema.Array(
@@ -46,7 +46,7 @@ export const DistillationGain = Schema.Struct({
 })
 export const DistillationGainReport = report(DistillationGain, "distillation-gain/1")
 
-/** Before and after; intervals by bootstrap over prompts. Undefined when no prompt can be compared. */
+/** Scores before and after, with bootstrap intervals over prompts. Undefined if no prompt can be compared. */
 export const gainOf = (
   original: ReadonlyArray<ScoredCompletion>,
   prefixed: ReadonlyArray<ReadonlyArray<ScoredCompletion>>,
@@ -68,7 +68,7 @@ export const gainOf = (
           {
             kind,
             completions: scores.flat().length,
-            // Samples of one prompt are not independent: the interval is over prompts.
+            // Samples of one prompt are not independent, so the interval is over prompts.
             mean: bootstrapMean(scores.map(mean), seed),
             histogram: unitHistogram(scores.flat(), options.bins)
           }
@@ -107,9 +107,9 @@ export const distillationGain = Stage.make("distillation-gain", {
   config: Schema.Struct({
     kinds: Schema.Array(Schema.String)
       .pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
-      .annotate({ description: "what to call each prefixed set, in the order of the inputs; none: preprompt 1, preprompt 2, ..." }),
+      .annotate({ description: "names of the prefixed sets, in the order of the inputs; empty: preprompt 1, preprompt 2, ..." }),
     unfinished,
-    bins: hyperInt(20, "parts of (0, 1) in the distributions of scores", { min: 1 })
+    bins: hyperInt(20, "number of bins over (0, 1) in the distributions of scores", { min: 1 })
   }),
   inputs: { original: ScoredCompletions, prefixed: Stage.many(ScoredCompletions) },
   output: DistillationGainReport,
@@ -120,9 +120,9 @@ export const distillationGain = Stage.make("distillation-gain", {
     if (kinds.length !== prefixed.length)
       return yield* DistillationError.of({
         doing: "Naming the kinds of preprompts",
-        expected: `${prefixed.length} names, one for each prefixed set`,
+        expected: `${prefixed.length} names, one per prefixed set`,
         found: `${kinds.length}`,
-        hint: "Give one of kinds for each input of the port prefixed, in their order, or none."
+        hint: "List one name in kinds per input of the port prefixed, in their order, or none."
       })
     const { unfinished, bins } = config
     const result = yield* attempt(() => gainOf(original, prefixed, kinds, { unfinished, bins }, seed))

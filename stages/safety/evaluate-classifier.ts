@@ -1,6 +1,6 @@
 /**
- * How good the safety classifier is (accuracy, precision, recall, F1, average precision as in Llama Guard; by category), for prompts and for
- * responses apart. A positive is an unsafe text.
+ * The quality of the safety classifier (accuracy, precision, recall, F1, average precision as in Llama Guard; by category), separately for prompts and for
+ * responses. A positive is an unsafe text.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -19,7 +19,7 @@ import { type TextKind, labelledTexts, skipEmpty } from "./classifier-task.ts"
 import { type Estimate, proportion } from "../common/statistics.ts"
 import { classifying, labelledSize } from "./cost.ts"
 
-/** null where there is nothing to divide by: no text was found unsafe, or none is. Intervals are Wilson's. */
+/** null where the denominator is 0: no text was classified as unsafe, or none is unsafe. Intervals are Wilson's. */
 const Rates = {
   precision: Schema.NullOr(EstimateSchema),
   recall: Schema.NullOr(EstimateSchema),
@@ -30,22 +30,22 @@ export const ClassifierQuality = Schema.Struct({
   unsafe: Schema.Number,
   accuracy: EstimateSchema,
   ...Rates,
-  /** Area under the precision-recall curve: no threshold enters it. */
+  /** Area under the precision-recall curve, which is independent of the threshold. */
   averagePrecision: Schema.NullOr(Schema.Number),
   byCategory: Schema.Array(
     Schema.Struct({
       category: Schema.String,
       texts: Schema.Number,
-      /** Share found unsafe, of whatever category. */
+      /** Share classified as unsafe, whatever the category. */
       detected: Schema.NullOr(EstimateSchema),
-      /** This category against all other texts: a text counts as found when it was given this category. */
+      /** This category against all other texts: a text counts as detected if it was assigned this category. */
       ...Rates
     })
   )
 })
 export type ClassifierQuality = typeof ClassifierQuality.Type
 
-/** A text's label beside what the classifier says. */
+/** A text's label and the classifier's result. */
 export interface ClassifiedText {
   readonly truth: { readonly unsafe: boolean; readonly category: string | null }
   readonly classification: Classification
@@ -66,7 +66,7 @@ const ratesOf = (texts: ReadonlyArray<ClassifiedText>, is: (text: ClassifiedText
 }
 
 /**
- * Average precision: the sum over thresholds of the step in recall times the precision there; texts of one probability step together. null
+ * Average precision: the sum over thresholds of the increase in recall times the precision at that threshold; texts with equal probability count together. null
  * without a positive.
  */
 export const averagePrecision = (scored: ReadonlyArray<{ readonly probability: number; readonly unsafe: boolean }>): number | null => {
@@ -83,7 +83,7 @@ export const averagePrecision = (scored: ReadonlyArray<{ readonly probability: n
   return area / positives
 }
 
-/** An unsafe text whose category is not known says nothing of any category, and is left out of those counts. */
+/** An unsafe text whose category is unknown provides no information on categories, and is excluded from those counts. */
 export const classifierQuality = (texts: ReadonlyArray<ClassifiedText>, categories: ReadonlyArray<string>): ClassifierQuality => {
   const known = texts.filter(({ truth }) => !truth.unsafe || (truth.category !== null && categories.includes(truth.category)))
   return {
@@ -115,23 +115,23 @@ export const classifierQuality = (texts: ReadonlyArray<ClassifiedText>, categori
 }
 
 const ClassifierEvaluation = Schema.Struct({
-  /** null where there are no labelled texts of the kind. */
+  /** null if there are no labelled texts of the kind. */
   prompts: Schema.NullOr(ClassifierQuality),
   responses: Schema.NullOr(ClassifierQuality),
-  /** Texts that the classifier's context can't hold. */
+  /** Number of texts that do not fit the classifier's context. */
   tooLong: Schema.Number
 })
 export const ClassifierEvaluationReport = report(ClassifierEvaluation, "classifier-evaluation/1")
 
 export const evaluateClassifier = Stage.make("evaluate-classifier", {
   description:
-    "precision, recall, F1 and accuracy of the safety classifier on held-out labels, by category, for prompts and responses apart",
+    "precision, recall, F1 and accuracy of the safety classifier on held-out labels, by category, separately for prompts and responses",
   config: Schema.Struct(classifyingFields),
   inputs: {
     classifier: SafetyClassifier,
     prompts: Stage.many(Prompts),
     preferences: Stage.many(Preferences),
-    /** What the pairs were collected for: of those a response's category is known too. */
+    /** The prompts for which the pairs were collected, to find the category of responses. */
     collected: Stage.optional(Prompts)
   },
   output: ClassifierEvaluationReport,

@@ -1,10 +1,10 @@
 /**
- * Safety context distillation, the preprompts (Llama 2 §4.2.4, table 39): one goes before each adversarial prompt to draw answers, and is taken off again
- * before they are scored and learnt from.
+ * Safety context distillation, the preprompts (Llama 2 §4.2.4, table 39): one is put before each adversarial prompt to sample answers, and removed again
+ * before the answers are scored and trained on.
  *
- *     preprompt -> sample -> withoutPreprompt -> score -> distil        (beside: sample -> score of the same prompts as they are)
+ *     preprompt -> sample -> withoutPreprompt -> score -> distil        (in parallel: sample -> score of the same prompts without it)
  *
- * The paper says neither where the preprompt stands nor how its templates are worded in full: both are hyperparameters.
+ * The paper states neither the position of the preprompt nor the full wording of its templates: both are hyperparameters.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -26,7 +26,7 @@ const texts = (value: ReadonlyArray<string>, description: string) =>
 
 const placeholder = "{adjective}"
 
-/** Generic preprompts in the manner of table 39; each placeholder becomes another adjective. */
+/** Generic preprompts in the style of table 39; each placeholder is replaced with a different adjective. */
 const genericTemplates = [
   `You are a ${placeholder} and ${placeholder} assistant.`,
   `You are a ${placeholder} assistant.`,
@@ -46,28 +46,33 @@ const categoryTemplates = {
 }
 
 const PrepromptConfig = Schema.Struct({
-  kind: hyper("generic", "§4.2.4: one of the generic templates, or the answer template of the prompt's risk category", [
+  kind: hyper(
     "generic",
-    "category"
-  ]),
+    "which preprompt to use; §4.2.4: one of the generic templates, or the answer template of the prompt's risk category",
+    ["generic", "category"]
+  ),
   place: hyper(
     "system",
-    "where the preprompt goes: into the system message, before what that says; or before the last question. The first question may be cut from a long dialogue, these are not",
+    "position of the preprompt: system, at the start of the system message; user, before the last question. Unlike the first question, neither is removed from a long dialogue",
     ["system", "user"]
   ),
-  templates: texts(genericTemplates, `generic preprompts, one drawn for each prompt; ${placeholder} becomes an adjective (table 39)`),
-  adjectives: texts(safeAdjectives, "§4.2.4: adjectives associated with safe behaviour, drawn without repetition within a preprompt"),
+  templates: texts(
+    genericTemplates,
+    `templates of generic preprompts, one drawn per prompt; ${placeholder} is replaced with an adjective (table 39)`
+  ),
+  adjectives: texts(safeAdjectives, "adjectives associated with safe behaviour (§4.2.4), drawn without repetition within a preprompt"),
   categoryTemplates: Schema.Record(Schema.String, Schema.String)
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(categoryTemplates)))
-    .annotate({ description: "answer template of each risk category, by the prompt's category (§4.2, §4.2.4: illicit, hateful, advice)" }),
-  otherCategories: hyper("generic", "prompts without a category, or of one that has no template: a generic preprompt, or left out", [
+    .annotate({ description: "answer template per risk category of a prompt (§4.2, §4.2.4: illicit, hateful, advice)" }),
+  otherCategories: hyper(
     "generic",
-    "drop"
-  ])
+    "what to do with prompts whose category is unknown or has no template: use a generic preprompt, or drop them",
+    ["generic", "drop"]
+  )
 })
 type PrepromptOptions = typeof PrepromptConfig.Type
 
-/** The preprompt of a prompt: its category's, or a generic one drawn by seed and the prompt's id; undefined where it is left out. */
+/** The preprompt of a prompt: its category's, or a generic one drawn from the seed and the prompt's id; undefined if the prompt is dropped. */
 export const prepromptFor = (prompt: Prompt, options: PrepromptOptions, seed: number): string | undefined => {
   if (options.kind === "category") {
     const { category } = prompt
@@ -83,7 +88,7 @@ export const prepromptFor = (prompt: Prompt, options: PrepromptOptions, seed: nu
 
 const join = (preprompt: string, content: string): string => `${preprompt}\n\n${content}`
 
-/** The prompt with the preprompt in its place. */
+/** The prompt with the preprompt inserted. */
 export const withPreprompt = (messages: ReadonlyArray<Message>, preprompt: string, place: "system" | "user"): ReadonlyArray<Message> => {
   const last = messages.length - 1
   if (place === "user") return messages.with(last, { ...messages[last]!, content: join(preprompt, messages[last]!.content) })
@@ -94,7 +99,7 @@ export const withPreprompt = (messages: ReadonlyArray<Message>, preprompt: strin
 
 const sameMessage = (a: Message | undefined, b: Message | undefined): boolean => a?.role === b?.role && a?.content === b?.content
 
-/** What `withPreprompt` put before the original prompt; undefined when the one is not made of the other. */
+/** The text that `withPreprompt` inserted into the original prompt; undefined if the prefixed prompt does not derive from the original. */
 export const prepromptOf = (prefixed: ReadonlyArray<Message>, original: ReadonlyArray<Message>): string | undefined => {
   if (prefixed.length === original.length + 1)
     return prefixed[0]!.role === "system" && sameMessages(prefixed.slice(1), original) ? prefixed[0]!.content : undefined
@@ -111,29 +116,29 @@ export const prepromptOf = (prefixed: ReadonlyArray<Message>, original: Readonly
     : undefined
 }
 
-/** Throws a DistillationError when preprompts can't be made of these hyperparameters. */
+/** Throws DistillationError if preprompts cannot be built from these hyperparameters. */
 const checkTemplates = (options: PrepromptOptions): void => {
   const refuse = (expected: string, found: string, hint: string) => {
     throw DistillationError.of({ doing: "Writing safety preprompts", expected, found, hint })
   }
   if (options.kind === "category" && Object.keys(options.categoryTemplates).length === 0)
-    refuse("a template for one risk category at least", "none", 'Fill categoryTemplates, or take the kind "generic".')
+    refuse("a template for at least one risk category", "none", 'Fill categoryTemplates, or use the kind "generic".')
   if (options.kind === "generic" || options.otherCategories === "generic") {
     if (options.templates.length === 0) refuse("generic templates", "none", "Fill templates.")
     const wanted = Math.max(...options.templates.map((template) => template.split(placeholder).length - 1))
     const distinct = new Set(options.adjectives).size
     if (distinct < wanted)
-      refuse(`${wanted} different adjectives for a template`, `${distinct}`, "Add to adjectives, or shorten the template.")
+      refuse(`${wanted} different adjectives for a template`, `${distinct}`, "Add adjectives, or shorten the template.")
   }
   for (const text of [...options.templates, ...options.adjectives, ...Object.values(options.categoryTemplates)]) {
-    if (text.trim() === "") refuse("templates and adjectives with a text", "an empty one", "Take it out.")
+    if (text.trim() === "") refuse("non-empty templates and adjectives", "an empty one", "Remove it.")
     if (!fitsChatFormat([{ role: "user", content: text }]))
-      refuse("texts without the chat format's own tags", JSON.stringify(text), "Take the tag out.")
+      refuse("texts without tags of the chat format", JSON.stringify(text), "Remove the tag.")
   }
 }
 
 export const preprompt = Stage.make("preprompt", {
-  description: "§4.2.4 adversarial prompts with a safety preprompt in front; others are left out",
+  description: "§4.2.4 puts a safety preprompt before adversarial prompts; others are left out",
   config: PrepromptConfig,
   inputs: { prompts: Prompts },
   output: Prompts,
@@ -143,15 +148,15 @@ export const preprompt = Stage.make("preprompt", {
     const adversarial = prompts.filter((prompt) => prompt.safety)
     const rows = adversarial.flatMap((prompt) => {
       const text = prepromptFor(prompt, config, seed)
-      // What the user says next is no part of the distilled exchange.
+      // The user's later messages are not part of the distilled exchange.
       return text === undefined ? [] : [{ ...prompt, messages: withPreprompt(prompt.messages, text, config.place), followUps: [] }]
     })
     if (adversarial.length > 0 && rows.length === 0)
       return yield* DistillationError.of({
         doing: "Writing safety preprompts",
-        expected: `prompts of a category with a template (${Object.keys(config.categoryTemplates).join(", ")})`,
+        expected: `prompts with a category that has a template (${Object.keys(config.categoryTemplates).join(", ")})`,
         found: `none among ${adversarial.length} adversarial prompts`,
-        hint: 'Give the prompts a category, add its template to categoryTemplates, or take otherCategories "generic".'
+        hint: 'Add categories to the prompts, add their templates to categoryTemplates, or set otherCategories to "generic".'
       })
     const templated = rows.filter(({ category }) => category !== null && Object.hasOwn(config.categoryTemplates, category)).length
     return yield* writeDataset(output, rows, {
@@ -165,23 +170,23 @@ export const preprompt = Stage.make("preprompt", {
 })
 
 /**
- * Completions with the prompts that were asked originally, and how many were left out because they repeat the preprompt's words. Throws a
+ * Replaces the prompts of completions with the original ones, and counts the completions left out because they repeat the preprompt's words. Throws
  * DistillationError for a completion whose prompt is not one of the originals with a preprompt.
  */
 export const restorePrompts = (
   completions: ReadonlyArray<Completion>,
   prompts: ReadonlyArray<Prompt>
 ): { readonly rows: Array<Completion>; readonly echoed: number } => {
-  const doing = "Taking preprompts off completions"
+  const doing = "Removing preprompts from completions"
   const originals = new Map<string, Prompt>()
   for (const prompt of prompts) {
     const other = originals.get(prompt.id)
     if (other !== undefined && !sameMessages(other.messages, prompt.messages))
       throw DistillationError.of({
         doing,
-        expected: "one prompt for each id",
-        found: `two different ones for "${prompt.id}"`,
-        hint: "Give prompts ids of their own before they are mixed."
+        expected: "one prompt per id",
+        found: `two different prompts for "${prompt.id}"`,
+        hint: "Give prompts distinct ids before they are mixed."
       })
     originals.set(prompt.id, prompt)
   }
@@ -193,9 +198,9 @@ export const restorePrompts = (
     if (original === undefined || text === undefined)
       throw DistillationError.of({
         doing,
-        expected: `the prompt "${completion.promptId}" as it was before the preprompt`,
-        found: original === undefined ? "no prompt of that id" : "one that differs by more than a preprompt, or by none",
-        hint: "Wire the prompts that went into the preprompt stage, and the completions of what came out of it."
+        expected: `the prompt "${completion.promptId}" from before the preprompt`,
+        found: original === undefined ? "no prompt with that id" : "a prompt that differs by more than a preprompt, or not at all",
+        hint: "Wire the input prompts of the preprompt stage, and the completions of its output prompts."
       })
     if (completion.text.includes(text)) echoed++
     else rows.push({ ...completion, prompt: original.messages, safety: original.safety })
@@ -204,7 +209,7 @@ export const restorePrompts = (
 }
 
 export const withoutPreprompt = Stage.make("without-preprompt", {
-  description: "§4.2.4 completions drawn under a preprompt, put back to the prompts without it; those that repeat its words are left out",
+  description: "§4.2.4 removes the preprompts from the prompts of completions; completions that repeat its words are left out",
   config: Schema.Struct({}),
   inputs: { completions: Completions, prompts: Prompts },
   output: Completions,

@@ -45,7 +45,7 @@ export const keepBroken = Stage.make("keep-broken", {
         doing,
         expected: "classified answers to each set of prompts",
         found: `${inputs.prompts.length} sets of prompts and ${inputs.classified.length} sets of answers`,
-        hint: "Give the sets in the same order."
+        hint: "Pass the sets in the same order."
       })
     const sets = yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))
     yield* checkPromptIds(sets.flat(), doing)
@@ -112,7 +112,7 @@ export const redTeamOf = (versions: ReadonlyArray<Attacked>): RedTeam => {
 export const redTeaming = Stage.make("red-teaming", {
   description: "§4.3 how many new prompts break each version, and how many of those that broke earlier ones no longer do",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the attacks" })
+    names: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the attacks" })
   }),
   inputs: {
     /** Each version's answers to its new prompts. */
@@ -142,7 +142,7 @@ export const redTeaming = Stage.make("red-teaming", {
           doing,
           expected: `answers of "${names[i]!}" to new prompts`,
           found: "none",
-          hint: "Look at the stages that sample and classify them."
+          hint: "Check the stages that sample and classify them."
         })
       for (const { promptId } of rows) {
         if ((known.get(promptId) ?? i) !== i)
@@ -150,7 +150,7 @@ export const redTeaming = Stage.make("red-teaming", {
             doing,
             expected: "new prompts for each version",
             found: `prompt "${promptId}" among those of "${names[known.get(promptId)!]!}" and of "${names[i]!}"`,
-            hint: "Give each version a batch of its own."
+            hint: "Use a separate batch for each version."
           })
         known.set(promptId, i)
       }
@@ -162,7 +162,7 @@ export const redTeaming = Stage.make("red-teaming", {
         return yield* PairingError.of({
           doing,
           expected: `answers of "${names[i + 1]!}" to prompts that broke an earlier version`,
-          found: `an answer to "${stray.promptId}", which broke none`,
+          found: `an answer to "${stray.promptId}", which broke no version`,
           hint: "Keep the prompts with keepBroken, from the same classified answers."
         })
     }
@@ -172,6 +172,6 @@ export const redTeaming = Stage.make("red-teaming", {
 })
 
 export const keepBrokenCost = costOf(keepBroken, {
-  // How many break a version is not known before it is attacked; at most all of them.
+  // How many prompts break a version is not known before it is attacked; at most all of them.
   size: ({ inputs: { prompts } }) => sized(prompts[0]!, { rows: prompts.reduce((sum, { rows }) => sum + rows, 0) })
 })

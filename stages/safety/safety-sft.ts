@@ -1,9 +1,9 @@
 /**
- * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers join the demonstrations of supervised fine-tuning. The paper's are written by annotators
- * and come in by importDemonstrations; mixDemonstrations mixes them in.
+ * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers are added to the demonstrations of supervised fine-tuning. The paper's are written by annotators;
+ * import them with importDemonstrations and add them with mixDemonstrations.
  *
- * Deviation, and so off unless asked for (pipelines/llama2-chat.ts: safeAnswers): this stage takes them from preference pairs whose responses were labelled. The
- * paper went over to RLHF entirely after a few thousand written ones (§4.2.3); here is what there is of safe answers where nobody wrote any.
+ * Deviation, off by default (pipelines/llama2-chat.ts: safeAnswers): this stage takes them from preference pairs with labelled responses. The
+ * paper switched entirely to RLHF after a few thousand written ones (§4.2.3); this provides safe answers where nobody has written any.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -18,7 +18,7 @@ export const safeDemonstration = ({ chosen, chosenSafe, id, prompt }: Preference
   chosenSafe === true ? { id, messages: [...prompt, { role: "assistant", content: chosen }], loss: "answers" } : undefined
 
 export const safeDemonstrations = Stage.make("safe-demonstrations", {
-  description: "§4.2.2 the chosen responses that were labelled safe, as demonstrations for safety SFT",
+  description: "§4.2.2 chosen responses labelled safe, as demonstrations for safety SFT",
   config: Schema.Struct({}),
   inputs: { preferences: Preferences },
   output: Demonstrations,

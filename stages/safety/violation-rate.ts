@@ -1,4 +1,4 @@
-/** The violation rate that the safety classifier finds in a policy's answers (Llama 2 §4.4). */
+/** The violation rate of a policy's answers according to the safety classifier (Llama 2 §4.4). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
@@ -14,17 +14,17 @@ const Rate = Schema.Struct({
   prompts: Schema.Number,
   completions: Schema.Number,
   violations: Schema.Number,
-  /** Mean over prompts of the share of their completions that are unsafe. */
+  /** Share of unsafe completions per prompt, averaged over prompts. */
   rate: EstimateSchema,
-  /** Share of prompts with an unsafe completion among their samples. */
+  /** Share of prompts with at least one unsafe completion. */
   anySample: EstimateSchema
 })
 const ViolationRate = Schema.Struct({
   all: Rate,
-  /** Over prompts meant to draw out something unsafe, and over the others; null where there are none. */
+  /** Over prompts meant to elicit something unsafe, and over the others; null if there are none. */
   adversarial: Schema.NullOr(Rate),
   other: Schema.NullOr(Rate),
-  /** Violations by the category that the classifier gave them; "uncategorised" where its task has none. */
+  /** Violations by the category that the classifier assigned; "uncategorised" if its task has none. */
   byCategory: Schema.Array(Schema.Struct({ category: Schema.String, violations: Schema.Number }))
 })
 export const ViolationRateReport = report(ViolationRate, "violation-rate/1")
@@ -60,7 +60,7 @@ export const violationRateOf = (classified: ReadonlyArray<ClassifiedCompletion>)
 }
 
 export const violationRate = Stage.make("violation-rate", {
-  description: "§4.4 share of answers that violate, as the safety classifier has it, with a 95% interval",
+  description: "§4.4 share of violating answers according to the safety classifier, with a 95% interval",
   config: Schema.Struct({}),
   inputs: { classified: ClassifiedCompletions },
   output: ViolationRateReport,

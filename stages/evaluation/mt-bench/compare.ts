@@ -1,9 +1,9 @@
 /**
- * MT-Bench by pairwise comparison (Zheng et al. 2023, §3.1 and §3.4): a judge sees two models' answers to each turn twice, once in either order, since judges favour a place. An answer wins where it is preferred in
- * both orders; where the two verdicts do not agree, and where both say so, it is a tie.
+ * MT-Bench with pairwise comparison (Zheng et al. 2023, §3.1 and §3.4): a judge sees two models' answers to each turn in both orders, since judges favour a position. An answer wins if it is preferred in
+ * both orders; it is a tie if the two verdicts disagree, or if both say so.
  *
- * A turn that one of the two did not answer is lost by it, and nobody is asked; neither did: a tie, as are equal dialogues. A verdict that can't be read leaves the turn undecided: a tie, counted
- * apart. How often a decided verdict favoured what was shown first tells the judge's own bias: half the time without any.
+ * A model that did not answer a turn loses it without asking the judge; if neither answered, it is a tie, as for equal dialogues. An unreadable verdict leaves the turn undecided: a tie, also counted
+ * separately. The share of decided verdicts for the answer shown first reveals the judge's bias: half without any.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -35,17 +35,17 @@ export type ComparedTurn = typeof ComparedTurn.Type
 
 export const MtBenchWins = Schema.Struct({
   judge: Schema.String,
-  /** Two turns of a question are one prompt's. */
+  /** The two turns of a question count as one prompt. */
   wins: Wins,
   byTurn: Schema.Array(Schema.Struct({ turn: Schema.Number, wins: Wins })),
-  /** Ties: the two orders disagree; a verdict can't be read. */
+  /** Ties because the two orders disagree, or because a verdict is unreadable. */
   disagreeing: Schema.Number,
   undecided: Schema.Number,
-  /** Equal dialogues, which nobody was asked about. */
+  /** Equal dialogues, which the judge is not asked about. */
   equal: Schema.Number,
-  /** Turns that one of the two, or both, did not answer. */
+  /** Turns that one or both models did not answer. */
   unanswered: Schema.Number,
-  /** Verdicts for one side, and those of them that were for what was shown first. */
+  /** Verdicts for one side, and those among them for the answer shown first. */
   decided: Schema.Number,
   forFirst: Schema.Number,
   turns: Schema.Array(ComparedTurn)
@@ -53,7 +53,7 @@ export const MtBenchWins = Schema.Struct({
 export type MtBenchWins = typeof MtBenchWins.Type
 export const MtBenchWinsReport = report(MtBenchWins, "mt-bench-wins/1")
 
-/** Of the two orders' verdicts: in the first, A is ours; in the second, B is. */
+/** From the verdicts in both orders: in the first, A is ours; in the second, B is. */
 export const outcomeOf = (oursFirst: Choice | null, oursSecond: Choice | null): Outcome => {
   if (oursFirst === null || oursSecond === null) return "undecided"
   const [one, two] = [{ A: "ours", B: "opponent", C: "tie" } as const, { A: "opponent", B: "ours", C: "tie" } as const]
@@ -86,11 +86,11 @@ interface Compared {
   readonly turn: number
   readonly ours: ReadonlyArray<string | undefined>
   readonly opponent: ReadonlyArray<string | undefined>
-  /** What needs no judge. */
+  /** Outcomes that need no judge. */
   readonly settled: Outcome | undefined
 }
 
-/** Every turn, beside the other model's. */
+/** Every turn, paired with the other model's. */
 const turnsOf = (ours: ReadonlyArray<Answered>, opponent: ReadonlyArray<Answered>): ReadonlyArray<Compared> =>
   ours.flatMap(({ answers, question }, i) => {
     const others = opponent[i]!.answers
@@ -114,7 +114,7 @@ const turnsOf = (ours: ReadonlyArray<Answered>, opponent: ReadonlyArray<Answered
 const Judgement = Schema.Struct({ said: Schema.String, choice: Schema.NullOr(Schema.Literals(["A", "B", "C"])) })
 
 export const compareMtBench = Stage.make("compare-mt-bench", {
-  description: "MT-Bench: how often a judge prefers a model's answers to another's, in both orders",
+  description: "MT-Bench: how often a judge prefers one model's answers to another's, asked in both orders",
   config: Schema.Struct(judgeFields()),
   inputs: { file: External, first: Completions, second: Completions, opponentFirst: Completions, opponentSecond: Completions },
   output: MtBenchWinsReport,
@@ -147,7 +147,7 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
     for (const row of lines)
       if (row.choice === null)
         skipped.add({ what: "verdicts", reason: "that can't be read", id: `${row.id}, turn ${row.turn}, ours is ${row.oursIs}`, row })
-    // How many may be is the judge's own limit (maxUnreadable).
+    // The judge has its own limit (maxUnreadable).
     yield* skipped.check("verdicts", lines.length, anyShare)
     yield* writeJudgements(output.path, lines)
     const compared = turns.map((one): ComparedTurn => {

@@ -1,11 +1,11 @@
 /**
- * MT-Bench by single-answer grading (Zheng et al. 2023, §3.1 and §4.2): a judge grades a model's answer to each turn from 1 to 10. The score is the mean over questions; its interval is over questions, as two turns
- * of one question are not independent.
+ * MT-Bench with single-answer grading (Zheng et al. 2023, §3.1 and §4.2): a judge grades a model's answer to each turn from 1 to 10. The score is the mean over questions, and so is its interval, since the two turns
+ * of a question are not independent.
  *
- * A turn without an answer (an empty one, or no room for any) is not shown to the judge and has the lowest grade, 1: without it a model would gain by saying nothing. How many
- * there are is beside the score, as are answers of the judge that are no grade, which count in no mean.
+ * A turn without an answer (empty, or no space for one) is not shown to the judge and gets the lowest grade, 1; otherwise a model would benefit from not answering. The report includes
+ * their number, and the number of judge answers without a grade, which are excluded from all means.
  *
- * Deviations: see wording.ts; and answers are sampled by whoever calls (pipelines/rlhf.ts: greedily; the paper: at 0.7 for writing and roleplay, 0.1 for STEM and humanities).
+ * Deviations: see wording.ts; and the caller samples the answers (pipelines/rlhf.ts: greedily; the paper: at temperature 0.7 for writing and roleplay, 0.1 for STEM and humanities).
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -22,7 +22,7 @@ import { anyShare } from "../../common/unfit.ts"
 import { type Answered, answeredOf, readQuestions, writeJudgements } from "./questions.ts"
 import { gradeQuestion, readGrade } from "./wording.ts"
 
-/** §4.2: the lowest. */
+/** §4.2: the lowest grade. */
 const lowest = 1
 
 const GradedTurn = Schema.Struct({
@@ -30,9 +30,9 @@ const GradedTurn = Schema.Struct({
   category: Schema.String,
   /** From 1. */
   turn: Schema.Number,
-  /** Whether there was an answer to show. */
+  /** Whether there was an answer to grade. */
   answered: Schema.Boolean,
-  /** Null where the judge's answer is no grade. */
+  /** Null if the judge's answer contains no grade. */
   grade: Schema.NullOr(Schema.Number)
 })
 export type GradedTurn = typeof GradedTurn.Type
@@ -46,14 +46,14 @@ export const MtBenchGrades = Schema.Struct({
   byCategory: Schema.Array(Schema.Struct({ category: Schema.String, ...Mean })),
   /** Turns without an answer: grade 1. */
   unanswered: Schema.Number,
-  /** Turns on which the judge's answer is no grade: in no mean. */
+  /** Turns for which the judge's answer contains no grade: excluded from all means. */
   unreadable: Schema.Number,
   turns: Schema.Array(GradedTurn)
 })
 export type MtBenchGrades = typeof MtBenchGrades.Type
 export const MtBenchGradesReport = report(MtBenchGrades, "mt-bench-grades/1")
 
-/** Mean over questions of what was graded. */
+/** Mean over questions of the graded turns. */
 const meanOf = (turns: ReadonlyArray<GradedTurn>, seed: number) => {
   const graded = turns.flatMap(({ grade, id }) => (grade === null ? [] : [{ promptId: id, grade }]))
   const values = [...meanByPrompt(graded, ({ grade }) => grade).values()]
@@ -73,14 +73,14 @@ export const gradesOf = (judge: string, turns: ReadonlyArray<GradedTurn>, seed: 
 
 const Judgement = Schema.Struct({ said: Schema.String, grade: Schema.NullOr(Schema.Number) })
 
-/** Turns with an answer, each with what the judge is asked of it. */
+/** Turns with an answer, each with its question to the judge. */
 const askedOf = (answered: ReadonlyArray<Answered>) =>
   answered.flatMap(({ answers, question }) =>
     answers.flatMap((text, turn) => (text === undefined ? [] : [{ question, turn, text: gradeQuestion(question, turn, answers) }]))
   )
 
 export const gradeMtBench = Stage.make("grade-mt-bench", {
-  description: "MT-Bench: a judge's grades, 1 to 10, of a model's answers to both turns",
+  description: "MT-Bench: a judge's grades, from 1 to 10, for a model's answers to both turns",
   config: Schema.Struct(judgeFields()),
   inputs: { file: External, first: Completions, second: Completions },
   output: MtBenchGradesReport,
@@ -111,7 +111,7 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
     for (const row of lines)
       if (row.grade === null)
         skipped.add({ what: "answers", reason: "on which the judge's answer is no grade", id: `${row.id}, turn ${row.turn}`, row })
-    // How many may be is the judge's own limit (maxUnreadable).
+    // The judge has its own limit (maxUnreadable).
     yield* skipped.check("answers", turns.length, anyShare)
     yield* writeJudgements(output.path, lines)
     return yield* writeReport(output, gradesOf(model, turns, seed))

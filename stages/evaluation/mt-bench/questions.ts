@@ -1,6 +1,6 @@
 /**
- * MT-Bench (Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena"): 80 questions of two turns in eight categories, judged by a strong model. Here: the file of
- * questions as published (question.jsonl), and a model's answers to both turns.
+ * MT-Bench (Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena"): 80 questions of two turns in eight categories, graded by a strong model. This module reads the
+ * published file of questions (question.jsonl), and matches a model's answers to both turns.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -15,13 +15,13 @@ import { PairingError } from "../../common/pairing.ts"
 export interface Question {
   readonly id: string
   readonly category: string
-  /** What the user says, turn by turn. */
+  /** The user's messages, turn by turn. */
   readonly turns: ReadonlyArray<string>
-  /** Right answers, turn by turn, of the categories that are judged by them. */
+  /** Reference answers by turn, for the categories that are graded with them. */
   readonly references: ReadonlyArray<string | undefined>
 }
 
-/** §3.4 of the paper: judges grade these badly without a right answer. */
+/** §3.4 of the paper: judges grade these categories poorly without a reference answer. */
 const guided = new Set(["math", "reasoning", "coding"])
 const uncategorised = "(no category)"
 
@@ -41,7 +41,7 @@ const questionOf = (value: unknown): Question => {
   return { id, category: kind, turns, references }
 }
 
-/** The questions of a file, in its order. Rows that are none are passed over: the import of the same file's prompts skips and tells of them. */
+/** The questions in a file, in order. Invalid rows are ignored: the import of the same file's prompts skips and reports them. */
 export const readQuestions = (path: string): Effect.Effect<ReadonlyArray<Question>, ArtifactError> =>
   Effect.tryPromise({
     try: async () => {
@@ -65,21 +65,21 @@ export const readQuestions = (path: string): Effect.Effect<ReadonlyArray<Questio
             doing: `Reading MT-Bench's questions from ${path}`,
             expected: "rows {question_id, category, turns}",
             found: "none",
-            hint: "Give question.jsonl as it is published."
+            hint: "Pass question.jsonl as published."
           })
     )
   )
 
-/** A question, and what a model said to each turn; undefined where it said nothing, or was not asked. */
+/** A question, and a model's answer to each turn; undefined if the answer is empty, or the model was not asked. */
 export interface Answered {
   readonly question: Question
   readonly answers: ReadonlyArray<string | undefined>
 }
 
-/** Ids of second turns are those of the first with this behind (stages/data/prompts.ts `nextTurn`). */
+/** The id of a second turn is that of the first plus this suffix (stages/data/prompts.ts `nextTurn`). */
 const secondOf = (id: string): string => `${id}+`
 
-/** A model's answers to the questions, from its answers to the first turns and to the second ones. */
+/** A model's answers to the questions, from its answers to the first and to the second turns. */
 export const answeredOf = Effect.fn("answeredOf")(function* (
   questions: ReadonlyArray<Question>,
   first: ReadonlyArray<Completion>,
@@ -89,9 +89,9 @@ export const answeredOf = Effect.fn("answeredOf")(function* (
   const failed = (found: string) =>
     PairingError.of({
       doing,
-      expected: "answers to the questions' first turns, and to their second ones after those answers",
+      expected: "answers to the questions' first turns, and to their second turns after those answers",
       found,
-      hint: "Sample the first turns from the same file, the second ones from what continueWithAnswers makes of them."
+      hint: "Sample the first turns from the same file, and the second turns from the output of continueWithAnswers."
     })
   const known = new Map(questions.map((question) => [question.id, question]))
   const firsts = new Map(first.filter(({ sample }) => sample === 0).map((one) => [one.promptId, one]))
@@ -110,7 +110,7 @@ export const answeredOf = Effect.fn("answeredOf")(function* (
   }))
 })
 
-/** What the judge said, turn by turn: to be read by people. */
+/** The judge's answers, turn by turn, for people to read. */
 const judgementsFile = "judgements.jsonl"
 export const writeJudgements = (folder: string, rows: ReadonlyArray<object>): Effect.Effect<void> =>
   Effect.promise(() => writeFile(join(folder, judgementsFile), rows.map((row) => `${JSON.stringify(row)}\n`).join("")))

@@ -1,12 +1,12 @@
 /**
- * What a judge is asked about answers to MT-Bench, and how its words are read. As in the paper (Zheng et al. 2023, §3.4 and appendix A): the judge explains itself first; a grade is from 1 to
- * 10, a comparison is won or a tie; math, reasoning and coding are judged by a right answer; the second turn is judged with the whole dialogue in view.
+ * The questions to a judge about answers to MT-Bench, and how its answers are read. As in the paper (Zheng et al. 2023, §3.4 and appendix A): the judge explains itself first; a grade is from 1 to
+ * 10, a comparison is a win or a tie; math, reasoning and coding are judged with a reference answer; the second turn is judged with the whole dialogue in view.
  *
- * Deviations: the wording is ours; right answers are those of the questions' file (the paper has GPT-4 write them).
+ * Deviations: the wording is ours; reference answers are those in the questions' file (in the paper GPT-4 writes them).
  */
 import type { Question } from "./questions.ts"
 
-/** What is weighed; by a right answer, whether that is met. */
+/** The criteria; with a reference answer, agreement with it. */
 const weighing = (reference: string | undefined): string =>
   reference === undefined
     ? "Weigh how helpful, relevant, accurate, thorough, creative and detailed it is."
@@ -15,7 +15,7 @@ const fair = "Do not let the order of the two, their length or their names decid
 
 const part = (title: string, text: string): string => `# ${title}\n${text}`
 
-/** The dialogue up to a turn, with what one model said. */
+/** The dialogue up to a turn, with one model's answers. */
 const dialogue = ({ turns }: Question, turn: number, answers: ReadonlyArray<string | undefined>): string =>
   turns
     .slice(0, turn + 1)
@@ -29,7 +29,7 @@ const rightAnswers = ({ references }: Question, turn: number): ReadonlyArray<str
 
 const subject = (turn: number, what: string): string => (turn === 0 ? what : `${what} to the user's last message`)
 
-/** Asks for a grade from 1 to 10 of the answer to a turn, which counts from 0. */
+/** Asks for a grade from 1 to 10 for the answer to a turn, which counts from 0. */
 export const gradeQuestion = (question: Question, turn: number, answers: ReadonlyArray<string | undefined>): string =>
   [
     `Judge ${subject(turn, "an AI assistant's answer")} below. ${weighing(question.references[turn])} Stay as objective as you can. First explain your judgement in a few sentences. Then grade the answer from 1 (worst) to 10 (best), in double brackets and exactly in this form: Rating: [[5]]`,
@@ -51,10 +51,10 @@ export const comparisonQuestion = (
     part("The dialogue with assistant B", dialogue(question, turn, b))
   ].join("\n\n")
 
-/** The last of them counts: a judge may quote the form, or the answer, before it gives its own. */
+/** The last match counts: a judge may quote the form, or the answer, before it gives its verdict. */
 const lastIn = (said: string, form: RegExp): string | undefined => [...said.matchAll(form)].at(-1)?.[1]
 
-/** A grade from 1 to 10; null where there is none to be read. */
+/** A grade from 1 to 10; null if there is none. */
 export const readGrade = (said: string): number | null => {
   const found = lastIn(said, /\[\[\s*(\d+(?:\.\d+)?)\s*\]\]/g)
   const grade = found === undefined ? NaN : Number(found)
@@ -62,5 +62,5 @@ export const readGrade = (said: string): number | null => {
 }
 
 export type Choice = "A" | "B" | "C"
-/** Which is better, C for neither; null where that can't be read. */
+/** The better answer, C for neither; null if unreadable. */
 export const readChoice = (said: string): Choice | null => (lastIn(said, /\[\[\s*([ABC])\s*\]\]/g) as Choice | undefined) ?? null

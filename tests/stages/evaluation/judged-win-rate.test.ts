@@ -123,10 +123,12 @@ describe("the judged win rate", () => {
   it("is rejected for verdicts on other pairs, on other answers, or twice on one", async () => {
     const refused = async (...verdicts: ReadonlyArray<ReadonlyArray<Preference>>) =>
       failureOf(judgedWinRate, await ratesBy([mine("a", "m")], [theirs("a", "t")], ...verdicts))
-    expect(await refused([verdict("b#0", "m", "t")])).toMatch(/found one on another pair: "b#0"\. Annotate what pairCompletions makes/)
-    expect(await refused([verdict("a#0", "m", "older")])).toMatch(/one on other answers: "a#0"/)
-    expect(await refused([verdict("a#0", "older", "t")])).toMatch(/one on other answers: "a#0"/)
-    expect(await refused([verdict("a#0", "m", "t")], [verdict("a#0", "m", "t")])).toMatch(/two: "a#0"/)
+    expect(await refused([verdict("b#0", "m", "t")])).toMatch(
+      /found a verdict on another pair: "b#0"\. Annotate the output of pairCompletions/
+    )
+    expect(await refused([verdict("a#0", "m", "older")])).toMatch(/a verdict on other answers: "a#0"/)
+    expect(await refused([verdict("a#0", "older", "t")])).toMatch(/a verdict on other answers: "a#0"/)
+    expect(await refused([verdict("a#0", "m", "t")], [verdict("a#0", "m", "t")])).toMatch(/two verdicts: "a#0"/)
   })
 })
 

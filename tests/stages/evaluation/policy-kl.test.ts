@@ -59,7 +59,7 @@ describe("the KL of a policy", () => {
   })
   it("is rejected for completions at another temperature, and without completions", async () => {
     expect(await failureOf(policyKl, { completions: await drawn(0.7), reference: other })).toContain(
-      "expected completions at temperature 1, whose log-probabilities are the policy's own, found some at temperature 0.7"
+      "expected completions at temperature 1, whose log-probabilities are the policy's own, found completions at temperature 0.7"
     )
     expect(await failureOf(policyKl, { completions: await rowsArtifact(Completions, []), reference: other })).toContain("0 completions")
   })

@@ -101,10 +101,10 @@ describe("the refusal rate", () => {
     expect((await rateOf(rows, { openings, ...own })).falseRefusals!.corrected!.mean).toBeCloseTo(2 / 7, 12)
   })
   it.each([
-    [{ labelledRefusals: 5 }, /0 of 5 refusals told and 0 false alarms in 0 compliances/],
+    [{ labelledRefusals: 5 }, /0 of 5 refusals detected and 0 false alarms in 0 compliances/],
     [{ labelledRefusals: 5, refusalsTold: 6, labelledCompliances: 5 }, /6 of 5 refusals told/],
-    [{ labelledRefusals: 5, refusalsTold: 2, labelledCompliances: 5, falseAlarms: 2 }, /a larger share of the refusals/],
-    [{ refusalsTold: 2 }, /2 of 0 refusals told .* Set labelledRefusals, .* together, or none of them/]
+    [{ labelledRefusals: 5, refusalsTold: 2, labelledCompliances: 5, falseAlarms: 2 }, /a larger share detected among the refusals/],
+    [{ refusalsTold: 2 }, /2 of 0 refusals detected .* Set labelledRefusals, .* together, or none of them/]
   ])("is not corrected by %j", async (config, message) => {
     const completions = await rowsArtifact(Completions, [completion("p", 0, "No.")])
     expect(await failureOf(refusalRate, { completions }, config)).toMatch(message)

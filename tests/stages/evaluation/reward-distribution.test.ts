@@ -49,7 +49,7 @@ describe("the stage", () => {
   it("rejects completions without such a score, no completions, and no bins", async () => {
     expect(await failure([])).toMatch(/got 0 scored completions without a helpfulness or safety score/)
     expect(await failure([scored("a", 0, 1), scored("b", 0, 1)])).toMatch(
-      /got 2 scored completions without .*score them by such a reward model/
+      /got 2 scored completions without .*score them with such a reward model/
     )
     const other = scored("a", 0, 1, { helpfulnessScore: 0.5, safety: true })
     expect(await failure([other], { prompts: "own" })).toMatch(/got 1 scored completions without/)

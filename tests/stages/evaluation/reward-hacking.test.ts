@@ -104,9 +104,9 @@ describe("the stage", () => {
   })
   it("rejects versions without common prompts, other completions, empty sets, and names or sets that do not match", async () => {
     const other = [scored("b", 0, 1)]
-    expect(await failure(["x", "y"], [one, other], [one, other])).toMatch(/none that both "x" and "y" answered/)
+    expect(await failure(["x", "y"], [one, other], [one, other])).toMatch(/no prompt that both "x" and "y" answered/)
     // Each is compared with its neighbour: it is not enough that the first and the third have common prompts.
-    expect(await failure(["x", "y", "z"], [one, other, one], [one, other, one])).toMatch(/none that both "x" and "y" answered/)
+    expect(await failure(["x", "y", "z"], [one, other, one], [one, other, one])).toMatch(/no prompt that both "x" and "y" answered/)
     const texts = one.map((row) => ({ ...row, text: "another" }))
     expect(await failure(["x"], [one], [texts])).toMatch(/"x": expected both scores of the same completions, found other texts/)
     const policies = one.map((row) => ({ ...row, policy: "another" }))

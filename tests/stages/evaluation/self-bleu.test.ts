@@ -90,10 +90,10 @@ describe("the stage", () => {
   it("rejects sets in which no prompt has two answers, names that do not match, and two models' answers in one set", async () => {
     const failure = async (names: ReadonlyArray<string>, ...versions: ReadonlyArray<ReadonlyArray<Completion>>) =>
       failureOf(selfBleu, { completions: await sets(...versions) }, { names })
-    expect(await failure(["a"], answers("a", 1, "x"))).toMatch(/no prompt with two answers that are not empty; sample with k of 2 or more/)
-    expect(await failure(["a"], [])).toMatch(/no prompt with two answers/)
+    expect(await failure(["a"], answers("a", 1, "x"))).toMatch(/no prompt with two non-empty answers; sample with k of 2 or more/)
+    expect(await failure(["a"], [])).toMatch(/no prompt with two non-empty answers/)
     // Two answers at two temperatures are one at each.
-    expect(await failure(["a"], [...answers("a", 1, "x"), ...answers("a", 2, "x")])).toMatch(/no prompt with two answers/)
+    expect(await failure(["a"], [...answers("a", 1, "x"), ...answers("a", 2, "x")])).toMatch(/no prompt with two non-empty answers/)
     expect(await failure(["a"], answers("a", 1, "x", "y"), answers("a", 1, "x", "y"))).toMatch(/found 2 sets and the names \["a"\]/)
     expect(await failure([])).toMatch(/at least one set, and a distinct name for each, found 0 sets/)
     // The same sample twice would be similar to itself.

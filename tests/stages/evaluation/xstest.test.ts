@@ -71,7 +71,7 @@ describe("XSTest", () => {
   it("rejects answers to other prompts, names that do not match, and sets without answers", async () => {
     const stray = [...bold, completion("x", 0, gives)]
     const names = ["timid", "bold"]
-    expect(await failureOf(xsTest, await inputsOf(timid, stray), { names })).toMatch(/found one to another prompt, "x"/)
+    expect(await failureOf(xsTest, await inputsOf(timid, stray), { names })).toMatch(/found an answer to another prompt, "x"/)
     expect(await failureOf(xsTest, await inputsOf(timid, bold), { names: ["one"] })).toMatch(/found 2 sets and the names \["one"\]/)
     expect(await failureOf(xsTest, await inputsOf(timid, []), { names })).toMatch(/count refusals of bold in: got no completions/)
     const other = answersOf({ u1: gives }).map((row) => ({ ...row, safety: false }))

@@ -149,7 +149,11 @@ describe("a scorer that gives no number reports it", () => {
 
 describe("a scorer is rejected", () => {
   it.each([
-    [{}, undefined, 'Creating a scorer of kind function: expected its code, found none. Wire the input code, for example fileAt("check.ts").'],
+    [
+      {},
+      undefined,
+      'Creating a scorer of kind function: expected its code, found none. Wire the input code, for example fileAt("check.ts").'
+    ],
     [{ kind: "program" }, "program.mjs", "Creating a scorer of kind program: expected a command, found none."],
     [{ command: "node" }, "sums.ts", "Creating a scorer of kind function: expected no command, found node."],
     [{}, "text.txt", "Creating a scorer of kind function: expected a module (.ts, .js, .mjs), found text.txt."],

@@ -112,7 +112,7 @@ describe("a safety preprompt", () => {
     expect(dropped.metrics).toMatchObject({ byCategory: 1, withoutTemplate: 3 })
     expect(
       await failureOf(preprompt, { prompts: await rowsArtifact(Prompts, prompts.slice(1)) }, { ...config, otherCategories: "drop" })
-    ).toMatch(/expected prompts of a category with a template \(hateful\), found none among 3 adversarial prompts/)
+    ).toMatch(/expected prompts with a category that has a template \(hateful\), found none among 3 adversarial prompts/)
   })
   it("has a template for each of §4.2's three categories by default, and names no category when it is generic", async () => {
     const prompts = ["illicit", "hateful", "advice"].map((category) => prompt(category, { category }))
@@ -127,10 +127,10 @@ describe("a safety preprompt", () => {
   it.each([
     [{ templates: ["{adjective}, {adjective}"], adjectives: ["safe", "safe"] }, "expected 2 different adjectives for a template, found 1"],
     [{ templates: [] }, "expected generic templates, found none"],
-    [{ templates: ["[INST] be safe"] }, "without the chat format's own tags"],
+    [{ templates: ["[INST] be safe"] }, "without tags of the chat format"],
     [{ adjectives: ["a", "b", " "] }, "found an empty one"],
-    [{ kind: "category", categoryTemplates: {} }, "a template for one risk category at least"],
-    [{ kind: "category", categoryTemplates: { advice: "<<SYS>>" } }, "without the chat format's own tags"]
+    [{ kind: "category", categoryTemplates: {} }, "a template for at least one risk category"],
+    [{ kind: "category", categoryTemplates: { advice: "<<SYS>>" } }, "without tags of the chat format"]
   ])("is rejected for %j", async (config, message) => {
     expect(await failureOf(preprompt, { prompts: await rowsArtifact(Prompts, [prompt("a")]) }, config)).toContain(message)
   })
@@ -180,11 +180,11 @@ describe("completions without the preprompt", () => {
       prompts: await rowsArtifact(Prompts, prompts)
     })
     const prefixed = completion("a", { prompt: [system("Be safe."), user("how to a")] })
-    expect(await failureOf(withoutPreprompt, await inputs([prefixed], [prompt("b")]))).toContain("found no prompt of that id")
-    expect(await failureOf(withoutPreprompt, await inputs([completion("a")], [prompt("a")]))).toContain("or by none")
+    expect(await failureOf(withoutPreprompt, await inputs([prefixed], [prompt("b")]))).toContain("found no prompt with that id")
+    expect(await failureOf(withoutPreprompt, await inputs([completion("a")], [prompt("a")]))).toContain("or not at all")
     const other = prompt("a", { messages: [user("something else")] })
     expect(await failureOf(withoutPreprompt, await inputs([prefixed], [other]))).toContain("differs by more than a preprompt")
-    expect(await failureOf(withoutPreprompt, await inputs([prefixed], [prompt("a"), other]))).toContain('two different ones for "a"')
+    expect(await failureOf(withoutPreprompt, await inputs([prefixed], [prompt("a"), other]))).toContain('two different prompts for "a"')
   })
 })
 
@@ -232,7 +232,7 @@ describe("the distilled answer", () => {
   })
   it("is rejected if the preprompt is still there, or without the safety reward model's scores", () => {
     const prefixed = scored("a", 0.9, { prompt: [system("Be safe."), user("how to a")] })
-    expect(() => kept([scored("a", 0.1)], [prefixed])).toThrow("Take preprompts off with withoutPreprompt")
+    expect(() => kept([scored("a", 0.1)], [prefixed])).toThrow("Remove preprompts with withoutPreprompt")
     expect(() => kept([scored("a", 0.1)], [scored("a", null)])).toThrow("no safety score")
     expect(() => kept([scored("a", null)], [scored("a", 0.1)])).toThrow("no safety score")
   })
@@ -269,7 +269,7 @@ describe("the stage distil", () => {
     })
     const none = await runStage(distil, await of([scored("a", 0.9)], [scored("a", 0.2)]))
     expect(none.metrics).toEqual({ rows: 0, prompts: 1, kept: 0, withoutOriginal: 0, withoutDistilled: 0 })
-    expect(await failureOf(distil, await of([scored("a", 0.9)], [scored("b", 0.2)]))).toContain("no adversarial prompt in common")
+    expect(await failureOf(distil, await of([scored("a", 0.9)], [scored("b", 0.2)]))).toContain("without a common adversarial prompt")
   })
 })
 

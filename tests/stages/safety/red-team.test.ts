@@ -108,7 +108,7 @@ describe("the stages", () => {
       /expected new prompts for each version, found prompt "a" among those of "sft" and of "v1"/
     )
     expect(await failure([first, second], [await classified(answered("b", "s"))])).toMatch(
-      /expected answers of "v1" to prompts that broke an earlier version, found an answer to "b", which broke none/
+      /expected answers of "v1" to prompts that broke an earlier version, found an answer to "b", which broke no version/
     )
     expect(await failure([first, await classified([])], [await classified(byV1)])).toMatch(
       /expected answers of "v1" to new prompts, found none/
