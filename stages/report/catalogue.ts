@@ -1,4 +1,4 @@
-/** What the report may show, by the name that its figures, tables and files have: each with what of the paper it re-creates. docs/paper.md names these. */
+/** The figures and tables that the report may show, by the name used for their files: each with the part of the paper that it reproduces. docs/paper.md lists these. */
 export const catalogue = {
   "training-curves": null,
   "pretraining-loss": "figure 5",
@@ -53,5 +53,5 @@ export const catalogue = {
 } as const satisfies Readonly<Record<string, string | null>>
 
 export type ShownId = keyof typeof catalogue
-/** What of the paper it re-creates, for a caption: "Figure 11 of the paper."; nothing where there is nothing. */
+/** The part of the paper that a figure reproduces, for its caption: "Figure 11 of the paper."; null if there is none. */
 export const paperOf = (id: ShownId): string | null => catalogue[id]

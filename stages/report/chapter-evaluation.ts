@@ -1,4 +1,4 @@
-/** How the versions compare (Llama 2 §3.4, §5.1): by the world's oracle where there is one, by reward models, by how diverse they are. */
+/** Comparison of the versions (Llama 2 §3.4, §5.1): by the world's oracle if there is one, by reward models, and by diversity. */
 import * as Effect from "effect/Effect"
 import { CalibrationReport } from "../evaluation/calibration.ts"
 import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
@@ -16,7 +16,7 @@ import { RunReport } from "./run-report.ts"
 import { diversityTable, gainTable, guardTable, winRatesTable } from "./tables.ts"
 import { baselineOf, lastOf, type Version } from "./versions.ts"
 
-/** Figure 21: Self-BLEU by temperature, a line for each version, a panel for each type of prompts. A set that is named "sft at 1.3" is a point of sft's line. */
+/** Figure 21: Self-BLEU by temperature, with a line per version and a panel per type of prompt. A set named "sft at 1.3" is a point on sft's line. */
 export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | undefined => {
   const rows = versions.flatMap(({ byTemperature, byType = [], name }) =>
     (byType.length === 0 ? [{ type: "all prompts", byTemperature }] : byType).flatMap(({ byTemperature: found, type }) =>
@@ -42,9 +42,9 @@ export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | un
   ]
   return {
     id: "diversity",
-    title: "How alike the answers to one prompt are, by temperature",
+    title: "Similarity of the answers to a prompt, by temperature",
     caption:
-      "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse. In the paper RLHF makes answers to factual prompts alike at any temperature, and keeps those to creative ones diverse.",
+      "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals; lower is more diverse. In the paper RLHF makes answers to factual prompts similar at any temperature, while answers to creative prompts stay diverse.",
     rows,
     spec:
       types.length === 1

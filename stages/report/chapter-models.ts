@@ -1,4 +1,4 @@
-/** The base models of a run (Llama 2 table 1): sizes, what they were trained on, learning rate. */
+/** The base models of a run (Llama 2 table 1): sizes, training data, learning rate. */
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -8,7 +8,7 @@ import type { NodeCurve } from "./curve-figures.ts"
 import type { Section } from "./figure.ts"
 import type { Result, Results } from "./results.ts"
 
-/** The shape of a checkpoint; undefined where it is none that this engine computes. */
+/** The shape of a checkpoint; undefined if the engine does not support it. */
 export const shapeOf = ({ path }: Result): Effect.Effect<LlamaConfig | undefined> =>
   Effect.tryPromise(async () => JSON.parse(await readFile(join(path, "config.json"), "utf8")) as unknown).pipe(
     Effect.flatMap((json) => fromHuggingFace(json, path)),
@@ -46,7 +46,7 @@ export const modelsChapter = Effect.fnUntraced(function* (run: Results, curves: 
       {
         id: "models",
         title: "Sizes of the base models",
-        caption: "As table 1 tells the paper's. An imported model's training is its publisher's to tell.",
+        caption: "Like table 1 in the paper. The training of imported models is not known.",
         rows: rows.flat()
       }
     ]

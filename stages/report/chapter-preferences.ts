@@ -1,4 +1,4 @@
-/** Preference data (Llama 2 §3.2.1, §3.4.1): statistics batch by batch, the shares of ratings, and how often each round's newest model was chosen. */
+/** Preference data (Llama 2 §3.2.1, §3.4.1): statistics by batch, shares of ratings, and how often each round's newest model was chosen. */
 import * as Effect from "effect/Effect"
 import { BatchRewardsReport } from "../evaluation/batch-rewards.ts"
 import { type PreferenceStatistics, PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
@@ -16,7 +16,7 @@ const ratingNames = {
   negligiblyBetterOrUnsure: "negligibly better or unsure"
 } as const
 
-/** Figure 25: the shares of ratings, batch by batch. */
+/** Figure 25: the shares of ratings by batch. */
 export const ratingSharesFigure = (statistics: PreferenceStatistics): Figure | undefined => {
   const rows = (["helpfulness", "safety"] as const).flatMap((data) =>
     (statistics[data]?.batches ?? []).flatMap(({ ratings }, i) =>
@@ -33,9 +33,9 @@ export const ratingSharesFigure = (statistics: PreferenceStatistics): Figure | u
   if (rows.length === 0) return undefined
   return {
     id: "rating-shares",
-    title: "Ratings, batch by batch",
+    title: "Ratings by batch",
     caption:
-      "Share of each rating among the rated pairs of a batch. In the paper clear ratings become rarer as versions improve: their answers become alike.",
+      "Share of each rating among the rated pairs of a batch. In the paper clear ratings become rarer as versions improve, because their answers become more similar.",
     rows,
     spec: {
       facet: { column: { field: "data", type: "nominal", title: null } },
@@ -53,7 +53,7 @@ export const ratingSharesFigure = (statistics: PreferenceStatistics): Figure | u
   }
 }
 
-/** §3.4.1: how often each round's newest model was chosen over the one before. */
+/** §3.4.1: how often each round's newest model was chosen over the previous one. */
 export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
   const rows = rounds.flatMap(({ comparisons, name, rate }) =>
     rate === null ? [] : [{ round: name, rate: rate.mean, low: rate.low, high: rate.high, comparisons }]
@@ -64,7 +64,7 @@ export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
     id: "rounds-won",
     title: "How often each round's newest model was chosen",
     caption:
-      "Of the comparisons that the round's pairs were collected for anyway, with 95% Wilson intervals; on the dashed line neither model is better. The two models' answers are drawn at temperatures of their own.",
+      "Share of the round's existing comparisons, with 95% Wilson intervals; on the dashed line neither model is better. The two models' answers are sampled at separate temperatures.",
     rows,
     spec: {
       width: 480,
@@ -83,8 +83,8 @@ export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
 
 export const roundsWonTable = ({ rounds }: RoundWins): Table => ({
   id: "rounds-won",
-  title: "Wins by each round's pairs",
-  caption: "Clear: better or significantly better. Left out: equal to the annotators, or dropped by the safety rule.",
+  title: "Wins in each round's pairs",
+  caption: "Clear: better or significantly better. Left out: no preference, or dropped by the safety rule.",
   rows: rounds.map(({ clearLosses, clearWins, comparisons, leftOut, name, rate, temperatures, wins }) => ({
     ...{
       round: name,

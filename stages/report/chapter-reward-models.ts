@@ -1,4 +1,4 @@
-/** Reward models (Llama 2 §3.2.2, A.3.3): accuracy on held-out pairs, size against data, margins, what their differences mean, how they tell unsafe responses. */
+/** Reward models (Llama 2 §3.2.2, A.3.3): accuracy on held-out pairs, size against data, margins, calibration of score differences, detection of unsafe responses. */
 import * as Effect from "effect/Effect"
 import { parameterCount } from "../../models/config.ts"
 import { type Preference, PairScores, Preferences } from "../../schemas/rows.ts"
@@ -18,7 +18,7 @@ import {
   safetyRecallTable
 } from "./reward-model-figures.ts"
 
-/** An evaluation of one reward model: on which pairs, and what they scored. */
+/** An evaluation of one reward model: its pairs, and their scores. */
 interface Evaluated {
   readonly name: string
   readonly accuracy: RewardAccuracy
@@ -47,7 +47,7 @@ const evaluationsOf = Effect.fnUntraced(function* (run: Results) {
   })
 })
 
-/** Those on the same held-out pairs that differ in size or in how much they were trained on; the largest such set. */
+/** The largest set of evaluations on the same held-out pairs whose models differ in size or in their amount of training data. */
 const scalingOf = Effect.fnUntraced(function* (run: Results, evaluated: ReadonlyArray<Evaluated>) {
   const sized = yield* Effect.forEach(evaluated, (one) =>
     Effect.gen(function* () {
@@ -67,7 +67,7 @@ const scalingOf = Effect.fnUntraced(function* (run: Results, evaluated: Readonly
   return amounts > 1 && sizes * amounts > 3 && largest.length === sizes * amounts ? largest : []
 })
 
-/** Those that differ in the margin alone. */
+/** Evaluations whose models differ only in the margin. */
 const marginsOf = (evaluated: ReadonlyArray<Evaluated>): ReadonlyArray<Evaluated & { readonly margin: string }> => {
   const groups = Map.groupBy(evaluated, ({ reward, test }) => JSON.stringify([test, reward.inputs, { ...reward.config, margin: null }]))
   const found = [...groups.values()].find((some) => new Set(some.map(({ reward }) => reward.config.margin)).size > 1) ?? []
@@ -80,7 +80,7 @@ const namedScores = (run: Results, name: string, { scores }: Evaluated) =>
     (all) => ({ name, scores: all.flat() })
   )
 
-/** How a safety model tells unsafe responses of its held-out pairs, at the threshold of R_c and at table 29's. */
+/** How well a safety model detects the unsafe responses among its held-out pairs, at the threshold of R_c and at table 29's. */
 const recallOf = Effect.fnUntraced(function* (run: Results, { scores }: Evaluated) {
   const responses: Array<{ readonly score: number; readonly safe: boolean }> = []
   for (const set of scores) {
@@ -108,7 +108,7 @@ const recallOf = Effect.fnUntraced(function* (run: Results, { scores }: Evaluate
 })
 
 const isSafety = ({ reward }: Evaluated): boolean => reward.type.includes("safety")
-/** The last evaluation of each kind of model: the one that was in use at the end. */
+/** The last evaluation of each kind of model, which is that of the model in use at the end. */
 const lastOfEachKind = (evaluated: ReadonlyArray<Evaluated>): ReadonlyArray<Evaluated> => [
   ...new Map(evaluated.map((one) => [one.reward.type, one])).values()
 ]

@@ -1,4 +1,4 @@
-/** Safety (Llama 2 §4.2 to §4.4): the amount of safety data, context distillation, scores before and after RLHF, violations by category and turn. */
+/** Safety (Llama 2 §4.2 to §4.4): the amount of safety data, context distillation, scores before and after RLHF, violations by category and by turn. */
 import * as Effect from "effect/Effect"
 import { DistillationGainReport } from "../safety/distillation-gain.ts"
 import { RedTeamReport } from "../safety/red-team.ts"
@@ -55,7 +55,7 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
       ...(arms.length > 0 ? [safetyScalingFigure(arms), safetyTailFigure(arms), falseRefusalsFigure(arms)] : []),
       before === undefined || after === undefined || before === after ? undefined : beforeAfterFigure(before, after),
       ...distilled.flatMap(({ content }) => [distillationScoresFigure(content), distillationFigure(content)]),
-      violationsFigure("violations", "Violations, version by version", by, byTurns),
+      violationsFigure("violations", "Violations by version", by, byTurns),
       new Set(byCategory.map(({ kind }) => kind)).size > 1
         ? violationsFigure("violations-by-category", "Violations by risk category", by, byCategory)
         : undefined
@@ -65,7 +65,7 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
         ? []
         : [
             violationsTable(
-              "Violations that the safety classifier finds",
+              "Violations found by the safety classifier",
               classified.map(({ content: { all, byCategory: categories }, node }) => ({
                 ...{ set: node, rate: all.rate, prompts: all.prompts },
                 byCategory: categories.map(({ category, violations }) => `${category} ${violations}`).join(", ") || "none"

@@ -1,4 +1,4 @@
-/** The sections of a run's report, in the paper's order: each is there where the run has what it shows. */
+/** The sections of a run's report, in the paper's order; a section exists if the run has results for it. */
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import { ghostAttentionChapter } from "./chapter-ghost-attention.ts"
@@ -12,7 +12,7 @@ import type { Section } from "./figure.ts"
 import type { Results } from "./results.ts"
 import type { Version } from "./versions.ts"
 
-/** What of a run can't be read says so in its place, and the other sections stand. */
+/** Replaces a section that cannot be read with the reason, so that the other sections are kept. */
 const orWhyNot = (title: string, section: Effect.Effect<ReadonlyArray<Section>, ArtifactError>): Effect.Effect<ReadonlyArray<Section>> =>
   section.pipe(Effect.catch((error) => Effect.succeed([{ title, text: [`This section is missing: ${error.message}`] }])))
 

@@ -1,4 +1,4 @@
-/** Figures of several versions' answers to the same prompts, by reward models alone: any run that scores two versions has them (Llama 2 §3.4, §5.1). */
+/** Figures comparing several versions' answers to the same prompts, by reward models alone: available for any run that scores two versions (Llama 2 §3.4, §5.1). */
 import * as Effect from "effect/Effect"
 import { winRateOf } from "../evaluation/win-rate.ts"
 import { pairSamples, meanByPrompt } from "../common/pairing.ts"
@@ -11,7 +11,7 @@ import { namedPoints } from "./named-points.ts"
 import { rewardsChart } from "./run-figures.ts"
 import type { Answer, Version } from "./versions.ts"
 
-/** Mean over prompts with its bootstrap interval over prompts; null where nothing has the score. */
+/** Mean over prompts with its bootstrap interval; null if no answer has the score. */
 const estimateOf = (rows: ReadonlyArray<Answer>, value: (one: Answer) => number | null): Estimate | null => {
   const known = rows.flatMap((one) => {
     const score = value(one)
@@ -20,7 +20,7 @@ const estimateOf = (rows: ReadonlyArray<Answer>, value: (one: Answer) => number 
   return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, ({ score }) => score).values()], 0)
 }
 
-/** A line for each version: what the page begins with where no summary has one. */
+/** A row per version: the table at the top of the page, if no summary provides one. */
 export const scoreRows = (versions: ReadonlyArray<Version>): Rows =>
   versions.map(({ kind, name, scored }) => ({
     version: kind === "control" ? `control: ${name}` : name,
@@ -55,7 +55,7 @@ const winsOver = (versions: ReadonlyArray<Version>) =>
     )
   })
 
-/** Figure 11: each version's win rates over the first, helpfulness by R_h against safety by R_s; the table has ties too. */
+/** Figure 11: each version's win rates over the first, helpfulness by R_h against safety by R_s; the table also has ties. */
 export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray<Version>) {
   const wins = yield* winsOver(versions)
   const over = versions[0]?.name ?? ""
@@ -63,8 +63,8 @@ export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray
     part === null ? null : part.rate === null ? `– (${part.ties} tied)` : `${within(part.rate)}, ${part.ties} tied`
   const table: Table = {
     id: "win-rates",
-    title: `Win rates over ${over}, by the reward models`,
-    caption: `Wins over wins and losses to the same prompts, with 95% Wilson intervals.${versions[0]?.isTunedTo === true ? " The reward models that judge are among those that the run tuned versions to, which favours the later ones." : " The reward models that judge took no part in tuning."}`,
+    title: `Win rates over ${over} according to the reward models`,
+    caption: `Wins / (wins + losses) on the same prompts, with 95% Wilson intervals.${versions[0]?.isTunedTo === true ? " The run tuned versions to these reward models, which favours later versions." : " These reward models were not used for tuning."}`,
     rows: wins.map(({ helpfulness, name, reward, safety }) => ({
       version: name,
       "helpfulness, R_h": rate(helpfulness),
@@ -92,21 +92,21 @@ export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray
     id: "win-rates",
     title: `Win rates over ${over}: helpfulness against safety`,
     caption:
-      "A point for each version, by the reward models: win / (win + loss) on prompts to help with, by R_h, and on prompts to refuse, by R_s; bars are 95% Wilson intervals.",
+      "One point per version according to the reward models: wins / (wins + losses) with R_h on prompts to help with, and with R_s on prompts to refuse; bars are 95% Wilson intervals.",
     rows,
     spec: (width) => namedPoints(rows, width, { x: "helpfulness", y: "safety" }, "win rate")
   }
   return { table, figures: rows.length < 2 ? [] : [figure] }
 })
 
-/** At most so many points of a figure: more are drawn on one another, and make a page of megabytes. */
+/** Maximum number of points in a figure: more would overlap, and make the page megabytes large. */
 const mostPoints = 600
 const thin = <Row>(rows: ReadonlyArray<Row>): ReadonlyArray<Row> => {
   const every = Math.max(1, Math.ceil(rows.length / mostPoints))
   return rows.filter((_, i) => i % every === 0)
 }
 
-/** Figure 32: R_h against R_s of the last version's answers, where both models were asked. */
+/** Figure 32: R_h against R_s of the last version's answers that have both scores. */
 export const tensionFigure = ({ name, scored }: Version): Figure | undefined => {
   const both = scored.flatMap(({ helpfulnessScore: h, safety, safetyScore: s }) =>
     h === null || s === null ? [] : [{ helpfulness: h, safety: s, prompt: safety ? "to refuse" : "to help with" }]
@@ -115,8 +115,8 @@ export const tensionFigure = ({ name, scored }: Version): Figure | undefined => 
   const rows = thin(both)
   return {
     id: "safety-against-helpfulness",
-    title: `Safety against helpfulness of the answers of ${name}`,
-    caption: `A point for each answer${rows.length < both.length ? ` (${rows.length} of ${both.length})` : ""}: R_s across, R_h up. Answers at the lower right are safe and, by the helpfulness model, no help: why the two rewards have a model each (§3.2.2).`,
+    title: `Safety against helpfulness of ${name}'s answers`,
+    caption: `One point per answer${rows.length < both.length ? ` (${rows.length} of ${both.length})` : ""}: R_s on the x axis, R_h on the y axis. Answers at the lower right are safe but, according to the helpfulness model, unhelpful, which is why each reward has its own model (§3.2.2).`,
     rows,
     spec: {
       width: 480,
@@ -131,7 +131,7 @@ export const tensionFigure = ({ name, scored }: Version): Figure | undefined => 
   }
 }
 
-/** Figure 14: each prompt's mean score by the version before RLHF and by the last. */
+/** Figure 14: each prompt's mean score for the version before RLHF and for the last one. */
 export const beforeAfterFigure = (before: Version, after: Version): Figure | undefined => {
   const part = (model: string, safety: boolean, value: (one: Answer) => number | null) => {
     const means = ({ scored }: Version) =>
@@ -161,8 +161,8 @@ export const beforeAfterFigure = (before: Version, after: Version): Figure | und
   )
   return {
     id: "safety-before-and-after",
-    title: `Scores of ${before.name} and of ${after.name}, prompt by prompt`,
-    caption: `A point for each prompt, by the reward models that compare the versions; above the line the score rose: ${shares.join(", ")}.`,
+    title: `Scores of ${before.name} and ${after.name} by prompt`,
+    caption: `One point per prompt, scored by the reward models that compare the versions; above the line the score increased: ${shares.join(", ")}.`,
     rows,
     spec: {
       data: { values: drawn },
@@ -187,14 +187,14 @@ export const beforeAfterFigure = (before: Version, after: Version): Figure | und
   }
 }
 
-/** Where no summary has each version's means: R_c with its interval. */
+/** R_c of each version with its interval, if no summary has each version's means. */
 export const rewardsOfVersions = (versions: ReadonlyArray<Version>): Figure => {
   const rows = versions.flatMap(({ kind, name, scored }) => {
     const found = estimateOf(scored, ({ reward }) => scoreOf(reward))
     return found === null ? [] : [{ name, kind, reward: found.mean, low: found.low, high: found.high }]
   })
   return rewardsChart(rows, {
-    title: "Each version by the reward",
-    caption: "Mean R_c over prompts, with 95% bootstrap intervals over prompts. Right is better."
+    title: "Reward of each version",
+    caption: "Mean R_c over prompts, with 95% bootstrap intervals over prompts. Further right is better."
   })
 }

@@ -1,4 +1,4 @@
-/** What a run comes to, in words: as its summary says, or where it has none from the reports and answers that there are. */
+/** The conclusions of a run, in words: from its summary or, if there is none, from its reports and answers. */
 import * as Effect from "effect/Effect"
 import { chance, conclusion, nothing } from "../evaluation/conclusions.ts"
 import type { Conclusion } from "../evaluation/run-summary.ts"
@@ -12,7 +12,7 @@ import type { Results } from "./results.ts"
 import { RunReport } from "./run-report.ts"
 import { baselineOf, lastOf, type Version } from "./versions.ts"
 
-/** The last version's reward above the baseline's and above each control's, on prompts that both have a score of. */
+/** The last version's reward minus the baseline's and each control's, on prompts that both have a score for. */
 export const gainsOf = (versions: ReadonlyArray<Version>): ReadonlyArray<Conclusion> => {
   const [last, baseline] = [lastOf(versions), baselineOf(versions)]
   if (last === undefined) return []
@@ -45,7 +45,7 @@ export const runConclusions = Effect.fnUntraced(function* (run: Results, version
     ...(yield* run.reports(RunReport)).flatMap(({ content }) => content.conclusions)
   ]
   if (told.length > 0) return told
-  // The last evaluation of each kind of reward model: of the one that was in use at the end.
+  // The last evaluation of each kind of reward model, which is that of the model in use at the end.
   const accuracies = (yield* run.reports(RewardAccuracyReport)).map((one) => ({
     ...one,
     reward: run.input(run.input(one, "scores"), "reward")

@@ -1,30 +1,30 @@
-/** Training curves: what stages reported step by step, a figure for each stage that trained, with a line for each of its nodes (Llama 2 figure 5 is pretraining's). */
+/** Training curves: the numbers that stages reported at each step, with a figure per training stage and a line per node (Llama 2 figure 5 for pretraining). */
 import { visible } from "../../schemas/visible.ts"
 import { type Figure, series, type Section } from "./figure.ts"
 
-/** What a node reported: each number with its steps. */
+/** The numbers that a node reported, each with its steps. */
 export interface NodeCurve {
   readonly node: string
   readonly stage: string
   readonly series: ReadonlyMap<string, { readonly steps: ReadonlyArray<number>; readonly values: ReadonlyArray<number> }>
 }
 
-/** Points of a line, at most. */
+/** Maximum number of points per line. */
 const mostPoints = 60
-/** Lines of a figure, at most: of more, the last ones. */
+/** Maximum number of lines per figure; if there are more, the last ones are shown. */
 const mostLines = 14
 const mostPanels = 9
 
-/** What is no measure of training, or is told elsewhere. */
+/** Reported numbers that do not measure training, or are shown elsewhere. */
 const notShown = /^(seconds|memory|tokens|gpu.*|.*Seconds|learningRate|total)$/i
-/** What is looked at first. */
+/** Shown first. */
 const first = ["loss", "heldOutLoss", "accuracy", "reward", "heldOutReward", "kl", "gradientNorm", "tokensPerSecond"]
 const rank = (name: string): number => (first.includes(name) ? first.indexOf(name) : name === "tokensPerSecond" ? 100 : 50)
 
 /** 0.5, 12, 3.4k. */
 const short = "abs(datum.value) >= 1000 ? format(datum.value, '.3~s') : format(datum.value, '.3~g')"
 
-/** Means of consecutive values; what is no number is left out of them, and is null where a part has nothing else. */
+/** Means of consecutive values, without NaN and infinite ones; null for a part without finite values. */
 const thinned = (
   steps: ReadonlyArray<number>,
   values: ReadonlyArray<number>
@@ -37,14 +37,14 @@ const thinned = (
   })
 }
 
-/** "2 values of loss of sft are no numbers, the first at step 7." */
+/** "2 of 9 values of loss of sft are no numbers, the first at step 7." */
 const notNumbers = (curves: ReadonlyArray<NodeCurve>): ReadonlyArray<string> =>
   curves.flatMap(({ node, series: of }) =>
     [...of].flatMap(([name, { steps, values }]) => {
       const at = values.findIndex((value) => !Number.isFinite(value))
       if (at === -1) return []
       const count = values.filter((value) => !Number.isFinite(value)).length
-      return [`${count} of ${values.length} values of ${name} of ${node} are no numbers, the first at step ${steps[at]}.`]
+      return [`${count} of ${values.length} values of ${name} of ${node} are NaN or infinite, the first at step ${steps[at]}.`]
     })
   )
 
@@ -54,7 +54,7 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
     .filter((name) => !notShown.test(name))
     .toSorted((a, b) => rank(a) - rank(b))
     .slice(0, mostPanels)
-  // Throughput alone is no training.
+  // Throughput alone does not measure training.
   if (names.every((name) => name === "tokensPerSecond")) return undefined
   const rows = curves.flatMap(({ node, series: of }) =>
     names.flatMap((what) => {
@@ -68,8 +68,8 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
   return {
     id: "training-curves",
     part: stage,
-    title: `${stage}: ${names.includes("loss") ? "loss and what else was reported" : "what was reported"}, step by step`,
-    caption: `${all.length > curves.length ? `The last ${curves.length} of ${all.length} nodes. ` : ""}Means of consecutive steps, ${mostPoints} points a line at most; where a line is broken, the values were no numbers.`,
+    title: `${stage}: ${names.includes("loss") ? "loss and other reported numbers" : "reported numbers"} by step`,
+    caption: `${all.length > curves.length ? `The last ${curves.length} of ${all.length} nodes. ` : ""}Means of consecutive steps, at most ${mostPoints} points per line; a gap in a line means NaN or infinite values.`,
     rows,
     spec: {
       facet: { field: "what", type: "nominal", title: null, sort: names },
@@ -96,7 +96,7 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
   }
 }
 
-/** Figure 5: the loss of pretraining against the tokens that were read. */
+/** Figure 5: the loss of pretraining against the number of tokens read. */
 const pretrainingFigure = (curves: ReadonlyArray<NodeCurve>): Figure | undefined => {
   const rows = curves.flatMap(({ node, series: of }) => {
     const [loss, tokens] = [of.get("loss"), of.get("tokens")]
@@ -113,7 +113,7 @@ const pretrainingFigure = (curves: ReadonlyArray<NodeCurve>): Figure | undefined
   return {
     id: "pretraining-loss",
     title: "Loss of pretraining by tokens",
-    caption: `Nats a token on the training sequences, means of consecutive steps, against the tokens that were read. In the paper no model's loss has levelled off after 2 trillion tokens.`,
+    caption: `Nats per token on the training sequences, means of consecutive steps, by the number of tokens read. In the paper no model's loss has levelled off after 2 trillion tokens.`,
     rows,
     spec: {
       width: 520,
@@ -121,19 +121,19 @@ const pretrainingFigure = (curves: ReadonlyArray<NodeCurve>): Figure | undefined
       mark: { type: "line" },
       encoding: {
         x: { field: "tokens", type: "quantitative", title: "tokens", axis: { format: "~s" } },
-        y: { field: "loss", type: "quantitative", title: "loss, nats a token", scale: { zero: false } },
+        y: { field: "loss", type: "quantitative", title: "loss, nats per token", scale: { zero: false } },
         color: { ...series("model", null, models), ...(models.length === 1 ? { legend: null } : {}) }
       }
     }
   }
 }
 
-/** Of all nodes that trained, stage by stage in the order in which they come. */
+/** The curves of all trained nodes, stage by stage in the order of the run. */
 export const trainingSection = (curves: ReadonlyArray<NodeCurve>): Section => {
   const byStage = [...Map.groupBy(curves, ({ stage }) => stage)]
   const pretraining = pretrainingFigure(curves.filter(({ stage }) => stage === "pretrain"))
   return {
-    title: "Training, step by step",
+    title: "Training curves",
     text: notNumbers(curves),
     figures: [...(pretraining === undefined ? [] : [pretraining]), ...byStage.flatMap(([stage, some]) => figureOf(stage, some) ?? [])]
   }

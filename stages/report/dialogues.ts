@@ -4,17 +4,17 @@ import { escapeHtml } from "./html.ts"
 
 export interface AnswerSet {
   readonly name: string
-  /** Scored or not. */
+  /** With or without scores. */
   readonly scored: ReadonlyArray<Pick<ScoredCompletion, "promptId" | "prompt" | "safety" | "sample" | "text"> & Partial<Scores>>
 }
 type Scores = Pick<ScoredCompletion, "reward" | "helpfulnessScore" | "safetyScore">
 
-/** A text longer than this is cut: a page is no dataset. */
+/** Longer texts are truncated on the page. */
 const mostCharacters = 2000
 const cut = (text: string): string =>
   text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters)} … (${text.length - mostCharacters} more characters)`
 
-/** Prompts with an answer of each version, `count` of them, as many to refuse as to help with where there are. */
+/** `count` prompts with an answer from each version, half of them prompts to refuse if there are enough. */
 export const dialogues = (sets: ReadonlyArray<AnswerSet>, count: number): string => {
   const all = sets.map(({ name, scored }) => ({
     name,
@@ -32,7 +32,7 @@ export const dialogues = (sets: ReadonlyArray<AnswerSet>, count: number): string
         return `<tr><th scope="row">${escapeHtml(name)}</th><td class="said">${escapeHtml(cut(one.text))}</td><td>${score(one.helpfulnessScore)}</td><td>${score(one.safetyScore)}</td></tr>`
       })
       const asked = prompt.map(({ role, content }) => `<p><b>${escapeHtml(role)}</b> ${escapeHtml(cut(content))}</p>`).join("")
-      return `<article><header>${asked}<small>${safety ? "to be refused" : "to help with"}</small></header><table><thead><tr><th>version</th><th>answer</th><th>R_h</th><th>R_s</th></tr></thead><tbody>${rows.join("\n")}</tbody></table></article>`
+      return `<article><header>${asked}<small>${safety ? "to refuse" : "to help with"}</small></header><table><thead><tr><th>version</th><th>answer</th><th>R_h</th><th>R_s</th></tr></thead><tbody>${rows.join("\n")}</tbody></table></article>`
     })
     .join("\n")
 }

@@ -1,16 +1,16 @@
-/** Figures as SVG, by Vega-Lite, without a browser: for a page, in its colours and at two widths, or for a file, on white. */
+/** Draws figures as SVG with Vega-Lite, without a browser: for a page, in its colours and at two widths, or for a file, on white. */
 import { visible } from "../../schemas/visible.ts"
 import { type Figure, palette, type Rows } from "./figure.ts"
 
-/** `wide` beside a desk, `narrow` on a phone: 700 and 340 pixels, about. */
+/** `wide` for a desktop, `narrow` for a phone: about 700 and 340 pixels. */
 export type Width = "wide" | "narrow"
 const total = { wide: 700, narrow: 340 } as const
-/** Room of a facet's panels on a phone: what the axis and the space around leave. */
+/** Width left for a facet's panels on a phone, without the axis and margins. */
 const narrowPanel = 265
 
 type Spec = Readonly<Record<string, unknown>>
 
-/** Panels one below the other, and in two columns half as wide. */
+/** Panels below one another, or in two columns if they are half as wide. */
 const narrowFacets = (spec: Spec): Spec => {
   const { facet, spec: inner } = spec as { readonly facet: Spec; readonly spec: Spec }
   if (facet.row !== undefined && facet.column !== undefined)
@@ -27,7 +27,7 @@ const sized = (figure: Figure, width: Width): Spec => {
   return { ...spec, width: Math.min(wished, total[width]), autosize: { type: "fit-x", contains: "padding" } }
 }
 
-/** Of a page: the page's colour for what is black, and a variable for each colour of the palette. The figure around has the words: marks have no roles of their own. */
+/** For a page: replaces black with the page's colour, and palette colours with variables. The enclosing figure has the description, so marks get no roles. */
 const themed = (svg: string): string =>
   svg.replaceAll(/<[^>]*>/g, (tag) =>
     tag
@@ -70,7 +70,7 @@ const config = (width: Width, isPage: boolean) => {
   }
 }
 
-/** Control characters and overrides of the writing direction are written out: names and texts are of users and models. */
+/** Escapes control characters and bidirectional overrides, since names and texts come from users and models. */
 const shown = (rows: Rows): Rows =>
   rows.map((row) =>
     Object.fromEntries(Object.entries(row).map(([name, value]) => [name, typeof value === "string" ? visible(value) : value]))
@@ -88,7 +88,7 @@ const written = (spec: unknown, key = ""): unknown => {
 /** The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
 const libraries = () => Promise.all([import("vega"), import("vega-lite")])
 
-/** A page's wide figure as a file of its own: on white, in the palette's colours. */
+/** A page's wide figure as a separate file: on white, in the palette's colours. */
 export const asFile = (svg: string): string =>
   svg
     .replaceAll(/<[^>]*>/g, (tag) =>

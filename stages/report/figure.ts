@@ -1,21 +1,21 @@
-/** What the report is made of: figures as Vega-Lite specifications, tables, and sections of them. Colours are Okabe and Ito's, told apart by most eyes. */
+/** The elements of the report: figures as Vega-Lite specifications, tables, and sections. Colours are Okabe and Ito's, which are distinguishable with most colour vision deficiencies. */
 import type { ShownId } from "./catalogue.ts"
 
 export type Cell = string | number | boolean | null
 export type Rows = ReadonlyArray<Readonly<Record<string, Cell>>>
 
-/** By width where what is drawn depends on it. */
+/** Varies with the width if the drawing depends on it. */
 type Spec = Readonly<Record<string, unknown>>
 
-/** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */
+/** A figure: its title and caption, and its Vega-Lite specification without the page's theme. */
 export interface Figure {
   readonly id: ShownId
-  /** Of several figures of one kind: which one, as part of a file's name. */
+  /** If there are several figures of one kind: which one, as part of the file name. */
   readonly part?: string
   readonly title: string
   readonly caption: string
   readonly spec: Spec | ((width: "wide" | "narrow") => Spec)
-  /** What is drawn, for the table below the figure. */
+  /** The drawn data, for the table below the figure. */
   readonly rows: Rows
 }
 
@@ -26,7 +26,7 @@ export interface Table {
   readonly rows: Rows
 }
 
-/** A part of the page: what one subject of the paper came to. */
+/** A section of the page, on one subject of the paper. */
 export interface Section {
   readonly title: string
   /** Paragraphs. */
@@ -35,7 +35,7 @@ export interface Section {
   readonly tables?: ReadonlyArray<Table>
 }
 
-/** The first is that of versions, of the last one's lines, of what is to be seen first. Black is what stands apart. */
+/** The first colour is for versions, for the last line and for the most important series; black is for what should stand out. */
 export const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 export const axis = (field: string, title: string | null, over: object = {}) => ({ field, type: "quantitative", title, ...over })
@@ -47,7 +47,7 @@ export const colour = (field: string, title: string | null, order?: ReadonlyArra
   title,
   scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
 })
-/** A colour for each of up to seven, and where there are more from light to dark: they have an order. */
+/** Distinct colours for up to seven values; for more, from light to dark, since they are ordered. */
 export const series = (field: string, title: string | null, order: ReadonlyArray<string>) => ({
   field,
   type: "nominal",
@@ -55,7 +55,7 @@ export const series = (field: string, title: string | null, order: ReadonlyArray
   sort: order,
   scale: { domain: order, range: order.map((_, i) => (order.length <= palette.length ? palette[i]! : shade(i / (order.length - 1)))) }
 })
-/** From sky blue to a dark red, by way of grey. */
+/** A gradient from sky blue through grey to dark red. */
 const shade = (part: number): string => {
   const [from, to] = [
     [86, 180, 233],

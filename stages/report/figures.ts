@@ -1,4 +1,4 @@
-/** The report's figures of the small world and of what most runs have, as Vega-Lite specifications: each a statement, data and an encoding. */
+/** The report's figures for the small world and those that most runs have, as Vega-Lite specifications: each with a title, data and an encoding. */
 import { unitHistogram } from "../common/statistics.ts"
 import type { DistillationGain as DistillationGainSchema } from "../safety/distillation-gain.ts"
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
@@ -8,11 +8,11 @@ import type { ScoredCompletion } from "../../schemas/rows.ts"
 import { axis, colour, type Figure, free, palette } from "./figure.ts"
 import { namedPoints } from "./named-points.ts"
 
-/** Figure 11's way: each version by helpfulness and safety, with standard errors. */
+/** Like figure 11: each version's helpfulness and safety, with standard errors. */
 export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
   const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].flatMap(
     ({ name, kind, helpfulness: h, safety: s }) => {
-      // One that was asked nothing of a kind has no place in the figure.
+      // A version without prompts of a kind has no position in the figure.
       if (h === null || s === null) return []
       return [
         {
@@ -27,14 +27,14 @@ export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => 
     id: "versions",
     title: "Each version by helpfulness and safety",
     caption:
-      "The oracle's means over held-out prompts; bars are one standard error. Up and to the right is better; the line follows the versions.",
+      "The oracle's means over held-out prompts; bars are one standard error. Up and to the right is better; the line connects the versions in order.",
     rows,
-    spec: (width) => namedPoints(rows, width, { x: "helpfulness", y: "safety" }, "by the oracle")
+    spec: (width) => namedPoints(rows, width, { x: "helpfulness", y: "safety" }, "according to the oracle")
   }
 }
 
 const bins = 20
-/** Figure 20: the shares of scores in equal parts of (0, 1), version by version. */
+/** Figure 20: the shares of scores in equal bins of (0, 1), by version. */
 export const distributionsFigure = (
   sets: ReadonlyArray<{
     readonly name: string
@@ -60,9 +60,9 @@ export const distributionsFigure = (
   )
   return {
     id: "reward-distributions",
-    title: "Rewards, version by version",
+    title: "Rewards by version",
     caption:
-      "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the reward models that compare the versions.",
+      "Share of held-out answers by score, further right is better: R_h over prompts to help with, R_s over prompts to refuse, both from the reward models that compare the versions.",
     rows,
     spec: {
       facet: {
@@ -71,7 +71,7 @@ export const distributionsFigure = (
           type: "nominal",
           sort: names,
           title: null,
-          // Where nothing measures text, letters are taken to be as wide as each other: names start at one place when they are as long, by what takes no room.
+          // Without text measurement all letters are assumed to have the same width: names are padded to one length with zero-width characters, so that they align.
           header: { labelAngle: 0, labelAlign: "left", labelExpr: `pad(datum.label, ${longest}, '\u200b')` }
         },
         column: { field: "model", type: "nominal", title: null }
@@ -93,7 +93,7 @@ export const distributionsFigure = (
 }
 
 const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure", "unrated"]
-/** Table 8's way: accuracy by how much better the chosen response was. */
+/** Like table 8: accuracy by how much better the chosen response is. */
 export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModels">): Figure => {
   const models = (["helpfulness", "safety"] as const).flatMap((name) =>
     rewardModels[name] === null ? [] : [{ name, ...rewardModels[name] }]
@@ -118,7 +118,7 @@ export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModel
           {
             mark: { type: "bar", opacity: 0.8 },
             encoding: {
-              // A word a line: the ratings' names are wider than their bars.
+              // One word per line, since the names of the ratings are wider than their bars.
               x: {
                 field: "rating",
                 type: "ordinal",
@@ -142,7 +142,7 @@ export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModel
   }
 }
 
-/** Figure 8: the expected best of N, a line for each temperature. */
+/** Figure 8: the expected best of N, with a line per temperature. */
 export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure => {
   const rows = byTemperature.flatMap(({ temperature, byN }) =>
     byN.map(({ n, max }) => ({ temperature: `${temperature}`, n, max: max.mean, low: max.low, high: max.high }))
@@ -150,15 +150,15 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
   const x = {
     field: "n",
     type: "quantitative",
-    title: "samples a prompt, N",
+    title: "samples per prompt, N",
     scale: { type: "log", base: 2 },
     axis: { values: [...new Set(rows.map((row) => row.n))], format: "d" }
   }
   const color = { ...colour("temperature", "temperature"), legend: { symbolOpacity: 1, labelLimit: 300 } }
   return {
     id: "best-of-n",
-    title: `The best of N samples: of ${best.n}, the best is found at temperature ${best.temperature}`,
-    caption: "Expected greatest reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
+    title: `The best of N samples: for ${best.n} samples, temperature ${best.temperature} is best`,
+    caption: "Expected maximum reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
     rows,
     spec: {
       width: 480,
@@ -166,9 +166,9 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
       layer: [
         {
           mark: { type: "area", opacity: 0.15 },
-          encoding: { x, y: axis("low", "expected greatest reward", free), y2: { field: "high" }, color }
+          encoding: { x, y: axis("low", "expected maximum reward", free), y2: { field: "high" }, color }
         },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("max", "expected greatest reward", free), color } }
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("max", "expected maximum reward", free), color } }
       ]
     }
   }
@@ -178,16 +178,16 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
 export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
   const shown = [
     ["reward", "reward, logit(R_c)"],
-    ["kl", "KL to the reference, nats a response"],
-    ["entropy", "entropy, nats a token"],
+    ["kl", "KL to the reference, nats per response"],
+    ["entropy", "entropy, nats per token"],
     ["clipFraction", "share of clipped ratios"],
     ["explainedVariance", "value: explained variance"],
-    ["responseLength", "tokens a response"]
+    ["responseLength", "tokens per response"]
   ] as const
   const rows = iterations.flatMap((one) => shown.map(([field, what]) => ({ iteration: one.iteration, what, value: one[field] })))
   return {
     id: "ppo",
-    title: "PPO, iteration by iteration",
+    title: "PPO by iteration",
     caption: `Means over each batch. The policy after iteration ${kept} was kept.`,
     rows,
     spec: {
@@ -199,7 +199,7 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
         mark: { type: "line", point: { size: 14 }, color: palette[0] },
         encoding: {
           x: axis("iteration", "iteration", { axis: { format: "d", tickMinStep: 1 } }),
-          // As much room for the numbers of each, so that the figures stand in columns.
+          // The same space for the axis labels of each panel, so that the panels align.
           y: axis("value", null, { ...free, axis: { minExtent: 40, maxExtent: 40 } })
         }
       },
@@ -208,7 +208,7 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
   }
 }
 
-/** Table 30's way: the share of answers that keep an instruction, turn by turn, a line for each model. */
+/** Like table 30: the share of answers that keep an instruction by turn, with a line per model. */
 export const keptChart = (
   rows: ReadonlyArray<{
     readonly model: string
@@ -237,7 +237,7 @@ export const keptChart = (
   }
 }
 
-/** With Ghost Attention and before it. */
+/** With Ghost Attention, and before it. */
 export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
   if (ghostAttention === null) return undefined
   const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
@@ -249,15 +249,15 @@ export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefine
   return keptChart(
     rows,
     colour("model", null),
-    "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals."
+    "Share of answers that keep the first turn's instruction, on held-out dialogues; bars are 95% Wilson intervals."
   )
 }
 
-/** Figure 16b: what distillation gains, by the original answer's score. */
+/** Figure 16b: the gain from distillation, by the original answer's score. */
 export const distillationFigure = ({ byPrompt, kept, prompts }: typeof DistillationGainSchema.Type): Figure => ({
   id: "distillation-gain",
-  title: "What context distillation gains",
-  caption: `Safety score of the original answer against what the answer under a preprompt gains; ${kept} of ${prompts} prompts are kept, where it gains.`,
+  title: "Gain from context distillation",
+  caption: `Gain of the answer with a preprompt, by the safety score of the original answer; ${kept} of ${prompts} prompts are kept, those with a gain.`,
   rows: byPrompt.map(({ original, distilled, kept: was }) => ({ original, gain: distilled - original, kept: was ? "kept" : "rejected" })),
   spec: {
     width: 420,

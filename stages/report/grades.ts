@@ -1,10 +1,10 @@
-/** Grades of the small world's oracle for answers of a run on it; and how reward models' scores go with them (Llama 2 A.3.4, figure 29). */
+/** Grades from the small world's oracle for the answers of a run on it; and their relation to the reward models' scores (Llama 2 A.3.4, figure 29). */
 import { gradeOf, type Graded } from "../world/oracle-grades.ts"
 import { median } from "../common/statistics.ts"
 import { axis, type Figure, palette, unit } from "./figure.ts"
 import type { Answer, Version } from "./versions.ts"
 
-/** Undefined where the oracle does not know one of the questions: a run on the world may also answer others. */
+/** Undefined if the oracle does not know one of the questions, since a run on the world may also answer others. */
 export const gradesOf = (
   answers: ReadonlyArray<Pick<Answer, "promptId" | "prompt" | "safety" | "sample" | "text">>
 ): ReadonlyArray<Graded> | undefined => {
@@ -16,11 +16,11 @@ export const gradesOf = (
 }
 
 const bins = 10
-/** The share-th smallest of sorted values. */
+/** The quantile of sorted values at this share. */
 const quantile = (sorted: ReadonlyArray<number>, share: number): number =>
   sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!
 
-/** Median grade, and the quartiles, of answers in each tenth of the scores; tenths with fewer than five answers are left out. */
+/** Median grade and quartiles of the answers in each tenth of the score range; tenths with fewer than five answers are left out. */
 export const gradeByScore = (pairs: ReadonlyArray<{ readonly score: number; readonly grade: number }>) =>
   [...Map.groupBy(pairs, ({ score }) => Math.min(bins - 1, Math.floor(score * bins)))]
     .filter(([, some]) => some.length >= 5)
@@ -36,7 +36,7 @@ export const gradeByScore = (pairs: ReadonlyArray<{ readonly score: number; read
       }
     })
 
-/** Figure 29: what the oracle says of answers by what the reward models say, helpfulness and safety. */
+/** Figure 29: the oracle's grades by the reward models' scores, for helpfulness and safety. */
 export const calibrationFigure = (versions: ReadonlyArray<Version>): Figure | undefined => {
   const rows = (
     [
@@ -60,7 +60,7 @@ export const calibrationFigure = (versions: ReadonlyArray<Version>): Figure | un
   return {
     id: "calibration",
     title: "The oracle's grades by the reward models' scores",
-    caption: `Median grade of the answers in each tenth of the scores, all versions together; bars are quartiles, and tenths with fewer than five answers are left out. The oracle also made the training labels, with noise; it never graded these answers for them. In the paper's figure people rated answers from 1 to 7.`,
+    caption: `Median grade of the answers in each tenth of the score range, for all versions together; bars are quartiles, and tenths with fewer than five answers are left out. The oracle also made the training labels, with noise, but not from these answers. In the paper's figure people rated answers from 1 to 7.`,
     rows,
     spec: {
       facet: { column: { field: "model", type: "nominal", title: null } },

@@ -1,6 +1,6 @@
 /**
- * A run of the recipe as one self-contained HTML page: versions by helpfulness and safety, rewards moving right, reward models by rating, best of N, PPO's
- * curves, Ghost Attention, distillation, dialogues side by side. `caravan report` makes a fuller one of any run.
+ * A run of the recipe as one self-contained HTML page: versions by helpfulness and safety, distributions of rewards, reward models by rating, best of N, PPO's
+ * curves, Ghost Attention, distillation, and dialogues side by side. `caravan report` makes a more complete page for any run.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -35,16 +35,16 @@ import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.
 import { worldConclusions } from "../world/conclusions.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
 
-/** What is in the page `report.html` beside it. */
+/** The contents of the page `report.html` stored with the report. */
 const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
 export const HtmlReport = report(HtmlReportContent, "html-report/1")
 
 export const htmlReport = Stage.make("html-report", {
-  description: "the run as one self-contained HTML page of figures, tables and dialogues",
+  description: "one self-contained HTML page of the run, with figures, tables and dialogues",
   config: Schema.Struct({
-    title: hyper("The recipe on the small world", "of the page"),
+    title: hyper("The recipe on the small world", "title of the page"),
     versions: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input" }),
-    dialogues: hyperInt(8, "prompts that are shown with each version's answer", { min: 0 })
+    dialogues: hyperInt(8, "number of prompts shown with each version's answer", { min: 0 })
   }),
   inputs: {
     summary: WorldSummaryReport,
@@ -94,7 +94,7 @@ export const htmlReport = Stage.make("html-report", {
       pageOf({
         title: config.title,
         about: [
-          `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, of all answers but the unscored (empty, or with tags of the chat format in them).`
+          `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, graded by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, over all answers that have a score (empty answers, and those with tags of the chat format, have none).`
         ],
         versions: versionRows(summary),
         conclusions: worldConclusions(summary),

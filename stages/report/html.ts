@@ -1,15 +1,15 @@
-/** Pieces of HTML: text that is no markup, and tables. */
+/** Building blocks of HTML: escaped text and tables. */
 import { visible } from "../../schemas/visible.ts"
 import type { Cell, Rows } from "./figure.ts"
 
-/** Text as HTML: nothing that a model or a user wrote is markup, turns the writing direction around or is a control character. */
+/** Text as HTML, in which text from models and users is neither markup, nor control characters, nor bidirectional overrides. */
 export const escapeHtml = (text: string): string =>
   visible(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;").replaceAll("'", "&#39;")
 
 const show = (value: Cell | undefined): string =>
   typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : escapeHtml(String(value ?? "–"))
 
-/** Rows of one shape as a table, at most so many; each first cell names its row. */
+/** Rows of one shape as a table, up to a maximum; the first cell of each row is its header. */
 export const tableOf = (rows: Rows, most = Infinity): string => {
   const columns = Object.keys(rows[0] ?? {})
   const line = (cells: ReadonlyArray<string>, tag: string) => `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`

@@ -1,6 +1,6 @@
-/** Where the names of points go in a figure, so that none covers another, a point, or a bar of errors. */
+/** Places the names of points in a figure so that no name covers another, a point, or an error bar. */
 
-/** A point in pixels, with the ends of its bars. */
+/** A point in pixels, with the ends of its error bars. */
 export interface Point {
   readonly name: string
   readonly x: number
@@ -16,7 +16,7 @@ interface Box {
   readonly top: number
   readonly bottom: number
 }
-/** A name's place: its anchor, and where a line to its point begins. */
+/** A name's position: its anchor, and the start of a line to its point. */
 export interface Place extends Point {
   readonly labelX: number
   readonly labelY: number
@@ -30,7 +30,7 @@ const lineHeight = 12
 const overlap = (a: Box, b: Box): number =>
   Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) * Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top))
 
-/** Directions from a point: beside it, above and below, and between. */
+/** Directions from a point: beside it, above and below, and diagonal. */
 const directions = [
   [1, -1],
   [1, 1],
@@ -49,7 +49,7 @@ const boxOf = (name: string, x: number, y: number, align: Place["align"]): Box =
   return { left, right: left + width, top: y - lineHeight / 2, bottom: y + lineHeight / 2 }
 }
 
-/** The nearest place for each name that covers nothing; where there is none, the one that covers least. */
+/** The closest position for each name that covers nothing; if there is none, the one that covers least. */
 export const placeLabels = (points: ReadonlyArray<Point>, [width, height]: readonly [number, number]): ReadonlyArray<Place> => {
   const taken: Array<Box> = points.flatMap(({ bottom, left, right, top, x, y }) => [
     { left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 },

@@ -1,11 +1,11 @@
-/** Points with bars of errors on both axes, a line through those that are versions, and a name beside each that covers no other. */
+/** Points with error bars on both axes, a line through the versions, and a name at each point that covers no other. */
 import { axis, colour, type Rows } from "./figure.ts"
 import { placeLabels } from "./label-places.ts"
 
-/** Pixels of the plot. */
+/** Size of the plot in pixels. */
 const sizes = { wide: [600, 400], narrow: [280, 330] } as const
 
-/** The range of the bars, with a little room around. */
+/** The range of the error bars, with a small margin. */
 const domainOf = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>): readonly [number, number] => {
   const [low, high] = [Math.min(...lows), Math.max(...highs)]
   const room = high > low ? (high - low) * 0.06 : 0.05
@@ -13,8 +13,8 @@ const domainOf = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>): re
 }
 
 /**
- * `rows`: name, kind ("version" or "control"), and for each of `x` and `y` its value and, under `<field>Low` and `<field>High`, the ends of its bar. `what`: of the
- * titles of the axes, after the fields' names.
+ * `rows`: name, kind ("version" or "control"), and for each of `x` and `y` its value and, as `<field>Low` and `<field>High`, the ends of its error bar. `what` follows
+ * the fields' names in the axis titles.
  */
 export const namedPoints = (
   rows: Rows,

@@ -1,6 +1,6 @@
 /**
- * A report as one HTML file: what was run, contents, conclusions, sections of figures as SVG with their data in tables, and dialogues. It asks nothing of a network and has no
- * script; texts are escaped. It follows the reader's light or dark, and has figures for a desk and for a phone.
+ * A report as one HTML file: facts about the run, contents, conclusions, sections of figures as SVG with their data in tables, and dialogues. It needs no network and has no
+ * script; texts are escaped. It follows the reader's light or dark mode, and has figures for desktop and phone.
  */
 import { type ShownId, paperOf } from "./catalogue.ts"
 import { drawFigure } from "./draw.ts"
@@ -10,27 +10,27 @@ import { style } from "./style.ts"
 
 export interface Page {
   readonly title: string
-  /** Paragraphs: which run it is of. */
+  /** Paragraphs that identify the run. */
   readonly about: ReadonlyArray<string>
-  /** What was run, a line each: its name and what it was. */
+  /** Facts about the run, one line each: name and value. */
   readonly facts?: ReadonlyArray<readonly [name: string, value: string]>
-  /** A line for each version. */
+  /** A row per version. */
   readonly versions?: Rows
-  /** Statements, and whether the figures bear them out; none: the page has no such section. */
+  /** Statements, and whether the figures support them; if absent, the page has no such section. */
   readonly conclusions?: ReadonlyArray<{ readonly verdict: string; readonly text: string }>
   readonly sections: ReadonlyArray<Section>
-  /** HTML of dialogues.ts; empty: the page has no such section. */
+  /** HTML from dialogues.ts; if empty, the page has no such section. */
   readonly dialogues?: string
-  /** Told of each figure as it stands in the page, wide. */
+  /** Called for each figure with its wide SVG as drawn in the page. */
   readonly onDrawn?: ((figure: Figure, svg: string) => void) | undefined
 }
 
-/** Rows of a figure's data that the page holds, at most. */
+/** Maximum number of rows of a figure's data in the page. */
 const mostRows = 200
 
-/** What the page comes to, in words. */
+/** The conclusions as HTML. */
 const conclusionsOf = (conclusions: NonNullable<Page["conclusions"]>): string =>
-  `<p>Each statement beside its figure on held-out prompts or pairs and the value that it is held against. Not shown: the 95% interval holds that value. The opposite: the interval is on the other side. Each interval is of one comparison; of twenty that are none, one is expected to look like one.</p>
+  `<p>Each statement with its figure on held-out prompts or pairs and the value that it is compared with. Not shown: the 95% interval contains that value. The opposite: the interval is on the other side. Each interval is for a single comparison; of twenty comparisons without a difference, one is expected to appear as one.</p>
 <ul class="said-so">
 ${conclusions.map(({ text, verdict }) => `<li><b class="${verdict === "holds" ? "yes" : verdict === "not shown" ? "open" : "no"}">${escapeHtml(verdict)}</b> <span>${escapeHtml(text)}</span></li>`).join("\n")}
 </ul>`
@@ -60,7 +60,7 @@ const sectionHtml = async ({ figures = [], tables = [], text = [] }: Section, on
   return [...text.map((one) => `<p>${escapeHtml(one)}</p>`), ...drawn, ...tables.map(tableHtml)].join("\n")
 }
 
-/** A section that says nothing is left out. */
+/** Empty sections are left out. */
 const hasContent = ({ figures = [], tables = [], text = [] }: Section): boolean => figures.length + tables.length + text.length > 0
 
 export const pageOf = async ({
@@ -76,13 +76,13 @@ export const pageOf = async ({
   const parts: Array<{ readonly title: string; readonly html: string }> = []
   if (facts.length > 0)
     parts.push({
-      title: "What was run",
+      title: "The run",
       html: `<dl>${facts.map(([name, value]) => `<div><dt>${escapeHtml(name)}</dt><dd>${escapeHtml(value)}</dd></div>`).join("\n")}</dl>`
     })
   if (versions.length > 0) parts.push({ title: "The versions", html: tableOf(versions) })
   if (conclusions.length > 0) parts.push({ title: "What holds, and what does not", html: conclusionsOf(conclusions) })
   for (const section of sections) if (hasContent(section)) parts.push({ title: section.title, html: await sectionHtml(section, onDrawn) })
-  if (dialogues !== "") parts.push({ title: "The same prompts, answered by each version", html: dialogues })
+  if (dialogues !== "") parts.push({ title: "The same prompts answered by each version", html: dialogues })
   return `<!doctype html>
 <html lang="en">
 <head>

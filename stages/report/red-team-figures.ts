@@ -58,7 +58,7 @@ export const mitigatedFigure = ({ exercises }: RedTeam): Figure | undefined => {
     id: "red-team-mitigated",
     title: "Prompts that broke the version before, answered safely",
     caption:
-      "Share of safe answers to the prompts that broke the version before; bars are 95% Wilson intervals for as many trials as prompts. A prompt counts as broken after one unsafe answer, so the broken version itself answers some safely when asked again: only what is above that is mitigated. In the paper 90% were mitigated from model to model.",
+      "Share of safe answers to the prompts that broke the version before; bars are 95% Wilson intervals that count each prompt as one trial. A prompt counts as broken after one unsafe answer, so the broken version itself answers some safely when asked again: only the part above that is mitigation. In the paper 90% were mitigated from model to model.",
     rows,
     spec: {
       width: 480,

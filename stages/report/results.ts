@@ -1,4 +1,4 @@
-/** What a run made or found, as the report reads it: each result with the node that made it, its config and what it was made from. */
+/** The results that a run made or reused, as the report reads them: each with its node, its config and its inputs. */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { readReport, readRows, streamRows } from "../../data/dataset.ts"
@@ -14,7 +14,7 @@ export interface Result {
   readonly digest: string
   readonly contentDigest: string
   readonly config: Readonly<Record<string, unknown>>
-  /** Nodes by port; null: an open one. Files of the user's are no results. */
+  /** Nodes by port; null for an open port. The user's files are not results. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
 }
 
@@ -33,18 +33,18 @@ export class Results {
     this.#byNode = new Map(all.map((one) => [one.node, one]))
   }
 
-  /** Whether it is a run on the generated small world, whose oracle knows what is right. */
+  /** Whether it is a run on the generated small world, whose oracle knows the right answers. */
   get isWorld(): boolean {
     return this.all.some(({ stage }) => stage.startsWith("world-"))
   }
-  /** Results of one of these stages, in the order of the graph. */
+  /** Results of any of these stages, in the order of the graph. */
   of(...stages: ReadonlyArray<string>): ReadonlyArray<Result> {
     return this.all.filter(({ stage }) => stages.includes(stage))
   }
   ofType({ name }: { readonly name: string }): ReadonlyArray<Result> {
     return this.all.filter(({ type }) => type === name)
   }
-  /** What is wired to a port; none where it is open, or its result is no longer there. */
+  /** The results wired to a port; empty if it is open or the result no longer exists. */
   inputs(result: Result, port: string): ReadonlyArray<Result> {
     const wired = Object.hasOwn(result.inputs, port) ? result.inputs[port] : null
     return [wired ?? []].flat().flatMap((node) => this.#byNode.get(node) ?? [])
@@ -52,7 +52,7 @@ export class Results {
   input(result: Result | undefined, port: string): Result | undefined {
     return result === undefined ? undefined : this.inputs(result, port)[0]
   }
-  /** Where in the graph's order a result stands. */
+  /** A result's index in the graph's order. */
   place(result: Result): number {
     return this.all.indexOf(result)
   }
@@ -67,14 +67,14 @@ export class Results {
   report<Content>(result: Result, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> {
     return this.#once(result.digest, readReport(refOf(result), type))
   }
-  /** All reports of a type, each with the result that it is. */
+  /** All reports of a type, each with its result. */
   reports<Content>(type: ReportType<Content>): Effect.Effect<ReadonlyArray<Result & { readonly content: Content }>, ArtifactError> {
     return Effect.forEach(this.ofType(type), (one) => Effect.map(this.report(one, type), (content) => ({ ...one, content })))
   }
   rows<Row>(result: Result, type: DatasetType<Row>): Effect.Effect<ReadonlyArray<Row>, ArtifactError> {
     return this.#once(result.digest, readRows(refOf(result), type))
   }
-  /** Some fields of the rows: the others are not decoded. */
+  /** The given fields of the rows; other fields are not decoded. */
   fields<Row, Field extends keyof Row & string>(
     result: Result,
     type: DatasetType<Row>,

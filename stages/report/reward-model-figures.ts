@@ -13,8 +13,8 @@ export interface NamedScores {
 
 const bins = 10
 /**
- * How often the response that scores higher was chosen, by what the model says of it: sigma(|difference|), in equal parts of (0.5, 1), where the loss without a margin makes it a
- * probability. A tie says 0.5 and counts half.
+ * How often the response with the higher score was chosen, by the model's probability sigma(|difference|), in equal bins of (0.5, 1). The loss without a margin makes it a
+ * probability. A tie has 0.5 and counts half.
  */
 export const chosenFrequency = (scores: NamedScores["scores"]) => {
   const sides = scores.map(({ chosenReward, rejectedReward }) => ({
@@ -38,7 +38,7 @@ export const chosenFrequencyFigure = (models: ReadonlyArray<NamedScores>): Figur
     chosenFrequency(scores).map(({ high, low, mean, pairs, says }) => ({ model: name, says, chosen: mean, low, high, pairs }))
   )
   const [x, color] = [
-    axis("says", "what the model says: sigma of the difference", { scale: { domain: [0.5, 1] } }),
+    axis("says", "the model's probability: sigma of the difference", { scale: { domain: [0.5, 1] } }),
     series(
       "model",
       null,
@@ -47,9 +47,9 @@ export const chosenFrequencyFigure = (models: ReadonlyArray<NamedScores>): Figur
   ]
   return {
     id: "chosen-frequency",
-    title: "How often the response that scores higher was chosen",
+    title: "How often the response with the higher score was chosen",
     caption:
-      "Held-out pairs by sigma of the difference of their scores; bars are 95% Wilson intervals. On the dashed line a difference is a probability, as the ranking loss without a margin has it; a margin pushes scores apart, and the points below the line.",
+      "Held-out pairs by sigma of the difference of their scores; bars are 95% Wilson intervals. On the dashed line the model is calibrated, as the ranking loss without a margin implies; a margin pushes scores apart and the points below the line.",
     rows,
     spec: {
       width: 460,
@@ -62,9 +62,9 @@ export const chosenFrequencyFigure = (models: ReadonlyArray<NamedScores>): Figur
         },
         {
           mark: "rule",
-          encoding: { x, y: axis("low", "share that was chosen", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
+          encoding: { x, y: axis("low", "share chosen", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
         },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("chosen", "share that was chosen"), color } }
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("chosen", "share chosen"), color } }
       ]
     }
   }
@@ -86,7 +86,7 @@ export const marginScoresFigure = (models: ReadonlyArray<NamedScores>): Figure =
     id: "margin-scores",
     title: "Scores by the margin of the ranking loss",
     caption:
-      "Share of responses of held-out pairs by score. With a margin the model gives more extreme scores (A.3.3): in the paper two humps appear that the model without one does not have.",
+      "Share of responses in held-out pairs by score. With a margin the model gives more extreme scores (A.3.3): in the paper the distribution becomes bimodal.",
     rows,
     spec: {
       width: 480,
@@ -102,7 +102,7 @@ export const marginScoresFigure = (models: ReadonlyArray<NamedScores>): Figure =
 }
 
 export interface SizedAccuracy {
-  /** Parameters of the reward model. */
+  /** Number of parameters of the reward model. */
   readonly parameters: number
   readonly pairs: number
   readonly accuracy: RewardAccuracy
@@ -110,7 +110,7 @@ export interface SizedAccuracy {
 const sizeName = (parameters: number): string =>
   parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)}M` : `${Math.round(parameters / 1e3)}k`
 
-/** Figure 6: accuracy against the pairs that a model was trained on, a line for each size; over all pairs, and over those rated significantly better. */
+/** Figure 6: accuracy by the number of training pairs, with a line per size; over all pairs, and over those rated significantly better. */
 export const rewardScalingFigure = (models: ReadonlyArray<SizedAccuracy>): Figure => {
   const sizes = [...new Set(models.map(({ parameters }) => parameters))].sort((a, b) => a - b).map(sizeName)
   const rows: Rows = models.flatMap(({ accuracy, pairs, parameters }) => {
@@ -125,7 +125,7 @@ export const rewardScalingFigure = (models: ReadonlyArray<SizedAccuracy>): Figur
     })
     return [line("all held-out pairs", accuracy.accuracy), ...(clear === undefined ? [] : [line("significantly better", clear)])]
   })
-  const x = axis("pairs", "pairs trained on", {
+  const x = axis("pairs", "training pairs", {
     scale: { type: "log", nice: false },
     axis: { format: "~s", values: [...new Set(models.map(({ pairs }) => pairs))] }
   })
@@ -138,7 +138,7 @@ export const rewardScalingFigure = (models: ReadonlyArray<SizedAccuracy>): Figur
     id: "reward-scaling",
     title: "Accuracy of reward models by size and amount of data",
     caption:
-      "On the same held-out pairs, with 95% Wilson intervals; the axis of pairs is logarithmic. In the paper larger models are better on the same data, and none has reached a plateau.",
+      "On the same held-out pairs, with 95% Wilson intervals; the x axis is logarithmic. In the paper larger models are better on the same data, and none has reached a plateau.",
     rows,
     spec: {
       facet: { column: { field: "over", type: "nominal", title: null } },
@@ -154,7 +154,7 @@ export const rewardScalingFigure = (models: ReadonlyArray<SizedAccuracy>): Figur
   }
 }
 
-/** Tables 7, 8 and 28: a line for each evaluation. */
+/** Tables 7, 8 and 28: a row per evaluation. */
 export const accuracyTable = (
   title: string,
   models: ReadonlyArray<{ readonly name: string; readonly accuracy: RewardAccuracy }>,
@@ -165,7 +165,7 @@ export const accuracyTable = (
     id,
     title,
     caption:
-      "How often the chosen response of a held-out pair scores higher, a tie counting half, with 95% Wilson intervals: over all pairs, and by how much better it was.",
+      "How often the chosen response of a held-out pair scores higher (a tie counts half), with 95% Wilson intervals: over all pairs, and by rating.",
     rows: models.map(({ accuracy, name }) => ({
       "evaluated as": name,
       pairs: accuracy.pairs,
@@ -180,7 +180,7 @@ export const accuracyTable = (
   }
 }
 
-/** Table 7: a line for each evaluation on several test sets, another reward model's and a judge's among them. */
+/** Table 7: a row per evaluation on several test sets, including other reward models and judges. */
 export const accuracyBySourceTable = (
   models: ReadonlyArray<{ readonly name: string; readonly accuracy: RewardAccuracy }>
 ): ReadonlyArray<Table> => {
@@ -192,7 +192,7 @@ export const accuracyBySourceTable = (
       id: "reward-models",
       title: "Reward models by test set",
       caption:
-        "How often the chosen response of a held-out pair scores higher, a tie counting half, with 95% Wilson intervals, by where the pairs are from. A judge chooses between the two responses. In the paper the two models are best on their own test sets, above open reward models and GPT-4.",
+        "How often the chosen response of a held-out pair scores higher (a tie counts half), with 95% Wilson intervals, by source of the pairs. A judge chooses between the two responses. In the paper the two models are best on their own test sets, above open reward models and GPT-4.",
       rows: several.map(({ accuracy, name }) => ({
         "evaluated as": name,
         ...Object.fromEntries(
@@ -206,19 +206,19 @@ export const accuracyBySourceTable = (
   ]
 }
 
-/** Table 29 and §3.2.3's threshold, beside the paper's own. */
+/** Table 29 and §3.2.3's threshold, with the paper's values. */
 export const safetyRecallTable = (models: ReadonlyArray<{ readonly name: string; readonly recall: SafetyRecall }>): Table => ({
   id: "safety-recall",
-  title: "How the safety model tells unsafe responses",
+  title: "Detection of unsafe responses by the safety model",
   caption:
-    "Responses with a label, of held-out pairs, told unsafe where R_s is below a threshold; with 95% Wilson intervals. The paper's 0.15 has a precision of 0.89 and a recall of 0.55 on its own test set (§3.2.3); its recall at 0.5 is 0.904 with the safety loss and 0.730 without (table 29).",
+    "Labelled responses of held-out pairs, detected as unsafe if R_s is below a threshold; with 95% Wilson intervals. The paper's 0.15 has a precision of 0.89 and a recall of 0.55 on its own test set (§3.2.3); its recall at 0.5 is 0.904 with the safety loss and 0.730 without (table 29).",
   rows: models.flatMap(({ name, recall }) =>
     [recall.gate, recall.recall].map((at) => ({
       "safety model": name,
       "R_s below": String(at.threshold),
       precision: within(at.precision),
       recall: within(at.recall),
-      "told unsafe": at.flagged,
+      "detected as unsafe": at.flagged,
       unsafe: recall.unsafe,
       responses: recall.responses
     }))

@@ -1,23 +1,23 @@
-/** Figures and tables of the page on a run on data of one's own, beside those of figures.ts. */
+/** Figures and tables for the page of a run on your own data, in addition to those in figures.ts. */
 import { within } from "../common/text-table.ts"
 import type { BestOfN } from "../evaluation/evaluate-policy.ts"
 import type { RunSummary } from "../evaluation/run-summary.ts"
 import { allVersions } from "../evaluation/run-summary-text.ts"
 import { axis, colour, type Figure, free, palette, type Table } from "./figure.ts"
 
-/** What the page begins with. */
+/** The table at the top of the page. */
 export const runRows = (summary: RunSummary): Table["rows"] =>
   allVersions(summary).map(({ answers, ended, helpfulness, name, reward, safety, tokens }) => ({
     version: name,
     R_c: within(reward),
     R_h: within(helpfulness),
     R_s: within(safety),
-    "tokens an answer": tokens,
+    "tokens per answer": tokens,
     ended,
     answers
   }))
 
-/** A mean of R_c with its interval for each version and control. */
+/** Mean R_c with its interval for each version and control. */
 export const rewardsChart = (
   rows: ReadonlyArray<{
     readonly name: string
@@ -43,31 +43,31 @@ export const rewardsChart = (
   }
 }
 
-/** Each version and control by the judges. */
+/** Each version and control according to the judges. */
 export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
   const row = (kind: string) => (one: RunSummary["versions"][number]) => {
     const { high, low, mean: reward } = one.reward
     return { name: one.name, kind, reward, low, high }
   }
   return rewardsChart([...versions.map(row("version")), ...controls.map(row("control"))], {
-    title: "Each version by the judges",
-    caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, by reward models that took no part in tuning. Right is better."
+    title: "Each version according to the judges",
+    caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, from reward models not used for tuning. Further right is better."
   })
 }
 
-/** Figure 7, by other reward models than those that choose. */
+/** Figure 7, evaluated by other reward models than those that choose. */
 export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
   const rows = byN.map(({ n, reward }) => ({ n, reward: reward.mean, low: reward.low, high: reward.high, mean: mean.mean }))
   const x = {
-    ...{ field: "n", type: "quantitative", title: "answers a prompt, N", scale: { type: "log", base: 2 } },
+    ...{ field: "n", type: "quantitative", title: "answers per prompt, N", scale: { type: "log", base: 2 } },
     axis: { values: rows.map(({ n }) => n), format: "d" }
   }
-  const title = "logit(R_c) by the judges"
+  const title = "logit(R_c) according to the judges"
   return {
     id: "best-of-k",
-    title: "What choosing the best of N is worth",
+    title: "The gain from choosing the best of N",
     caption:
-      "SFT's answers to held-out prompts, chosen by the reward models and judged by others: mean logit(R_c) over prompts; the band is a 95% bootstrap interval, dashed the mean of all answers.",
+      "SFT's answers to held-out prompts, chosen by the reward models and evaluated by the judges: mean logit(R_c) over prompts; the band is a 95% bootstrap interval, the dashed line the mean of all answers.",
     rows,
     spec: {
       width: 480,
@@ -81,12 +81,12 @@ export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
   }
 }
 
-/** What the last version is above the others. */
+/** The last version compared with the others. */
 export const runGainTable = ({ gain, versions }: RunSummary): Table => ({
   id: "gains",
-  title: `What ${versions.at(-1)!.name} is above the other versions and the controls`,
+  title: `${versions.at(-1)!.name} compared with the other versions and the controls`,
   caption:
-    "By the judges, on the same prompts: differences in R_c with 95% bootstrap intervals, and wins over wins and losses with Wilson's. The controls are SFT for as many more steps, and a random one of K answers in place of the best.",
+    "According to the judges, on the same prompts: differences in R_c with 95% bootstrap intervals, and wins / (wins + losses) with 95% Wilson intervals. The controls are SFT with the same number of additional steps, and a random answer of K instead of the best.",
   rows: gain.map(({ over, reward, wins }) => ({
     over,
     R_c: within(reward),
@@ -101,7 +101,7 @@ export const rewardModelsTable = ({ rewardModels }: RunSummary): Table => ({
   id: "reward-models",
   title: "Reward models on held-out pairs",
   caption:
-    "How often the chosen answer scores higher, with 95% Wilson intervals, beside what length or words alone tell and labels swapped at random.",
+    "How often the chosen answer scores higher, with 95% Wilson intervals, compared with length alone, words alone and randomly swapped labels.",
   rows: (["helpfulness", "safety"] as const).flatMap((name) => {
     const one = rewardModels[name]
     if (one === null) return []

@@ -1,4 +1,4 @@
-/** What a run on data of one's own ends with: its figures as JSON, as text for the terminal, and as one self-contained HTML page with dialogues. */
+/** The final report of a run on your own data: its figures as JSON, as text for the terminal, and as one self-contained HTML page with dialogues. */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -29,7 +29,7 @@ import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows 
 
 export const RunReport = report(RunSummary, "run-summary/4")
 
-/** Sets of scored answers under their names. */
+/** Sets of scored answers by name. */
 const namedSets = Effect.fnUntraced(function* (
   sets: ReadonlyArray<ArtifactRef<Dataset<ScoredCompletion>>>,
   names: ReadonlyArray<string>,
@@ -40,21 +40,21 @@ const namedSets = Effect.fnUntraced(function* (
     sets,
     Effect.fnUntraced(function* (set, i) {
       const scored = yield* readRows(set, ScoredCompletions)
-      if (scored.length === 0) return yield* EmptyDatasetError.of(`report on ${names[i]}`, "answers of which none has a score")
+      if (scored.length === 0) return yield* EmptyDatasetError.of(`report on ${names[i]}`, "answers without any score")
       return { name: names[i]!, scored }
     })
   )
 })
 
 export const runReport = Stage.make("run-report", {
-  description: "a run on data of one's own: versions beside controls, reward models and their judges, best of K, PPO, dialogues",
+  description: "the report of a run on your own data: versions and controls, reward models and their judges, best of K, PPO, dialogues",
   config: Schema.Struct({
-    title: hyper("The recipe on your own data", "of the page"),
+    title: hyper("The recipe on your own data", "title of the page"),
     versions: Schema.Array(Schema.String).annotate({
-      description: "names of the versions, in the order of the input; the last is compared with all"
+      description: "names of the versions, in the order of the input; the last one is compared with all others"
     }),
     controls: Schema.Array(Schema.String).annotate({ description: "names of the controls, in the order of the input" }),
-    dialogues: hyperInt(12, "prompts that are shown with each version's answer", { min: 0 })
+    dialogues: hyperInt(12, "number of prompts shown with each version's answer", { min: 0 })
   }),
   inputs: {
     versions: Stage.many(ScoredCompletions),
@@ -116,7 +116,7 @@ export const runReport = Stage.make("run-report", {
       pageOf({
         title: config.title,
         about: [
-          `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`
+          `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, which are reward models not used for tuning: means with 95% intervals over all answers that have a score (empty answers, and those with tags of the chat format, have none).`
         ],
         versions: runRows(summary),
         conclusions: summary.conclusions,

@@ -1,4 +1,4 @@
-/** Figures of safety: how much of the data is about it, what context distillation does to scores, who violates how often (Llama 2 §4.2 to §4.4). */
+/** Figures on safety: the amount of safety data, the effect of context distillation on scores, violation rates (Llama 2 §4.2 to §4.4). */
 import type { Estimate } from "../common/statistics.ts"
 import { proportion, unitHistogram } from "../common/statistics.ts"
 import { within } from "../common/text-table.ts"
@@ -7,7 +7,7 @@ import type { VersionEvaluation } from "../world/evaluate-version.ts"
 import { axis, type Figure, free, palette, series, type Table, unit } from "./figure.ts"
 import type { Answer } from "./versions.ts"
 
-/** A model that was tuned on all of the helpfulness data and a share of the safety data. */
+/** A model tuned on all of the helpfulness data and a share of the safety data. */
 export interface ByShare {
   readonly share: number
   readonly evaluation: VersionEvaluation
@@ -24,7 +24,7 @@ export const safetyScalingFigure = (arms: ReadonlyArray<ByShare>): Figure => {
     id: "safety-scaling",
     title: "Mean scores by the share of safety data",
     caption:
-      "By reward models, on held-out prompts; all of the helpfulness data is in every arm. In the paper safety rises from 0.680 to 0.773 and helpfulness stays near 0.585.",
+      "According to reward models, on held-out prompts; every model is tuned on all of the helpfulness data. In the paper safety rises from 0.680 to 0.773 and helpfulness stays near 0.585.",
     rows,
     spec: {
       width: 480,
@@ -40,7 +40,7 @@ export const safetyScalingFigure = (arms: ReadonlyArray<ByShare>): Figure => {
 }
 
 const bins = 20
-/** Figure 15, right: the distribution of safety scores for each share; the long tail of unsafe answers thins. */
+/** Figure 15, right: the distribution of safety scores for each share; the long tail of unsafe answers shrinks. */
 export const safetyTailFigure = (arms: ReadonlyArray<ByShare>): Figure | undefined => {
   const rows = arms.flatMap(({ answers, share }) => {
     const scores = answers.flatMap(({ safety, safetyScore }) => (safety && safetyScore !== null ? [safetyScore] : []))
@@ -52,8 +52,7 @@ export const safetyTailFigure = (arms: ReadonlyArray<ByShare>): Figure | undefin
   return {
     id: "safety-tail",
     title: "Safety scores by the share of safety data",
-    caption:
-      "Share of answers to prompts to refuse by R_s. What more safety data takes away first is the tail at the left: the least safe answers.",
+    caption: "Share of answers to prompts to refuse, by R_s. More safety data first removes the tail at the left: the least safe answers.",
     rows,
     spec: {
       width: 480,
@@ -72,7 +71,7 @@ export const safetyTailFigure = (arms: ReadonlyArray<ByShare>): Figure | undefin
   }
 }
 
-/** Figure 33: false refusals by the share of safety data, beside violations. */
+/** Figure 33: false refusals and violations by the share of safety data. */
 export const falseRefusalsFigure = (arms: ReadonlyArray<ByShare>): Figure | undefined => {
   const line = (what: string, share: number, found: Estimate | null) =>
     found === null ? [] : [{ what, share, rate: found.mean, low: found.low, high: found.high }]
@@ -88,7 +87,8 @@ export const falseRefusalsFigure = (arms: ReadonlyArray<ByShare>): Figure | unde
   return {
     id: "false-refusals",
     title: "False refusals and violations by the share of safety data",
-    caption: "By the world's oracle, with 95% Wilson intervals. In the paper refusals of borderline prompts grow from 15% to 27%.",
+    caption:
+      "According to the world's oracle, with 95% Wilson intervals. In the paper refusals of borderline prompts increase from 15% to 27%.",
     rows,
     spec: {
       width: 480,
@@ -102,7 +102,7 @@ export const falseRefusalsFigure = (arms: ReadonlyArray<ByShare>): Figure | unde
 }
 
 type Gain = typeof DistillationGain.Type
-/** Figure 16a: safety scores of the original answers and of those under each kind of preprompt. */
+/** Figure 16a: safety scores of the original answers and of those with each kind of preprompt. */
 export const distillationScoresFigure = ({ distributions }: Gain): Figure | undefined => {
   const rows = distributions.flatMap(({ completions, histogram, kind }) =>
     histogram.map((count, i) => ({
@@ -115,8 +115,8 @@ export const distillationScoresFigure = ({ distributions }: Gain): Figure | unde
   const means = distributions.map(({ kind, mean }) => `${kind} ${within(mean)}`)
   return {
     id: "distillation-scores",
-    title: "Safety scores under a preprompt",
-    caption: `Share of answers to adversarial prompts by R_s: the original ones, and those under each kind of preprompt. Means: ${means.join("; ")}.`,
+    title: "Safety scores with a preprompt",
+    caption: `Share of answers to adversarial prompts, by R_s: the original ones, and those with each kind of preprompt. Means: ${means.join("; ")}.`,
     rows,
     spec: {
       width: 480,
@@ -135,21 +135,21 @@ export const distillationScoresFigure = ({ distributions }: Gain): Figure | unde
   }
 }
 
-/** Of one version: how many of the answers of a kind violate. */
+/** For one version: the violations among its answers of a kind. */
 export interface Violations {
   readonly version: string
-  /** A risk category, or how many turns the prompt has. */
+  /** A risk category, or the prompt's number of turns. */
   readonly kind: string
   readonly prompts: number
-  /** Mean over prompts of the share of answers that violate, summed. */
+  /** The share of violating answers per prompt, summed over prompts. */
   readonly violations: number
 }
 
-/** Figures 17, 18 and 19: the share of prompts to refuse that are followed, version by version, by kind. */
+/** Figures 17, 18 and 19: the share of prompts to refuse that are followed, by version and kind. */
 export const violationsFigure = (
   id: "violations" | "violations-by-category",
   title: string,
-  /** Who found the violations. */
+  /** The classifier or oracle that found the violations. */
   by: string,
   found: ReadonlyArray<Violations>
 ): Figure | undefined => {
@@ -164,7 +164,7 @@ export const violationsFigure = (
   return {
     id,
     title,
-    caption: `Share of prompts to refuse whose answers violate, by ${by}, with 95% Wilson intervals for as many trials as prompts.${id === "violations" && kinds.length > 1 ? " Several turns: the answer to the last question of a dialogue." : ""}`,
+    caption: `Share of prompts to refuse whose answers violate, by ${by}, with 95% Wilson intervals that count each prompt as one trial.${id === "violations" && kinds.length > 1 ? " Several turns: the answer to the last question of a dialogue." : ""}`,
     rows,
     spec: {
       facet: { field: "kind", type: "nominal", title: null, sort: kinds },
@@ -191,6 +191,6 @@ export const violationsTable = (
   id: "classifier",
   title,
   caption:
-    "Mean over prompts of the share of answers that the safety classifier finds unsafe, with 95% intervals, and its violations by category.",
+    "Mean over prompts of the share of answers that the safety classifier classifies as unsafe, with 95% intervals, and the violations by category.",
   rows: found.map(({ byCategory, prompts, rate, set }) => ({ answers: set, prompts, violations: within(rate), "by category": byCategory }))
 })

@@ -1,4 +1,4 @@
-/** How the report looks: light or dark as the reader has it, on a desk, on a phone and in print. Colours are Okabe and Ito's; on dark ground lighter ones of the same hues. */
+/** The report's styles: light or dark according to the reader's settings, for desktop, phone and print. Colours are Okabe and Ito's, with lighter variants of the same hues on dark backgrounds. */
 export const style = `
 :root { color-scheme: light dark; --ink: #1a1a1a; --ground: #ffffff; --line: #8884; --grid: #e6e6e6; --axis: #999999; --link: #0060a0; --yes: #006b4d; --no: #ad4400;
   --c0: #0072B2; --c1: #D55E00; --c2: #008060; --c3: #B05590; --c4: #B07800; --c5: #3a94cf; --c6: #000000 }

@@ -1,4 +1,4 @@
-/** The report's tables beside its figures: preference data, win rates, diversity, the guard against reward hacking. */
+/** The report's tables in addition to its figures: preference data, win rates, diversity, the guard against reward hacking. */
 import type { BatchStatistics, PreferenceStatistics } from "../preferences/preference-statistics.ts"
 import type { RewardHacking } from "../evaluation/reward-hacking.ts"
 import type { SelfBleu } from "../evaluation/self-bleu.ts"
@@ -10,8 +10,8 @@ import type { Table } from "./figure.ts"
 const percent = (share: number | undefined): string | null => (share === undefined ? null : `${(100 * share).toFixed(1)}%`)
 
 const lineOf = (data: string, batch: string, one: BatchStatistics) => ({
-  ...{ data, batch, comparisons: one.comparisons, "turns a dialogue": one.turnsPerDialogue, "tokens an example": one.tokensPerExample },
-  ...{ "tokens a prompt": one.tokensPerPrompt, "tokens a response": one.tokensPerResponse },
+  ...{ data, batch, comparisons: one.comparisons, "turns per dialogue": one.turnsPerDialogue, "tokens per example": one.tokensPerExample },
+  ...{ "tokens per prompt": one.tokensPerPrompt, "tokens per response": one.tokensPerResponse },
   "significantly better": percent(one.ratings?.significantlyBetter),
   better: percent(one.ratings?.better),
   "slightly better": percent(one.ratings?.slightlyBetter),
@@ -20,19 +20,19 @@ const lineOf = (data: string, batch: string, one: BatchStatistics) => ({
   ...{ "both unsafe": percent(one.safety?.bothUnsafe), dropped: one.leftOut?.droppedUnsafe ?? null }
 })
 
-/** Table 6's way, with the shares of ratings and of safety labels. */
+/** Like table 6, with the shares of ratings and of safety labels. */
 export const statisticsTable = (statistics: PreferenceStatistics): Table => ({
   id: "preference-statistics",
-  title: "Preference data, batch by batch",
+  title: "Preference data by batch",
   caption:
-    "Comparisons of each round. Dropped: pairs whose chosen response was unsafe while the other was safe. Shares of ratings are of the rated pairs, of safety of the labelled ones.",
+    "Comparisons of each round. Dropped: pairs whose chosen response was unsafe while the other was safe. Shares of ratings are relative to the rated pairs, shares of safety labels to the labelled ones.",
   rows: (["helpfulness", "safety"] as const).flatMap((kind) => {
     const found = statistics[kind]
     return found === null ? [] : [...found.batches.map((one, i) => lineOf(kind, `${i + 1}`, one)), lineOf(kind, "all", found.total)]
   })
 })
 
-/** What a page on the small world begins with. */
+/** The table at the top of the page for a run on the small world. */
 export const versionRows = ({ versions, controls }: WorldSummary): Table["rows"] =>
   [...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => ({
     version: one.name,
@@ -47,31 +47,31 @@ export const versionRows = ({ versions, controls }: WorldSummary): Table["rows"]
 
 const rateOf = (wins: Wins | null): string | null => (wins === null || wins.rate === null ? null : within(wins.rate))
 
-/** What the run came to. */
+/** The last version compared with SFT and the controls. */
 export const gainTable = ({ versions, gain }: WorldSummary): Table => ({
   id: "gains",
-  title: `What ${versions.at(-1)!.name} is above SFT and the controls`,
-  caption: "Differences in the oracle's grades of the same prompts, with 95% bootstrap intervals.",
+  title: `${versions.at(-1)!.name} compared with SFT and the controls`,
+  caption: "Differences in the oracle's grades on the same prompts, with 95% bootstrap intervals.",
   rows: gain.map(({ over, helpfulness, safety }) => ({ over, helpfulness: within(helpfulness), safety: within(safety) }))
 })
 
-/** Figure 11's way. */
+/** Like figure 11. */
 export const winRatesTable = ({ winRates }: WorldSummary): Table => ({
   id: "win-rates",
   title: "Win rates over SFT",
   caption:
-    "Wins over wins and losses to the same prompts, ties apart, with 95% Wilson intervals: by the oracle and by the last round's reward models.",
+    "Wins / (wins + losses) on the same prompts, without ties, with 95% Wilson intervals: according to the oracle and to the last round's reward models.",
   rows: winRates.map(({ name, oracle, rewardModels }) => ({
     ...{ version: name, "helpfulness, oracle": rateOf(oracle.helpfulness), "safety, oracle": rateOf(oracle.safety) },
     ...{ R_h: rateOf(rewardModels.helpfulness), R_s: rateOf(rewardModels.safety), R_c: rateOf(rewardModels.reward) }
   }))
 })
 
-/** Figure 21's way. */
+/** Like figure 21. */
 export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
   id: "diversity",
-  title: "How alike a model's answers to one prompt are",
-  caption: "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse.",
+  title: "Similarity of a model's answers to the same prompt",
+  caption: "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals; lower is more diverse.",
   rows: versions.flatMap(({ name, byTemperature, byType = [] }) =>
     byTemperature.map(({ temperature, prompts, selfBleu }) => ({
       ...{ version: name, temperature, prompts },
@@ -86,12 +86,12 @@ export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
   )
 })
 
-/** §3.4.1: whether a reward model that nothing was tuned for says the same. */
+/** §3.4.1: whether a reward model that was not used for tuning agrees. */
 export const guardTable = ({ versions }: RewardHacking): Table => ({
   id: "guard",
-  title: "The reward that was tuned for, beside a general reward model's",
+  title: "The tuned-for reward and a general reward model's",
   caption:
-    "Means over held-out prompts and changes over the version before, with 95% intervals. It diverges where the one rises and the other falls.",
+    "Means over held-out prompts, and changes compared with the previous version, with 95% intervals. A version diverges if the first rises and the second falls.",
   rows: versions.map(({ name, reward, general, spearman, change }) => ({
     ...{ version: name, reward: within(reward), general: within(general), "rank correlation": spearman },
     ...{

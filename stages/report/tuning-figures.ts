@@ -2,23 +2,23 @@
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import { axis, colour, type Figure, free, series } from "./figure.ts"
 
-/** Figure 7: the expected greatest of N rewards, and the median of all, at the temperature that was best. */
+/** Figure 7: the expected maximum of N rewards, and the median of all, at the best temperature. */
 export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): Figure | undefined => {
   const at = byTemperature.find(({ temperature }) => temperature === best.temperature)
   if (at === undefined) return undefined
   const rows = at.byN.flatMap(({ max, n }) => [
-    { n, what: "greatest of N", reward: max.mean, low: max.low, high: max.high },
+    { n, what: "maximum of N", reward: max.mean, low: max.low, high: max.high },
     { n, what: "median of all", reward: at.median.mean, low: at.median.low, high: at.median.high }
   ])
   const x = {
-    ...{ field: "n", type: "quantitative", title: "samples a prompt, N", scale: { type: "log", base: 2 } },
+    ...{ field: "n", type: "quantitative", title: "samples per prompt, N", scale: { type: "log", base: 2 } },
     axis: { values: [...new Set(rows.map(({ n }) => n))], format: "d" }
   }
-  const color = colour("what", null, ["greatest of N", "median of all"])
+  const color = colour("what", null, ["maximum of N", "median of all"])
   return {
     id: "max-and-median",
-    title: "What the best of N samples is above the median",
-    caption: `Rewards, logit(R_c), at temperature ${at.temperature}: means over prompts, bands are 95% bootstrap intervals. The gap is what rejection sampling can learn from.`,
+    title: "The best of N samples compared with the median",
+    caption: `Rewards, logit(R_c), at temperature ${at.temperature}: means over prompts; bands are 95% bootstrap intervals. The gap is the potential gain of rejection sampling.`,
     rows,
     spec: {
       width: 480,
@@ -31,7 +31,7 @@ export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): F
   }
 }
 
-/** Figure 8, over versions: the greatest of N at each temperature. In the paper the best temperature of RLHF models is above that of SFT. */
+/** Figure 8, by version: the maximum of N at each temperature. In the paper the best temperature of RLHF models is above that of SFT. */
 export const bestTemperatureFigure = (
   sweeps: ReadonlyArray<{ readonly name: string; readonly content: TemperatureSweep }>
 ): Figure | undefined => {
@@ -53,12 +53,12 @@ export const bestTemperatureFigure = (
     "version",
     sweeps.map(({ name }) => name)
   )
-  const y = axis("reward", "greatest reward of the samples", free)
+  const y = axis("reward", "maximum reward of the samples", free)
   return {
     id: "best-temperature",
-    title: "Which temperature is best, version by version",
+    title: "The best temperature by version",
     caption:
-      "Expected greatest reward of all samples of a prompt, mean over prompts; bars are 95% bootstrap intervals, each version's best temperature is ringed. Each is by the reward models of its round, so only the shape of a line and where it is highest compare.",
+      "Expected maximum reward of all samples of a prompt, mean over prompts; bars are 95% bootstrap intervals, and each version's best temperature is circled. Each version is scored by the reward models of its round, so only the shapes of the lines and their maxima can be compared.",
     rows,
     spec: {
       width: 480,
@@ -66,7 +66,7 @@ export const bestTemperatureFigure = (
       layer: [
         {
           mark: { type: "rule", opacity: 0.4 },
-          encoding: { x, y: axis("low", "greatest reward of the samples", free), y2: { field: "high" }, color }
+          encoding: { x, y: axis("low", "maximum reward of the samples", free), y2: { field: "high" }, color }
         },
         { mark: { type: "line", point: true }, encoding: { x, y, color } },
         { transform: [{ filter: "datum.best" }], mark: { type: "point", size: 160, strokeWidth: 1.5 }, encoding: { x, y, color } }

@@ -1,10 +1,10 @@
-/** Which sets of answers of a run can stand side by side: several policies' to the same prompts, scored by the same reward models. */
+/** Selects the sets of answers of a run that can be compared: several policies' answers to the same prompts, scored by the same reward models. */
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import type { Result, Results } from "./results.ts"
 
-/** What the report needs of a scored answer: not its tokens, which are most of it. */
+/** The fields of a scored answer that the report needs, without its tokens, which are most of the data. */
 export const answerFields = [
   ...(["promptId", "prompt", "safety", "sample", "text", "finished"] as const),
   ...(["temperature", "reward", "helpfulnessScore", "safetyScore"] as const)
@@ -16,7 +16,7 @@ export interface Version {
   readonly kind: "version" | "control"
   readonly policy: Result
   readonly prompts: Result
-  /** Whether the reward models that score it here are among those that the run tuned policies to: it may then have learned what they like and not what is right. */
+  /** Whether the run tuned policies to these reward models: the scores may then reflect what the models prefer rather than quality. */
   readonly isTunedTo: boolean
   readonly scored: ReadonlyArray<Answer>
 }
@@ -25,8 +25,8 @@ const scoring = ["score", "score-combined"]
 const sampling = ["sample"]
 
 /**
- * The largest set of policies that answered the same prompts at one temperature and were scored alike, by R_c where there is one, in the order in which they were made; controls last. Empty where there are
- * not two.
+ * The largest set of policies that answered the same prompts at one temperature and were scored by the same models, with R_c if available, in the order in which they were made; controls last. Empty if
+ * there are fewer than two.
  */
 export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, ArtifactError> =>
   Effect.gen(function* () {
@@ -42,12 +42,12 @@ export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, 
     const groups = [...Map.groupBy(found, ({ group }) => group).values()].map((group) => [
       ...new Map(group.map((one) => [one.policy.node, one])).values()
     ])
-    // What R_h and R_s score says more than what one reward model does, such as the guard against reward hacking.
+    // Scores from R_h and R_s together are preferred to those of a single reward model, such as the guard against reward hacking.
     const worth = (group: (typeof groups)[number]) =>
       group.length + (group[0]?.scores.stage === "score-combined" && group.length > 1 ? 1000 : 0)
     const largest = groups.reduce<(typeof groups)[number]>((best, one) => (worth(one) > worth(best) ? one : best), [])
     if (largest.length < 2) return []
-    // By PPO and its like directly, or by choosing among samples.
+    // Tuned by PPO and similar methods directly, or by choosing among samples.
     const tuning = [
       ...run.of("ppo", "rloo", "grpo"),
       ...run.of("select-best", "keep-best").flatMap((one) => run.inputs(one, "scored"))
@@ -66,8 +66,8 @@ export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, 
     return versions.toSorted((a, b) => order(a) - order(b))
   })
 
-/** What later versions are compared with: SFT, or the first where none is called that. */
+/** The version that later ones are compared with: SFT, or the first if none has that name. */
 export const baselineOf = (versions: ReadonlyArray<Version>): Version | undefined =>
   versions.find(({ name }) => name === "sft") ?? versions[0]
-/** The last that is no control. */
+/** The last one that is not a control. */
 export const lastOf = (versions: ReadonlyArray<Version>): Version | undefined => versions.findLast(({ kind }) => kind === "version")

@@ -1,4 +1,4 @@
-/** Answers to prompts to refuse, and which of them violate (Llama 2 §4.4, figures 17 to 19): by the small world's oracle, or by the run's safety classifier. */
+/** Answers to prompts to refuse, and which of them violate (Llama 2 §4.4, figures 17 to 19): according to the small world's oracle, or to the run's safety classifier. */
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
@@ -11,14 +11,14 @@ import type { Version } from "./versions.ts"
 export interface JudgedAnswer {
   readonly version: string
   readonly promptId: string
-  /** What the user has said so far: 1 for a prompt of one question. */
+  /** Number of user messages so far: 1 for a prompt with a single question. */
   readonly turns: number
-  /** The prompt's, where it is known. */
+  /** The prompt's category, if known. */
   readonly category: string | null
   readonly violation: boolean
 }
 export interface JudgedAnswers {
-  /** Who found the violations. */
+  /** The classifier or oracle that found the violations. */
   readonly by: string
   readonly answers: ReadonlyArray<JudgedAnswer>
 }
@@ -31,7 +31,7 @@ const categoriesOf = (run: Results, prompts: Result | undefined): Effect.Effect<
     ? Effect.succeed(new Map())
     : Effect.map(run.fields(prompts, Prompts, ["id", "category"]), (rows) => new Map(rows.map(({ category, id }) => [id, category])))
 
-/** Answers to the last turn of dialogues that a model had by itself: those that no further turn was added to. */
+/** Answers to the last turn of dialogues that a model generated: those to which no further turn was added. */
 const lastTurns = (run: Results): ReadonlyArray<Result> => {
   const grown = run.of("continue-with-answers")
   const continued = new Set(grown.map((one) => run.input(one, "completions")?.node))
@@ -72,11 +72,11 @@ const byClassifier = Effect.fnUntraced(function* (run: Results) {
   return { by: "the safety classifier", answers: found.flat() }
 })
 
-/** The versions' answers to prompts to refuse. On the small world its oracle judges them, elsewhere the safety classifier where the run has one. */
+/** The versions' answers to prompts to refuse. On the small world its oracle judges them; otherwise the run's safety classifier, if there is one. */
 export const judgedAnswers = (run: Results, versions: ReadonlyArray<Version>): Effect.Effect<JudgedAnswers, ArtifactError> =>
   run.isWorld ? byOracle(run, versions) : byClassifier(run)
 
-/** Violations of each version by what `kindOf` says of an answer; answers without a kind are left out. */
+/** Violations of each version by kind of answer, as returned by `kindOf`; answers without a kind are left out. */
 export const violationsBy = (
   answers: ReadonlyArray<JudgedAnswer>,
   kindOf: (answer: JudgedAnswer) => string | null

@@ -44,7 +44,7 @@ describe("caravan report", () => {
     const [name] = readdirSync(folder).filter((one) => one.startsWith("report-descending-"))
     expect(stdout).toContain(`file://${join(folder, name!, "report.html")}`)
     const page = pageIn(name!)
-    for (const part of ["descending, run ", "3 ran", "words.txt", "descend-in-child: loss and what else was reported", "Stages by time"])
+    for (const part of ["descending, run ", "3 ran", "words.txt", "descend-in-child: loss and other reported numbers", "Stages by time"])
       expect(page).toContain(part)
     expect(readdirSync(join(folder, name!, "figures")).toSorted()).toEqual(
       ["descend-in-child", "descend"].flatMap((stage) => [`training-curves-${stage}.csv`, `training-curves-${stage}.svg`])
@@ -67,10 +67,10 @@ describe("caravan report", () => {
     expect(runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3").status).toBe("failed")
     const { status, stdout } = report("latest", "--to", "failed", "--json")
     expect(status).toBe(0)
-    expect(JSON.parse(stdout)).toMatchObject({ pipeline: "descending", sections: ["Training, step by step", "Time by stage"] })
+    expect(JSON.parse(stdout)).toMatchObject({ pipeline: "descending", sections: ["Training curves", "Time by stage"] })
     const page = pageIn("failed")
     expect(page).toMatch(/<p>descend failed: /)
-    expect(page).toContain("1 of 3 values of loss of descend are no numbers, the first at step 3.")
+    expect(page).toContain("1 of 3 values of loss of descend are NaN or infinite, the first at step 3.")
   })
 
   it("says which results are no longer in the store", () => {

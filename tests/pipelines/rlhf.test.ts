@@ -260,9 +260,9 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     expect(content.conclusions.length).toBeGreaterThan(10)
     const page = readFileSync(join(report, "report.html"), "utf8")
     for (const part of [
-      "Each version by the judges",
-      "PPO, iteration by iteration",
-      "What choosing the best of N is worth",
+      "Each version according to the judges",
+      "PPO by iteration",
+      "The gain from choosing the best of N",
       "random-of-k",
       "XSTest by type of prompt",
       "What holds, and what does not"

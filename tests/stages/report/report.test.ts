@@ -300,7 +300,7 @@ describe("the page", () => {
     expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
     const fewer = await page(await pageInputs())
     expect(fewer.content.figures).toHaveLength(4)
-    expect(fewer.html).not.toContain("Preference data, batch by batch")
+    expect(fewer.html).not.toContain("Preference data by batch")
   })
   it("has tables of win rates, preference data, diversity and the guard against reward hacking", async () => {
     const { html } = await page(await more())

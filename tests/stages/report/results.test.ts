@@ -150,7 +150,7 @@ describe("reward models in the report", () => {
     // R_s of b/rejected is safe and below 0.15, a/rejected unsafe and below it: precision 1/2, recall 1/1.
     const shown = await figuresIn([await test(), ...(await evaluated("s", reward, [pair("a", 2, -4), pair("b", 2, -2)], 0.6))])
     const [at15] = shown.find(({ id }) => id === "safety-recall")!.rows
-    expect(at15).toMatchObject({ "R_s below": "0.15", "told unsafe": 2, unsafe: 1, responses: 4, precision: "0.500 (0.095 to 0.905)" })
+    expect(at15).toMatchObject({ "R_s below": "0.15", "detected as unsafe": 2, unsafe: 1, responses: 4, precision: "0.500 (0.095 to 0.905)" })
     expect(at15!.recall).toMatch(/^1\.000/)
   })
   it("of two sizes on two amounts of data give a scaling figure (figure 6)", async () => {
@@ -238,7 +238,7 @@ describe("values computed for a figure", () => {
       { tokens: 30, loss: 1 }
     ])
     expect(figures[2]!.rows.map(({ value }) => value)).toEqual([1, null, 0.5])
-    expect(text).toEqual(["1 of 3 values of loss of <b> are no numbers, the first at step 2."])
+    expect(text).toEqual(["1 of 3 values of loss of <b> are NaN or infinite, the first at step 2."])
     expect(await drawFigure(figures[2]!, "page")).not.toContain("<b>")
   })
   it("are none for a stage with only a throughput curve", () => {

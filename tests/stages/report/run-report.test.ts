@@ -97,7 +97,7 @@ describe("the report on a run on your own data", () => {
     const page = readFileSync(join(path, "report.html"), "utf8")
     expect(page).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
     expect(page).not.toMatch(/<script|src=|href="http/)
-    for (const part of ["control: longer", "Each version by the judges", "Reward models on held-out pairs", "What is a?"])
+    for (const part of ["control: longer", "Each version according to the judges", "Reward models on held-out pairs", "What is a?"])
       expect(page).toContain(part)
   })
   it("rejects a different number of names and sets, and a version without a score", async () => {
