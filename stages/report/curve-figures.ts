@@ -37,7 +37,7 @@ const thinned = (
   })
 }
 
-/** "2 of 9 values of loss of sft are no numbers, the first at step 7." */
+/** "2 of 9 values of loss of sft are NaN or infinite, the first at step 7." */
 const notNumbers = (curves: ReadonlyArray<NodeCurve>): ReadonlyArray<string> =>
   curves.flatMap(({ node, series: of }) =>
     [...of].flatMap(([name, { steps, values }]) => {
