@@ -101,7 +101,7 @@ export const PpoConfig = Schema.Struct({
     "keep-best"
   ]),
   sampleTexts: hyperInt(2, "number of responses per iteration quoted in the diagnostics", { min: 0 }),
-  microBatchSize: microBatchField("responses with gradients", usualResponses),
+  microBatchSize: microBatchField("responses", usualResponses),
   recompute: recomputeField,
   inferenceBatchSize: hyperInt(64, "responses per batch when sampling and scoring, a trade-off of memory against speed", { min: 1 })
 }).check(targetsNeedRank)
