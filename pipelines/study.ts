@@ -41,13 +41,13 @@ export const studyParams = {
       min: 10
     }
   ),
-  rewardLearningRate: hyper(2e-4, "peak", { min: 0 }),
+  rewardLearningRate: hyper(2e-4, "peak learning rate of the reward models", { min: 0 }),
   rewardBatch: hyperInt(32, "pairs per optimiser step of the reward models", { min: 1 }),
   prompts: hyperInt(2000, "number of helpfulness prompts for rejection sampling and PPO, and half as many safety prompts", { min: 2 }),
   k: hyperInt(6, "number of answers per prompt", { min: 1 }),
   ppoIterations: hyperInt(60, "number of PPO iterations", { min: 1 }),
   ppoBatch: hyperInt(256, "answers per PPO iteration", { min: 1 }),
-  ppoLearningRate: hyper(3e-5, "constant", { min: 0 }),
+  ppoLearningRate: hyper(3e-5, "PPO's learning rate, constant", { min: 0 }),
   valueLearningRate: hyper(3e-4, "learning rate of the value model", { min: 0 }),
   dialogues: hyperInt(200, "number of dialogues for Ghost Attention, and the same number of held-out ones", { min: 4 }),
   heldOut: hyperInt(500, "number of held-out helpfulness prompts for evaluation, and the same number of safety prompts", { min: 10 }),

@@ -36,7 +36,7 @@ export const PpoConfig = Schema.Struct({
   learningRate: hyper(1e-6, "learning rate of the policy, constant; §3.2.3: 1e-6", { min: 0 }),
   valueLearningRate: hyper(9e-6, "learning rate of the value model, constant; §3.2.3 gives none, InstructGPT C.4: 9e-6", { min: 0 }),
   weightDecay: hyper(0.1, "AdamW's weight decay; §3.2.3: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "maximum global gradient norm, for policy and value model separately; §3.2.3: 1.0", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm, for each trained model separately; §3.2.3: 1.0", { min: 0 }),
   clip: hyper(0.2, "clip range of the probability ratio; §3.2.3: 0.2", { min: 0 }),
   valueClip: hyper(0.2, "clip range of a value's change from its old value; the default is that of the ratio", { min: 0 }),
   beta: hyper(0.01, "weight of the KL penalty (the initial one if adaptive); §3.2.3: 0.01 (7B, 13B), 0.005 (34B, 70B)", { min: 0 }),

@@ -15,7 +15,7 @@ import { worldLengths } from "./lengths.ts"
 
 export const worldTexts = Stage.make("world-texts", {
   description: "dialogues of the small world as running text in the chat format, for pretraining",
-  config: Schema.Struct({ count: hyperInt(4000, "dialogues", { min: 1 }) }),
+  config: Schema.Struct({ count: hyperInt(4000, "number of dialogues", { min: 1 }) }),
   inputs: {},
   output: Texts,
   run: Effect.fn("world-texts")(function* ({ config, output, seed }) {
@@ -30,7 +30,7 @@ export const worldTexts = Stage.make("world-texts", {
 export const worldDemonstrations = Stage.make("world-demonstrations", {
   description: "§3.1 demonstrations from the small world",
   config: Schema.Struct({
-    count: hyperInt(600, "dialogues", { min: 1 }),
+    count: hyperInt(600, "number of dialogues", { min: 1 }),
     quality: hyper(
       "annotated",
       "quality of the demonstrations: careless public instruction data, or better but fewer annotated demonstrations (§3.1)",
@@ -50,7 +50,7 @@ export const worldDemonstrations = Stage.make("world-demonstrations", {
 export const worldPrompts = Stage.make("world-prompts", {
   description: "distinct prompts of the small world",
   config: Schema.Struct({
-    count: hyperInt(200, "prompts", { min: 1 }),
+    count: hyperInt(200, "number of prompts", { min: 1 }),
     kind: hyper(
       "helpfulness",
       "kind of prompts: for helpfulness, some with an instruction; the same without instructions; half to refuse and half that only sound unsafe (§4.2); or all to refuse",

@@ -23,7 +23,7 @@ const wrongAnswer = (random: Random, sum: number): number => {
 export const sumTexts = Stage.make("sum-texts", {
   description: "dialogues about sums as running text in the chat format, with some wrong answers",
   config: Schema.Struct({
-    count: hyperInt(6000, "dialogues", { min: 1 }),
+    count: hyperInt(6000, "number of dialogues", { min: 1 }),
     largest,
     right: hyper(0.4, "share of correct answers; the others are off by at most two", { min: 0, max: 1 })
   }),
