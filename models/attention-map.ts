@@ -1,6 +1,6 @@
 /**
- * Attention weights to look at. Training and decoding never hold them (attention.ts): this forward pass computes them group by group, in plain operators, and keeps the greatest weight over
- * the layers and heads asked for.
+ * Attention weights for display. Training and decoding never hold them (attention.ts): this forward pass computes them group by group, with plain operators, and keeps the maximum over
+ * the selected layers and heads.
  */
 import { joinedLinear, rmsNorm, swiglu } from "../engine/fused.ts"
 import { aten, cat, embedding, noGrad, scoped, type Tensor, tensor } from "../engine/tensor.ts"
@@ -14,13 +14,14 @@ export interface AttentionSelection {
 }
 
 /**
- * The greatest attention weight, over the selected layers and heads, that each token gives to each: token ids of one sequence (T) -> (T, T) row by row, queries as rows, in [0, 1]. A token
- * gives nothing to those after it. Throws a RangeError for a sequence longer than the model's context.
+ * The maximum attention weight, over the selected layers and heads, from each token to each other token: token ids of one sequence (T) -> (T, T) row by row, queries as rows, in [0, 1]. The weight from a
+ * token to later tokens is 0. Throws RangeError for a sequence longer than the model's context.
  */
 export const greatestAttention = (model: Llama, ids: ReadonlyArray<number>, { heads, layers }: AttentionSelection): Float32Array => {
   const { config, device, dtype } = model
   const length = ids.length
-  if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
+  if (length > config.maxPositions)
+    throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}`)
   return scoped(() =>
     noGrad(() => {
       const bias = model.layout(1, length, {}).layout.bias().view(-1, length, length)
@@ -40,7 +41,7 @@ export const greatestAttention = (model: Llama, ids: ReadonlyArray<number>, { he
   )
 }
 
-/** One block: its output (1, T, D), and the greatest weight so far (T, T) with that of its wanted heads. */
+/** One block: its output (1, T, D), and the maximum weight so far (T, T), including that of its selected heads. */
 const block = (
   model: Llama,
   layer: number,

@@ -1,4 +1,4 @@
-/** The head of a reward model's folder in Hugging Face's layout (LlamaForSequenceClassification): one logit, told before any weight is read. */
+/** Checks the head of a reward model's folder in Hugging Face's layout (LlamaForSequenceClassification), which must have one logit, before any weight is read. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError } from "../schemas/artifact.ts"
@@ -11,25 +11,25 @@ const refuse = (directory: string, logits: number, where: string) =>
   ArtifactError.of({
     doing: `Reading the reward model in ${directory}`,
     expected: "a head of one logit, the score of a response",
-    found: `one of ${logits} (${where})`,
-    hint: "Such a model classifies and gives no single score. Use a reward model with one label; of two labels, the row of the good one less that of the other can be saved as a head of one."
+    found: `a head of ${logits} logits (${where})`,
+    hint: "Such a model classifies and gives no single score. Use a reward model with one label; for a model with two labels, save the row of the good label minus the other row as a head with one logit."
   })
 
-/** How many labels config.json names; undefined where it says nothing of it. */
+/** The number of labels in config.json; undefined if it is not specified. */
 const labelsOf = (config: Readonly<Record<string, unknown>>): number | undefined => {
   const { id2label, num_labels: count } = config
   if (typeof count === "number") return count
   return typeof id2label === "object" && id2label !== null ? Object.keys(id2label).length : undefined
 }
 
-/** A first look, before gigabytes are read: as at any model, and how many labels its config.json names. */
+/** A quick check before gigabytes are read: that of any model, and the number of labels in config.json. */
 export const lookAtReward = Effect.fn("lookAtReward")(function* (directory: string): Effect.fn.Return<void, ArtifactError> {
   yield* lookAtModel(directory)
   const labels = labelsOf(yield* readJson(join(directory, "config.json"), "Reading the model's configuration"))
   if (labels !== undefined && labels !== 1) return yield* refuse(directory, labels, `config.json has ${labels} labels`)
 })
 
-/** Fails for a head of several logits, by the shape of its weight: (logits, D). */
+/** Fails for a head with several logits, according to the shape of its weight: (logits, D). */
 export const checkOneLogit = Effect.fn("checkOneLogit")(function* (directory: string): Effect.fn.Return<void, ArtifactError> {
   for (const path of yield* weightFiles(directory)) {
     const shape = yield* Effect.acquireUseRelease(

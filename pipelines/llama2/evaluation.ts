@@ -132,7 +132,7 @@ const diversityOf = ({ sweepOf, sweepPrompts: prompts, sweeps }: Drawn, versions
   )
 }
 
-/** Figure 26: SFT's answers to some of each round's helpfulness prompts, by the last reward model. */
+/** Figure 26: SFT's answers to some of each round's helpfulness prompts, scored by the last reward model. */
 const curriculumOf = (params: Params, { helpfulnessQuestions, rewards }: Drawn, policy: Policy) =>
   batchRewards({
     scored: helpfulnessQuestions.map((prompts, i) => {
@@ -153,7 +153,7 @@ const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
 }
 
 /**
- * Figure 29, of versions that drew no pairs: the reward models learnt from none of their answers. By the judge, in place of three people, unless it labelled the pairs: then its ratings would
+ * Figure 29, for versions that generated no pairs, so that the reward models were trained on none of their answers. A judge rates instead of three people, unless it labelled the pairs: then its ratings would
  * not be independent.
  */
 const calibrationOf = ({ annotator, judge: model, keyVariable, url }: Params, { shown }: Drawn, outside: ReadonlyArray<Judged>) => {

@@ -70,7 +70,7 @@ export const rewardsOfRound = (
   return { candidates, scores, accuracies, best: bestRewards(candidates, accuracies, ofRound) }
 }
 
-/** Table 7's other rows: another open reward model, and the judge, unless it labelled the pairs itself. */
+/** Further rows of table 7: another open reward model, and the judge unless it labelled the pairs itself. */
 const othersBySource = (
   { annotator, judge: model, keyVariable, openReward, url }: Params,
   sets: ReadonlyArray<{ readonly name: string; readonly pairs: Rows<Preference> }>,

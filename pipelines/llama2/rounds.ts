@@ -61,7 +61,7 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
     ...{ versions, data: tuningData, rewards: rewards.at(-1)!.best, preferences, shown, tests, gain },
     /** Prompts of all rounds' safety pairs. */
     questions: pairs.map(({ safety }) => safety.questions),
-    /** And of their helpfulness pairs. */
+    /** Prompts of all rounds' helpfulness pairs. */
     helpfulnessQuestions: pairs.map(({ helpfulness }) => helpfulness.questions),
     ...rewardReports(params, rewards, data, tests, named),
     statistics: preferenceStatistics({

@@ -20,7 +20,7 @@ export type Arm = readonly [name: string, policy: Policy]
 export const armParams = {
   judgingSeed: hyperInt(
     100,
-    "seed of the evaluation prompts: give each run seed another one, so that intervals over seeds include the choice of prompts",
+    "seed of the evaluation prompts; use a different one for each run seed, so that intervals over seeds include the choice of prompts",
     {
       min: 0
     }

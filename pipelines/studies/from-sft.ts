@@ -42,7 +42,7 @@ const Params = Schema.Struct({
 })
 type Params = typeof Params.Type
 
-/** What all methods start from. */
+/** The common starting point of all methods. */
 interface Common {
   readonly world: WorldParams
   readonly models: FirstModels
@@ -73,7 +73,7 @@ const collected = (
     }
   })
 
-/** Five rounds from SFT: `update` makes the next model from the latest one and the pairs of all rounds so far. */
+/** Five rounds from SFT: `update` returns the next model from the latest one and the pairs of all rounds so far. */
 const iterated = (
   arm: string,
   common: Common,
@@ -132,7 +132,7 @@ const iteratedRloo = (common: Common, { groupSize, rlooIterations }: Params, bet
   })
 }
 
-/** The recipe's versions. Of all these only the last one, after PPO, depends on PPO's beta. */
+/** The recipe's versions. Only the last one, after PPO, depends on PPO's beta. */
 const recipeArms = (common: Common, betas: ReadonlyArray<number>) => {
   const { models, sets, world } = common
   const recipe = recipeFrom({ ...world, without: "ppo" }, models, sets)

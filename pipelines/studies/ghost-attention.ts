@@ -1,8 +1,8 @@
 /**
- * Ghost Attention (Llama 2 §3.3) by itself: a chat model with its data and one without, on held-out dialogues under instructions of the kinds that the data has (table 30) and of a kind that
- * it never has (figure 28); and what both attend to in one dialogue (figure 10). In the paper the model with it also keeps instructions that were in no training data.
+ * Ghost Attention (Llama 2 §3.3) in isolation: a chat model with its data and one without, on held-out dialogues with instructions of the kinds in the data (table 30) and of a kind that
+ * is not in it (figure 28); and the attention of both in one dialogue (figure 10). In the paper the model with Ghost Attention also keeps instructions that were in no training data.
  *
- * In the world, texts of pretraining hold instructions of all kinds, for the message that they stand in: never trained means that no dialogue of Ghost Attention has the kind.
+ * In the small world, pretraining texts contain instructions of all kinds, which apply only to their own message: never trained means that no dialogue of Ghost Attention has the kind.
  */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
@@ -18,13 +18,13 @@ import { setting, settingParams } from "./setting.ts"
 
 const Params = Schema.Struct({
   ...settingParams,
-  dialogues: hyperInt(200, "dialogues of Ghost Attention, and as many held-out ones of each kind", { min: 4 }),
-  turns: hyperInt(6, "user messages of a dialogue", { min: 2 })
+  dialogues: hyperInt(200, "number of dialogues for Ghost Attention, and the same number of held-out ones of each kind", { min: 4 }),
+  turns: hyperInt(6, "number of user messages per dialogue", { min: 2 })
 })
 
 export default Pipeline.make(
   "ghost-attention",
-  { description: "Ghost Attention by itself: instructions that were trained and that never were, and attention maps", params: Params },
+  { description: "Ghost Attention in isolation: trained and never-trained instructions, and attention maps", params: Params },
   ({ dialogues: count, turns, ...params }) => {
     const { base, chat, demonstrations, sampling, tune } = setting(params)
     const [trained, never] = [worldConstraints.slice(0, -1), worldConstraints.slice(-1)]

@@ -22,10 +22,10 @@ const Params = Schema.Struct({
   ...settingParams,
   openFile: hyper("", "file of open-source pairs in HH-RLHF's format; empty: generated pairs, from models before our SFT"),
   openPairs: hyperInt(1500, "number of prompts for which such pairs are generated, if openFile is empty", { min: 20 }),
-  openReward: hyper("", "table 7: folder of another open reward model, one logit, to evaluate beside ours; empty: none"),
-  url: hyperUrl("table 7: address of a judge's endpoint, to evaluate beside ours; empty: none"),
-  judge: hyper("", "name of the judge's model"),
-  keyVariable: hyperSecretVariable("environment variable that holds the judge's key")
+  openReward: hyper("", "table 7: folder of another open reward model with one logit, to compare with ours; empty: none"),
+  url: hyperUrl("table 7: URL of a judge's endpoint, to compare with our models; empty: none"),
+  judge: hyper("", "name of the judge's model at the endpoint"),
+  keyVariable: hyperSecretVariable("name of the environment variable with the judge's API key; empty: no key is sent")
 })
 
 export default Pipeline.make(

@@ -1,10 +1,10 @@
 /**
- * From which round should PPO follow rejection sampling? §3.2.3 combines both from the last version on; here the version before it too. The last version is evaluated on prompts that
+ * From which round should PPO follow rejection sampling? §3.2.3 combines both only for the last version; here also for the one before. The last version is evaluated on prompts that
  * are new for each run seed.
  *
  *     caravan run pipelines/studies/ppo-from.ts --device cuda --seed 0 --set judgingSeed=300 --json > from5-0.json                                     # and 1 to 7
  *     caravan run ... --set ppoFrom=4 --set ppoIterations=30 --json > from4-0.json                                  # the same number of PPO completions and updates in all
- *     caravan run ... --set ppoFrom=4 --set ppoIterations=30 --set ppoUse=samples --json > samples-0.json           # the PPO'd version answers prompts, but collects no pairs
+ *     caravan run ... --set ppoFrom=4 --set ppoIterations=30 --set ppoUse=samples --json > samples-0.json           # the version after PPO answers prompts, but collects no pairs
  *     node bench/studies.ts ppo-from from5-*.json -- from4 from4-*.json -- samples samples-*.json
  *
  * The three share everything up to the third round, which runs once on one store. Rejection sampling's temperature is swept again in every round.

@@ -1,4 +1,4 @@
-/** Attacks on the versions of the small world: red teaming as a loop (§4.3), and dialogues of several turns (figure 18). The oracle judges the answers. */
+/** Attacks on the versions of the small world: red teaming as a loop (§4.3), and multi-turn dialogues (figure 18). The oracle judges the answers. */
 import type { Prompt } from "../../schemas/rows.ts"
 import { continueWithAnswers, promptBatch } from "../../stages/data/prompts.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
@@ -9,10 +9,10 @@ import { samplingOf, type WorldParams } from "./params.ts"
 import { promptsOf } from "./prompts.ts"
 import type { Version } from "./versions.ts"
 
-/** Answers to each attack: the first shows whether it breaks the version, the others how often the same version answers safely by chance. */
+/** Number of answers to each attack: the first shows whether it breaks the version, the others how often the same version answers safely by chance. */
 const tries = 4
 
-/** Each version is attacked with prompts of its own, and with all that broke the versions before it. */
+/** Each version is attacked with its own prompts, and with all prompts that broke earlier versions. */
 export const redTeam = (versions: ReadonlyArray<Version>, params: WorldParams) => {
   const pool = promptsOf("adversarial", "heldOut", params.attacks * versions.length, "red-team", 21)
   const asked = ({ name, policy }: Version, prompts: Rows<Prompt>, what: string) => {
@@ -37,7 +37,7 @@ export const redTeam = (versions: ReadonlyArray<Version>, params: WorldParams) =
 }
 
 const turns = 3
-/** Each version's answers to the last of three questions to refuse. It has answered the ones before itself. */
+/** Each version's answers to the last of three questions to refuse; it also answered the previous ones itself. */
 export const multiTurnAnswers = (versions: ReadonlyArray<Version>, params: WorldParams) => {
   const first = promptsOf("adversarial", "heldOut", params.attacks, "multi-turn", 22, turns - 1)
   return versions.map(({ name, policy }) => {

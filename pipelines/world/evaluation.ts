@@ -34,7 +34,7 @@ const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
     "preference-statistics"
   )
 
-/** Figure 29, of the versions and controls that drew no pairs: the reward models learnt from none of their answers. */
+/** Figure 29, for the versions and controls that generated no pairs, so that the reward models were trained on none of their answers. */
 const calibrationOf = (judged: ReadonlyArray<JudgedVersion>, drewPairs: ReadonlySet<string>, { pairs }: Collected) => {
   const outside = judged.filter(({ name }) => !drewPairs.has(name))
   return calibration({
@@ -51,7 +51,7 @@ export interface Trained {
   readonly last: Policy
   readonly pairs: ReadonlyArray<ByKind<RoundPairs>>
   readonly roundWins: ReturnType<typeof winsOfRounds>
-  /** Names of the models whose answers pairs were collected of. */
+  /** Names of the models from whose answers pairs were collected. */
   readonly drewPairs: ReadonlySet<string>
   readonly samples: ReadonlyArray<RoundSamples>
   readonly rewards: Rewards
@@ -72,7 +72,7 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
   return {
     versions,
     controls,
-    // The base model is as bad as anything before RLHF: figure 29 is of models that people talk to.
+    // Without the base model, since figure 29 is about models that people chat with.
     calibration: calibrationOf([...versions.slice(1), ...controls], drewPairs, collected),
     rewards: rewardModelQuality(rewards, collected, params),
     statistics: statisticsOf(models.base, collected),

@@ -43,7 +43,7 @@ const diversityOf = (versions: ReadonlyArray<JudgedVersion>, params: WorldParams
   ).named("diversity")
 }
 
-/** Figure 26: SFT's answers to some of each round's helpfulness prompts, by the last round's reward model. */
+/** Figure 26: SFT's answers to some of each round's helpfulness prompts, scored by the last round's reward model. */
 const curriculumOf = (rounds: ReadonlyArray<Rows<Prompt>>, policy: Policy, reward: HelpfulnessReward, params: WorldParams) =>
   batchRewards({
     scored: rounds.map((prompts, i) => {

@@ -20,7 +20,7 @@ export const ghostAttention = (params: WorldParams) => {
     dataOf: (policy: Policy): Rows<Demonstration> =>
       ghostTrainingData({ samples: ghostSample({ policy, dialogues: dialogues("train", "dialogues") }, samplingOf(params)) }),
     evaluate: (policy: Policy, name: string) => evaluateWorldGhostAttention({ policy, dialogues: heldOut }, samplingOf(params)).named(name),
-    /** Figure 10, of a held-out dialogue: the answers are those of the model with Ghost Attention, sampled with the instruction on every turn. */
+    /** Figure 10, for a held-out dialogue: the answers come from the model with Ghost Attention, sampled with the instruction on every turn. */
     attention: (models: { readonly without: Policy; readonly with: Policy }) => {
       const few = dialogues("heldOut", "attention-dialogues", 8)
       const samples = ghostSample({ policy: models.with, dialogues: few }, samplingOf(params)).named("attention-samples")
@@ -34,6 +34,6 @@ export type GhostAttention = ReturnType<typeof ghostAttention>
 export interface Ghost {
   readonly data: ReturnType<GhostAttention["dataOf"]>
   readonly before: ReturnType<GhostAttention["evaluate"]>
-  /** The model that wrote it, which was not trained on it. */
+  /** The model that generated the data, and was not trained on it. */
   readonly without: Policy
 }

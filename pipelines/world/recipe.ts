@@ -24,7 +24,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   return recipeFrom(params, firstModels(params, start), promptSets(params))
 }
 
-/** The recipe from these models and prompts on, for a pipeline that uses them elsewhere too. */
+/** The recipe, starting from these models and prompts, for pipelines that also use them elsewhere. */
 export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: PromptSets) => {
   const { rounds } = params
   const { base, bootstrapped, demonstrations, sft, tune } = models

@@ -1,8 +1,8 @@
 /**
- * How hard the prompts of later annotation batches are (Llama 2 A.3.2, figure 26): one model samples answers to the prompts of each batch, one reward model scores them, and the greatest and
- * the median score of a prompt are averaged over the batch. In the paper both fall from batch to batch, as annotators were asked for harder prompts.
+ * The difficulty of the prompts in later annotation batches (Llama 2 A.3.2, figure 26): one model samples answers to the prompts of each batch, one reward model scores them, and the maximum and
+ * the median score of a prompt are averaged over the batch. In the paper both fall from batch to batch, since annotators were asked for harder prompts.
  *
- * Not in the paper, so chosen here: N, the samples whose greatest is expected. Prompts with fewer scored samples are left out.
+ * Not in the paper, so chosen here: N, the number of samples for the expected maximum. Prompts with fewer scored samples are left out.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -18,7 +18,7 @@ import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.t
 import { anyShare } from "../common/unfit.ts"
 
 const BatchRewards = Schema.Struct({
-  /** Samples whose greatest reward is expected. */
+  /** Number of samples for the expected maximum. */
   n: Schema.Number,
   batches: Schema.Array(
     Schema.Struct({
@@ -27,7 +27,7 @@ const BatchRewards = Schema.Struct({
       prompts: Schema.Number,
       /** Mean turns of the prompts: user messages. */
       turns: Schema.Number,
-      /** Means over prompts of the expected greatest of n rewards, and of the median of all; with intervals over prompts. */
+      /** Means over prompts of the expected maximum of n rewards, and of the median of all; with intervals over prompts. */
       max: EstimateSchema,
       median: EstimateSchema
     })
@@ -36,16 +36,16 @@ const BatchRewards = Schema.Struct({
 export type BatchRewards = typeof BatchRewards.Type
 export const BatchRewardsReport = report(BatchRewards, "batch-rewards/1")
 
-/** Batches that do not compare: of several models, or without enough scored samples. */
+/** Batches that cannot be compared: from several models, or without enough scored samples. */
 export class BatchRewardsError extends ExplainedError<BatchRewardsError>()("BatchRewardsError") {}
 
 const fields = ["promptId", "prompt", "policy", "temperature", "reward"] as const
 type Scored = Pick<ScoredCompletion, (typeof fields)[number]>
 
 export const batchRewards = Stage.make("batch-rewards", {
-  description: "A.3.2, figure 26: one model's greatest and median reward on the prompts of each annotation batch",
+  description: "A.3.2, figure 26: one model's maximum and median reward on the prompts of each annotation batch",
   config: Schema.Struct({
-    n: hyperInt(4, "samples whose greatest reward is expected; the paper does not say", { min: 1 })
+    n: hyperInt(4, "number of samples for the expected maximum reward; the paper does not say", { min: 1 })
   }),
   inputs: { scored: Stage.many(ScoredCompletions) },
   output: BatchRewardsReport,
@@ -59,9 +59,9 @@ export const batchRewards = Stage.make("batch-rewards", {
     if (models.size > 1)
       return yield* BatchRewardsError.of({
         doing,
-        expected: "samples of one model at one temperature",
+        expected: "samples from one model at one temperature",
         found: `${models.size}: ${[...models].slice(0, 4).join(", ")}`,
-        hint: "Sample every batch's prompts with one model: what differs is then the prompts."
+        hint: "Sample every batch's prompts with the same model, so that only the prompts differ."
       })
     const byPrompt = sets.map((rows) => [...Map.groupBy(rows, ({ promptId }) => promptId)])
     const usable = byPrompt.map((prompts) => prompts.filter(([, rows]) => rows.length >= n).map(([, rows]) => rows))
@@ -75,9 +75,9 @@ export const batchRewards = Stage.make("batch-rewards", {
     if (empty !== -1)
       return yield* BatchRewardsError.of({
         doing,
-        expected: `a prompt with ${n} scored samples or more in every batch`,
-        found: `none in batch ${empty + 1}, of ${byPrompt[empty]!.length} prompts`,
-        hint: "Draw more samples a prompt, or lower n."
+        expected: `a prompt with at least ${n} scored samples in every batch`,
+        found: `none among the ${byPrompt[empty]!.length} prompts of batch ${empty + 1}`,
+        hint: "Draw more samples per prompt, or lower n."
       })
     return yield* writeReport(output, {
       n,

@@ -1,8 +1,8 @@
 /**
- * How reward models' scores go with ratings of people or others that made none of their training labels (Llama 2 A.3.4, figure 29): R_h over prompts to help with, R_s over safety prompts.
- * An answer's rating is the median of its raters'; the paper has three.
+ * Compares reward models' scores with ratings from people or others who made none of the training labels (Llama 2 A.3.4, figure 29): R_h over prompts to help with, R_s over safety prompts.
+ * An answer's rating is the median over its raters; the paper has three.
  *
- * Answers of a policy that drew pairs which the reward models may have learnt from are left out and counted: the models know how it answers.
+ * Answers from policies that generated pairs on which the reward models may be trained are left out and counted: the models have seen such answers.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,10 +17,10 @@ import { mean, median, spearman } from "../common/statistics.ts"
 import { type Rating, Ratings } from "./ratings.ts"
 
 const ByScore = Schema.Struct({
-  /** The middle of the part of (0, 1) that the scores are in. */
+  /** The centre of the bin of (0, 1). */
   score: Schema.Number,
   answers: Schema.Number,
-  /** Of the answers' ratings: the median and the quartiles. */
+  /** Median and quartiles of the answers' ratings. */
   median: Schema.Number,
   low: Schema.Number,
   high: Schema.Number
@@ -28,7 +28,7 @@ const ByScore = Schema.Struct({
 const ByRating = Schema.Struct({
   rating: Schema.Number,
   answers: Schema.Number,
-  /** Of the answers' scores: the mean, and the standard deviation around it (population). */
+  /** Mean of the answers' scores, and their standard deviation (population). */
   mean: Schema.Number,
   deviation: Schema.Number
 })
@@ -36,19 +36,19 @@ const Panel = Schema.Struct({
   answers: Schema.Number,
   byScore: Schema.Array(ByScore),
   byRating: Schema.Array(ByRating),
-  /** Spearman's, of scores and ratings; null where one of them does not vary. */
+  /** Spearman's correlation of scores and ratings; null if one of them does not vary. */
   correlation: Schema.NullOr(Schema.Number)
 })
 type Panel = typeof Panel.Type
 
 const Calibration = Schema.Struct({
-  /** R_h and R_s; null where no answer has both that score and a rating. */
+  /** R_h and R_s; null if no answer has both that score and a rating. */
   helpfulness: Schema.NullOr(Panel),
   safety: Schema.NullOr(Panel),
   raters: Schema.Number,
-  /** Policies whose answers are counted. */
+  /** Number of policies whose answers are counted. */
   policies: Schema.Number,
-  /** Answers left out: of policies that drew training pairs; without a rating; without the score. */
+  /** Answers left out: from policies that generated training pairs; without a rating; without the score. */
   leftOut: Schema.Struct({ trainedOn: Schema.Number, unrated: Schema.Number, unscored: Schema.Number })
 })
 export type Calibration = typeof Calibration.Type
@@ -61,10 +61,10 @@ export interface ScoredAndRated {
   readonly rating: number
 }
 
-/** The value below which a share of the sorted values lies: the ceil(share n)-th smallest (the first for a share of 0). */
+/** The quantile of sorted values at a share: the ceil(share n)-th smallest value (the first for a share of 0). */
 const quantile = (sorted: ReadonlyArray<number>, share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)]!
 
-/** Both directions of figure 29; parts of the scores, and ratings, with fewer than `least` answers are left out. */
+/** Both directions of figure 29; bins of scores, and ratings, with fewer than `least` answers are left out. */
 export const panelOf = (
   answers: ReadonlyArray<ScoredAndRated>,
   { bins, least }: { readonly bins: number; readonly least: number }
@@ -97,10 +97,10 @@ const keyOf = ({ policy, promptId, sample }: Pick<Rating, "policy" | "promptId" 
   JSON.stringify([policy, promptId, sample])
 
 export const calibration = Stage.make("calibration", {
-  description: "figure 29 reward models' scores beside ratings that they did not learn from, R_h and R_s",
+  description: "figure 29: compares reward models' scores, R_h and R_s, with ratings that they were not trained on",
   config: Schema.Struct({
-    bins: hyperInt(10, "parts of (0, 1) that scores are grouped by", { min: 2, max: 50 }),
-    least: hyperInt(5, "answers of a group at least; smaller groups are left out", { min: 1 })
+    bins: hyperInt(10, "number of bins over (0, 1) for the scores", { min: 2, max: 50 }),
+    least: hyperInt(5, "minimum number of answers per group; smaller groups are left out", { min: 1 })
   }),
   inputs: { scored: Stage.many(ScoredCompletions), ratings: Stage.many(Ratings), trainedOn: Stage.many(ResponsePairs) },
   output: CalibrationReport,
@@ -130,7 +130,7 @@ export const calibration = Stage.make("calibration", {
     if (usable.length === 0)
       return yield* EmptyDatasetError.of(
         "compare scores with ratings on",
-        `${scored.length} scored answers, of which ${scored.length - outside.length} are of policies that drew training pairs, ${outside.length - rated.length} have no rating and ${rated.length} have one without a score`
+        `${scored.length} scored answers, of which ${scored.length - outside.length} are from policies that generated training pairs, ${outside.length - rated.length} have no rating and ${rated.length} have a rating but no score`
       )
     const part = (safety: boolean) =>
       panelOf(

@@ -1,8 +1,8 @@
 /**
- * What a model attends to in a dialogue under an instruction, without Ghost Attention and with it (Llama 2 §3.3, figure 10): the greatest attention weight across the network, neighbouring
- * tokens binned. Both models read the same dialogue, which has the instruction in its first turn alone.
+ * Attention maps of a dialogue with an instruction, without Ghost Attention and with it (Llama 2 §3.3, figure 10): the maximum attention weight across the network, with neighbouring
+ * tokens binned. Both models read the same dialogue, which has the instruction only in its first turn.
  *
- * Beside the figure, in numbers: how much each answer attends to the instruction.
+ * The report also has numbers: how much each answer attends to the instruction.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -33,7 +33,7 @@ const AttentionMap = Schema.Struct({
   instruction: Schema.String,
   tokens: Schema.Number,
   tokensPerBin: Schema.Number,
-  /** What the tokens are, in their order: token `from` up to but without `to`. */
+  /** The parts of the dialogue, in order: tokens from `from` up to, excluding, `to`. */
   parts: Schema.Array(
     Schema.Struct({
       kind: Schema.Literals(["instruction", "question", "answer"]),
@@ -47,27 +47,27 @@ const AttentionMap = Schema.Struct({
       model: Schema.Literals(models),
       layers: Schema.Number,
       heads: Schema.Number,
-      /** Row by row, the greatest weight in [0, 1] that a bin of tokens gives to each bin up to itself. */
+      /** Row by row, the maximum weight in [0, 1] from a bin of tokens to each bin up to itself. */
       rows: Schema.Array(Schema.Array(Schema.Number))
     })
   ),
-  /** Mean over an answer's tokens, as they are predicted, of the greatest weight on any token of the instruction; empty where its tokens are not known. */
+  /** The maximum weight on any token of the instruction, averaged over the positions that predict an answer's tokens; empty if the instruction's tokens are not known. */
   byAnswer: Schema.Array(Schema.Struct({ turn: Schema.Number, without: Schema.Number, with: Schema.Number }))
 })
 export type AttentionMap = typeof AttentionMap.Type
 export const AttentionMapReport = report(AttentionMap, "attention-map/1")
 
-/** A dialogue or a model that no map can be made of. */
+/** A dialogue or a model for which no map can be computed. */
 export class AttentionMapError extends ExplainedError<AttentionMapError>()("AttentionMapError") {}
 
 const AttentionMapConfig = Schema.Struct({
   dialogue: hyper("", "id of the dialogue; empty: the first of those with the most answers"),
-  bins: hyperInt(32, "bins of neighbouring tokens at most; figure 10 bins them", { min: 2, max: 64 }),
-  layers: hyperNumbers("layers, counted from 0; all unless given: figure 10 takes the maximum across the network", { min: 0 }),
-  heads: hyperNumbers("query heads, counted from 0; all unless given", { min: 0 }),
+  bins: hyperInt(32, "maximum number of bins of neighbouring tokens; figure 10 bins them", { min: 2, max: 64 }),
+  layers: hyperNumbers("layers to include, counted from 0; empty: all, since figure 10 uses the maximum across the network", { min: 0 }),
+  heads: hyperNumbers("query heads to include, counted from 0; empty: all", { min: 0 }),
   maxWeights: neutral(
-    hyper(1e11, "attention weights of a model to look at, at most: layers x heads x tokens x tokens", { min: 1 }),
-    "it decides whether there is a map, not which"
+    hyper(1e11, "maximum number of attention weights to compute per model: layers x heads x tokens x tokens", { min: 1 }),
+    "it decides whether there is a map, not which one"
   ),
   precision: samplingPrecision
 })
@@ -77,17 +77,17 @@ type AttentionMapConfig = typeof AttentionMapConfig.Type
 const chosen = Effect.fnUntraced(function* (samples: ReadonlyArray<GhostSample>, dialogue: string) {
   const some = samples.filter(({ answers, id }) => answers.length > 0 && (dialogue === "" || id === dialogue))
   if (some.length > 0) return some.reduce((most, one) => (one.answers.length > most.answers.length ? one : most))
-  if (dialogue === "") return yield* EmptyDatasetError.of("show the attention in", `${samples.length} dialogues, none of them answered`)
+  if (dialogue === "") return yield* EmptyDatasetError.of("show the attention in", `${samples.length} dialogues without answers`)
   const found = samples.find(({ id }) => id === dialogue)
   return yield* AttentionMapError.of({
     doing: `Showing the attention in the dialogue ${JSON.stringify(dialogue)}`,
     expected: "a sampled dialogue with an answer",
-    found: found === undefined ? `none of that id among ${samples.length}` : "one without",
-    hint: "Name another one (dialogue), or none: the one with the most answers is shown then."
+    found: found === undefined ? `no dialogue with that id among ${samples.length}` : "a dialogue without answers",
+    hint: "Set dialogue to another id, or leave it empty to show the dialogue with the most answers."
   })
 })
 
-/** The layers and heads to look at. Fails for those that the model does not have, and where the dialogue or the model is too large. */
+/** The layers and heads to include. Fails for those that the model does not have, and if the dialogue or the model is too large. */
 const selectionOf = Effect.fnUntraced(function* (
   { model }: LoadedPolicy,
   which: Which,
@@ -102,13 +102,17 @@ const selectionOf = Effect.fnUntraced(function* (
   for (const [name, some] of [["layers", layers] as const, ["heads", heads] as const]) {
     const wrong = some.find((index) => !Number.isInteger(index) || index >= shape[name])
     if (wrong !== undefined)
-      return yield* refuse(`${name} from 0 to ${shape[name] - 1}`, String(wrong), `Set ${name} to those of this model, or leave it out.`)
+      return yield* refuse(
+        `${name} from 0 to ${shape[name] - 1}`,
+        String(wrong),
+        `Set ${name} to indices that this model has, or remove it.`
+      )
   }
   if (length > shape.maxPositions)
     return yield* refuse(
       `at most the ${shape.maxPositions} tokens of its context`,
       String(length),
-      "Name a shorter dialogue (dialogue), or use a model with a longer context."
+      "Set dialogue to a shorter one, or use a model with a longer context."
     )
   const weights = layers.length * heads.length * length * length
   const count = (value: number) => value.toLocaleString("en-US")
@@ -116,13 +120,13 @@ const selectionOf = Effect.fnUntraced(function* (
     return yield* refuse(
       `at most ${count(config.maxWeights)} attention weights`,
       `${count(weights)}: ${layers.length} layers x ${heads.length} heads x ${length} x ${length} tokens`,
-      "Name a shorter dialogue (dialogue) or fewer layers or heads, or raise maxWeights."
+      "Use a shorter dialogue or fewer layers or heads, or raise maxWeights."
     )
   return { layers, heads }
 })
 
 export const attentionMap = Stage.make("attention-map", {
-  description: "figure 10 what a model without Ghost Attention and one with it attend to in the same dialogue",
+  description: "figure 10: attention maps of the same dialogue for a model without Ghost Attention and one with it",
   config: AttentionMapConfig,
   inputs: { without: Policy, with: Policy, samples: GhostSamples },
   output: AttentionMapReport,
@@ -150,7 +154,7 @@ export const attentionMap = Stage.make("attention-map", {
           doing: `Showing the attention of the model ${which} Ghost Attention`,
           expected: "finite weights",
           found: `${map[wrong]!} at token ${Math.floor(wrong / length)}`,
-          hint: "The model's weights are damaged or diverged: train it again with a lower learning rate."
+          hint: "The model's weights are damaged or have diverged: train it again with a lower learning rate."
         })
       return { ...found, ...selection, map, which }
     })
@@ -160,7 +164,7 @@ export const attentionMap = Stage.make("attention-map", {
         doing: `Comparing the attention of two models in the dialogue ${JSON.stringify(id)}`,
         expected: "the same tokens for both",
         found: `${before.tokens.length} and ${after.tokens.length} tokens, which differ`,
-        hint: "Compare models with one tokenizer and chat format."
+        hint: "Compare models with the same tokenizer and chat format."
       })
     const { parts, tokens } = before
     const size = Math.ceil(tokens.length / config.bins)

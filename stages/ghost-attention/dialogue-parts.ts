@@ -1,11 +1,11 @@
-/** Where the instruction, the questions and the answers stand among a dialogue's tokens, and maps of tokens binned. */
+/** The positions of the instruction, the questions and the answers among a dialogue's tokens, and binned maps over tokens. */
 import { formatOf } from "../../models/chat.ts"
 import { ChatError } from "../../models/chat-format.ts"
 import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Message } from "../../schemas/rows.ts"
 
-/** Tokens `from` up to but without `to`. */
+/** Tokens from `from` up to, excluding, `to`. */
 export interface Span {
   readonly from: number
   readonly to: number
@@ -16,7 +16,7 @@ export interface Part extends Span {
   readonly turn: number
 }
 
-/** The shortest run of tokens whose text holds `wanted`, among the first `end` tokens; undefined where the tokenizer does not give the text back. */
+/** The shortest run of tokens whose text contains `wanted`, among the first `end` tokens; undefined if the tokenizer does not reproduce the text. */
 const findText = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, end: number, wanted: string): Span | undefined => {
   const has = (from: number, to: number) => tokenizer.decode(tokens.slice(from, to)).includes(wanted)
   if (!has(0, end)) return undefined
@@ -27,8 +27,8 @@ const findText = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, end: numb
 }
 
 /**
- * The tokens of a dialogue that ends with an answer, and its parts in their order. The instruction is the beginning of the first user message; where its text can't be found again, it
- * counts as part of the first question. A chat format that marks the last answer alone gives that one alone. ChatError for a dialogue that the format can't hold.
+ * The tokens of a dialogue that ends with an answer, and its parts in order. The instruction is the start of the first user message; if its text is not found in the tokens, it
+ * counts as part of the first question. A chat format that marks only the last answer gives only that one. Fails with ChatError for a dialogue that the format cannot represent.
  */
 export const dialogueParts = (
   tokenizer: Tokenizer,
@@ -49,7 +49,7 @@ export const dialogueParts = (
   return { tokens, parts: found === undefined ? parts : [{ kind: "instruction", turn: 0, ...found }, ...parts] }
 }
 
-/** The greatest weight of each block of `size` x `size` tokens: (T, T) row by row -> the rows of the bins, each with the bins up to its own. */
+/** The maximum weight of each block of `size` x `size` tokens: (T, T) row by row -> the rows of the bins, each with the bins up to its own. */
 export const binnedMap = (map: ArrayLike<number>, length: number, size: number): Array<Array<number>> => {
   const rows: Array<Array<number>> = Array.from({ length: Math.ceil(length / size) }, (_, row) => new Array<number>(row + 1).fill(0))
   for (let query = 0; query < length; query++)
@@ -60,7 +60,7 @@ export const binnedMap = (map: ArrayLike<number>, length: number, size: number):
   return rows
 }
 
-/** Of the tokens of a span, as they are predicted, the mean of the greatest weight that each gives to any token of another: what predicts token t is the query of token t - 1. */
+/** The maximum weight from the positions that predict a span's tokens to any token of another span, averaged over the span: token t is predicted by the query of token t - 1. */
 export const attentionTo = (map: ArrayLike<number>, length: number, of: Span, to: Span): number => {
   let sum = 0
   for (let query = of.from - 1; query < of.to - 1; query++) {

@@ -118,7 +118,7 @@ export const evaluationStage = (checker: InstructionChecker) => ({
   })
 })
 
-/** Whether an answer has every text by which it keeps its instruction, whatever the case of letters. */
+/** Whether an answer contains every required text of its instruction, ignoring case. */
 export const keepsByText = (mustContain: ReadonlyArray<string>, answer: string): boolean =>
   mustContain.every((text) => answer.toLowerCase().includes(text.toLowerCase()))
 

@@ -37,7 +37,7 @@ export type GhostDialogue = typeof GhostDialogue.Type
 export const GhostDialogues = dataset(GhostDialogue, "ghost-dialogue/1")
 
 const of = (full: string, short: string, mustContain: string | null = null): Constraint => ({ full, short, mustContain })
-/** §3.3: what to speak in. */
+/** §3.3: languages to answer in. */
 export const languageConstraints = ["French", "Spanish", "German"].map((language) =>
   of(`Always speak in ${language}.`, `Language: ${language}.`)
 )
@@ -78,7 +78,7 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
   run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed, skipped }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const listed = inputs.lists === undefined ? [] : yield* readRows(inputs.lists, ListedConstraints)
-    // A list is a kind of its own, beside the config's: where it replaces a built-in one, the config leaves that out.
+    // A list is an additional kind besides the config's; to replace a built-in kind, remove that one from the config.
     const lists = [...Map.groupBy(listed, ({ kind }) => kind).values()].map((kind) => kind.map(({ full, short }) => of(full, short)))
     const kinds = [...config.constraints, ...lists].filter((kind) => kind.length > 0)
     const single = prompts.filter((prompt) => {

@@ -1,8 +1,8 @@
 /**
- * Whether answers keep their dialogue's instruction, by a judge (Llama 2 §3.3, table 30 and figure 28: people said so): for instructions that no text can tell, as "Answer with a haiku.".
- * Beside its verdicts are those of the check by texts, where the instruction has any.
+ * Judges whether answers keep their dialogue's instruction (Llama 2 §3.3, table 30 and figure 28, where people did): for instructions that cannot be checked by text, such as "Answer with a haiku.".
+ * If an instruction has texts to check, the report compares the judge with that check.
  *
- * Of every turn all dialogues count that have a question there: one that ended before counts as not keeping its instruction, so that a model gains nothing by breaking off.
+ * At every turn all dialogues with a question there count: one that ended earlier counts as not keeping its instruction, so that a model cannot benefit from ending early.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -27,17 +27,17 @@ const JudgedGhostAttention = Schema.Struct({
     Schema.Struct({
       /** From 1. */
       turn: Schema.Number,
-      /** Dialogues with a question there, less those on which the judge's answer is no verdict; and those of them that came to it. */
+      /** Dialogues with a question at this turn, except those with an unreadable verdict; and those among them that reached it. */
       dialogues: Schema.Number,
       answered: Schema.Number,
-      /** Of `dialogues`. */
+      /** As a share of `dialogues`. */
       kept: EstimateSchema
     })
   ),
   endedEarly: Schema.Struct({ tooLong: Schema.Number, unfinished: Schema.Number, empty: Schema.Number, format: Schema.Number }),
-  /** Answers on which the judge's answer is no verdict. */
+  /** Answers with an unreadable verdict. */
   noVerdict: Schema.Number,
-  /** Answers that both checks are of: how many both say keep the instruction, neither, and one alone; null where no instruction has a text. */
+  /** Answers with both checks: how many keep the instruction according to both, to neither, and to only one; null if no instruction has a text. */
   besideText: Schema.NullOr(
     Schema.Struct({ both: Schema.Number, neither: Schema.Number, judgeAlone: Schema.Number, textAlone: Schema.Number })
   ),
@@ -57,7 +57,7 @@ export const JudgedGhostAttentionReport = report(JudgedGhostAttention, "judged-g
 const keptQuestion = ({ instruction, questions }: GhostSample, answer: string, turn: number): string =>
   `A user gave an instruction that holds for every answer of a dialogue. Say whether this answer keeps it, whatever else you think of it.\nAnswer with one JSON object and nothing else: {"kept": true or false}\n\n# Instruction\n${instruction}\n\n# Question ${turn + 1}\n${questions[turn]!}\n\n# Answer\n${answer}`
 
-/** The verdict in a judge's answer; null where there is none to be read. */
+/** The verdict in a judge's answer; null if there is none. */
 export const readKept = (said: string): boolean | null => {
   try {
     const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly kept?: unknown } | null
@@ -67,7 +67,7 @@ export const readKept = (said: string): boolean | null => {
   }
 }
 
-/** Verdicts on each answer of each dialogue, in figures. */
+/** The verdicts on each answer of each dialogue, as figures. */
 export const judgedOf = (
   judge: string,
   samples: ReadonlyArray<GhostSample>,
@@ -110,8 +110,8 @@ export const judgedOf = (
 }
 
 export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
-  description: "§3.3, table 30, figure 28: how often answers keep the instruction of the first turn, turn by turn, by a judge",
-  config: Schema.Struct({ ...judgeFields(), examples: hyperInt(3, "dialogues that the report quotes", { min: 0 }) }),
+  description: "§3.3, table 30, figure 28: how often answers keep the instruction of the first turn, by turn, according to a judge",
+  config: Schema.Struct({ ...judgeFields(), examples: hyperInt(3, "number of dialogues quoted in the report", { min: 0 }) }),
   inputs: { samples: GhostSamples },
   output: JudgedGhostAttentionReport,
   seeded: false,
@@ -120,8 +120,7 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
     const asked = samples.flatMap((sample, i) =>
       sample.answers.map((answer, turn) => ({ i, turn, id: sample.id, answer, text: keptQuestion(sample, answer, turn) }))
     )
-    if (asked.length === 0)
-      return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues, none of them answered`)
+    if (asked.length === 0) return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues without answers`)
     const said = yield* askJudge(
       { ...config, environment: process.env, progress, checkpoints },
       asked.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
@@ -138,7 +137,7 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
       if (said[at] === null)
         skipped.add({ what: "answers", reason: "on which the judge's answer is no verdict", id: `${id}, turn ${turn + 1}`, row: answer })
     })
-    // How many may be is the judge's own limit (maxUnreadable).
+    // The judge has its own limit (maxUnreadable).
     yield* skipped.check("answers", asked.length, anyShare)
     return yield* writeReport(output, judgedOf(config.model, samples, kept, config.examples))
   })

@@ -1,4 +1,4 @@
-/** What a model attends to in a dialogue, without Ghost Attention and with it (Llama 2 §3.3, figure 10). */
+/** Attention maps of a dialogue, without Ghost Attention and with it (Llama 2 §3.3, figure 10). */
 import type { AttentionMap } from "../ghost-attention/attention-map.ts"
 import { axis, colour, type Figure, palette } from "./figure.ts"
 
@@ -6,10 +6,10 @@ const names = { without: "without Ghost Attention", with: "with it" } as const
 
 const partName = ({ kind, turn }: AttentionMap["parts"][number]): string => (kind === "instruction" ? kind : `${kind} ${turn}`)
 
-/** The instruction's text as far as a caption has room for it. */
+/** The instruction's text, shortened for a caption. */
 const quoted = (text: string): string => JSON.stringify(text.length > 160 ? `${text.slice(0, 160)}…` : text)
 
-/** Figure 10: darker is a greater weight; each row is what a bin of tokens attends to. */
+/** Figure 10: darker is a larger weight; each row shows the attention of a bin of tokens. */
 export const attentionMapFigure = ({ dialogue, instruction, maps, parts, tokens, tokensPerBin }: AttentionMap): Figure => {
   const rows = maps.flatMap(({ model, rows: found }) =>
     found.flatMap((row, query) =>
@@ -17,7 +17,7 @@ export const attentionMapFigure = ({ dialogue, instruction, maps, parts, tokens,
     )
   )
   const bins = Math.ceil(tokens / tokensPerBin)
-  // A label in the middle of each answer and of the instruction; a line where each question begins.
+  // A label in the middle of each answer and of the instruction; a line where each question starts.
   const labelled = parts.filter(({ kind }) => kind !== "question")
   const middles = labelled.map(({ from, to }) => (from + to) / 2 / tokensPerBin)
   const labelExpr = labelled.reduceRight((rest, part, i) => `datum.value === ${middles[i]!} ? '${partName(part)}' : ${rest}`, "''")
@@ -26,14 +26,14 @@ export const attentionMapFigure = ({ dialogue, instruction, maps, parts, tokens,
     ...{ field, type: "quantitative", title, scale: { domain: [0, bins], nice: false, ...over } },
     axis: { values: middles, labelExpr, grid: false, ticks: true, labelOverlap: "greedy", ...axisOver }
   })
-  const x = place("key", "what is attended to", {}, { labelAngle: -90, maxExtent: 64 })
-  const y = place("query", "tokens that attend", { reverse: true })
+  const x = place("key", "attended tokens", {}, { labelAngle: -90, maxExtent: 64 })
+  const y = place("query", "attending tokens", { reverse: true })
   const line = { type: "rule", strokeDash: [2, 3], opacity: 0.5 }
   const { heads, layers } = maps[0]!
   return {
     id: "attention-map",
-    title: "What a model attends to in a dialogue under an instruction",
-    caption: `The same dialogue (${JSON.stringify(dialogue)}, ${tokens} tokens) read by both models, with the instruction ${quoted(instruction)} in its first turn alone. The darker, the greater the attention weight: the maximum over ${layers} layers x ${heads} heads and over bins of ${tokensPerBin} tokens, from 0 to 1. Each row is a bin of tokens, each column what it attends to; dotted lines are where questions begin. With Ghost Attention the column of the instruction should stay dark further down. One dialogue: it shows where weights are, and no difference in general.`,
+    title: "Attention in a dialogue with an instruction",
+    caption: `The same dialogue (${JSON.stringify(dialogue)}, ${tokens} tokens) read by both models, with the instruction ${quoted(instruction)} only in its first turn. Darker is a larger attention weight: the maximum over ${layers} layers x ${heads} heads and over bins of ${tokensPerBin} tokens, from 0 to 1. Rows are attending bins of tokens, columns attended bins; dotted lines mark the start of questions. With Ghost Attention the column of the instruction should stay dark further down. A single dialogue illustrates the weights, but does not show a general difference.`,
     rows,
     spec: {
       facet: { column: { field: "model", type: "nominal", title: null, sort: Object.values(names) } },
@@ -60,7 +60,7 @@ export const attentionMapFigure = ({ dialogue, instruction, maps, parts, tokens,
   }
 }
 
-/** How much the answers attend to the instruction, answer by answer. */
+/** How much the answers attend to the instruction, by answer. */
 export const instructionAttentionFigure = ({ byAnswer }: AttentionMap): Figure | undefined => {
   if (byAnswer.length === 0) return undefined
   const rows = byAnswer.flatMap((one) =>
@@ -68,9 +68,9 @@ export const instructionAttentionFigure = ({ byAnswer }: AttentionMap): Figure |
   )
   return {
     id: "instruction-attention",
-    title: "How much each answer attends to the instruction",
+    title: "Attention of each answer to the instruction",
     caption:
-      "Of the same dialogue: for each token of an answer, as it is predicted, the greatest weight on any token of the instruction over all layers and heads shown; their mean.",
+      "In the same dialogue: for each position that predicts an answer token, the maximum weight on any token of the instruction over all layers and heads shown; averaged over the answer.",
     rows,
     spec: {
       width: 420,

@@ -1,4 +1,4 @@
-/** Reward models' scores beside ratings that made none of their training labels (Llama 2 A.3.4, figure 29). */
+/** Reward models' scores compared with ratings from raters who made no training labels (Llama 2 A.3.4, figure 29). */
 import type { Calibration } from "../evaluation/calibration.ts"
 import { axis, type Figure, palette, unit } from "./figure.ts"
 
@@ -20,9 +20,9 @@ const correlationsOf = (found: Calibration): string =>
     .join("; ")
 
 const whose = ({ leftOut: { trainedOn, unrated, unscored }, policies, raters }: Calibration, names: ReadonlyArray<string>): string =>
-  `Each answer has the median rating of ${raters} ${raters === 1 ? "rater" : "raters"}, who made no training labels; the answers are of ${names.length > 0 ? names.join(", ") : `${policies} policies`}, which drew no training pairs. Left out: ${trainedOn} answers of policies that drew some, ${unrated} without a rating, ${unscored} without a score.`
+  `Each answer has the median rating of ${raters} ${raters === 1 ? "rater" : "raters"}, who made no training labels; the answers are from ${names.length > 0 ? names.join(", ") : `${policies} policies`}, which generated no training pairs. Left out: ${trainedOn} answers from policies that generated training pairs, ${unrated} without a rating, ${unscored} without a score.`
 
-/** Median rating by score: the two panels of figure 29, seen from the score. `names`: of the policies. */
+/** Median rating by score: the two panels of figure 29, by score. `names`: those of the policies. */
 export const ratingByScoreFigure = (found: Calibration, names: ReadonlyArray<string> = []): Figure | undefined => {
   const rows = panels.flatMap(([kind, name]) =>
     (found[kind]?.byScore ?? []).map(({ answers, high, low, median, score }) => ({
@@ -40,7 +40,7 @@ export const ratingByScoreFigure = (found: Calibration, names: ReadonlyArray<str
   return {
     id: "calibration",
     title: "Median rating by the reward models' scores",
-    caption: `Median rating, 1 to 7, of the answers in each part of the scores; bars are quartiles. ${whose(found, names)} ${correlationsOf(found)}.`,
+    caption: `Median rating, from 1 to 7, of the answers in each bin of the scores; bars are quartiles. ${whose(found, names)} ${correlationsOf(found)}.`,
     rows,
     spec: {
       facet: { column: { field: "panel", type: "nominal", title: null } },
@@ -59,7 +59,7 @@ export const ratingByScoreFigure = (found: Calibration, names: ReadonlyArray<str
   }
 }
 
-/** Mean score by rating, as the paper draws figure 29: the band is one standard deviation. */
+/** Mean score by rating, as in the paper's figure 29: the band is one standard deviation. */
 export const scoreByRatingFigure = (found: Calibration, names: ReadonlyArray<string> = []): Figure | undefined => {
   const rows = panels.flatMap(([kind, name]) =>
     (found[kind]?.byRating ?? []).map(({ answers, deviation, mean, rating }) => ({
@@ -71,7 +71,7 @@ export const scoreByRatingFigure = (found: Calibration, names: ReadonlyArray<str
   return {
     id: "score-by-rating",
     title: "Mean score by rating",
-    caption: `Mean score of the answers of each rating; the band is one standard deviation, within (0, 1). In the paper scores rise with ratings, in both panels, with wide bands. ${whose(found, names)}`,
+    caption: `Mean score of the answers with each rating; the band is one standard deviation, within (0, 1). In the paper scores increase with ratings in both panels, with wide bands. ${whose(found, names)}`,
     rows,
     spec: {
       facet: { column: { field: "panel", type: "nominal", title: null } },

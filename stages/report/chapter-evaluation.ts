@@ -55,7 +55,7 @@ export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | un
 
 const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
-/** Whose answers a calibration counts. */
+/** The policies whose answers a calibration counts. */
 const policiesOf = (run: Results, one: Result): ReadonlyArray<string> =>
   run.inputs(one, "scored").flatMap((scored) => run.input(run.input(scored, "completions"), "policy")?.node ?? [])
 

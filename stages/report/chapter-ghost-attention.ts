@@ -1,4 +1,4 @@
-/** Ghost Attention (Llama 2 §3.3): how long instructions are kept, those that were never trained, what models attend to. */
+/** Ghost Attention (Llama 2 §3.3): how long instructions are kept, never-trained instructions, attention maps. */
 import * as Effect from "effect/Effect"
 import { AttentionMapReport } from "../ghost-attention/attention-map.ts"
 import { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
@@ -18,14 +18,14 @@ import {
 } from "./kept-figures.ts"
 import type { Result, Results } from "./results.ts"
 
-/** The instructions that Ghost Attention's training data has, in full and in short. */
+/** The instructions in Ghost Attention's training data, in full and in short. */
 const trainedInstructions = Effect.fnUntraced(function* (run: Results) {
   const samples = run.of("ghost-training-data").flatMap((one) => run.inputs(one, "samples"))
   const rows = yield* Effect.forEach(samples, (one) => run.fields(one, GhostSamples, ["instruction", "trainedInstruction"]))
   return [...new Set(rows.flat().flatMap(({ instruction, trainedInstruction }) => [instruction, trainedInstruction]))]
 })
 
-/** The dialogues that an evaluation was on: how many questions each has, and their instructions. */
+/** The dialogues of an evaluation: the number of questions of each, and their instructions. */
 const dialoguesOf = Effect.fnUntraced(function* (run: Results, dialogues: Result | undefined) {
   const rows = dialogues === undefined ? [] : yield* run.fields(dialogues, GhostDialogues, ["id", "instruction", "questions"])
   return {
@@ -34,7 +34,7 @@ const dialoguesOf = Effect.fnUntraced(function* (run: Results, dialogues: Result
   }
 })
 
-/** What a model is called in a figure: its policy's node, or the evaluation's where several are of one policy. */
+/** The name of a model in a figure: its policy's node, or the evaluation's node if there are several for one policy. */
 const namesOf = (some: ReadonlyArray<{ readonly node: string; readonly policy: string | undefined }>): ReadonlyArray<string> =>
   some.map(({ node, policy }) => (policy === undefined || some.filter((one) => one.policy === policy).length > 1 ? node : policy))
 

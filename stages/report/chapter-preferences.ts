@@ -99,7 +99,7 @@ export const roundsWonTable = ({ rounds }: RoundWins): Table => ({
   }))
 })
 
-/** The one model whose answers a comparison of batches has. */
+/** The one model whose answers a comparison of batches uses. */
 const answeredBy = (run: Results, one: Result): string | undefined =>
   run.input(run.input(run.inputs(one, "scored")[0], "completions"), "policy")?.node
 

@@ -25,7 +25,7 @@ interface Evaluated {
   readonly reward: Result
   readonly scores: ReadonlyArray<Result>
   readonly test: string
-  /** Scores of 1 and 0 by choice, which are no scale. */
+  /** Whether scores are choices of 1 and 0, which are not on a scale. */
   readonly isJudge: boolean
 }
 
@@ -33,7 +33,7 @@ const evaluationsOf = Effect.fnUntraced(function* (run: Results) {
   const reports = yield* run.reports(RewardAccuracyReport)
   return reports.flatMap((report): Array<Evaluated> => {
     const scores = run.inputs(report, "scores")
-    // A judge has no checkpoint: its choices stand for it, those on each set of pairs as one where its config is the same.
+    // A judge has no checkpoint: it is identified by its choices, combined over sets of pairs with the same config.
     const judges = scores.filter(({ stage }) => stage === "judge-pairs")
     if (judges.length > 0 && judges.length === scores.length)
       return new Set(judges.map(({ config }) => JSON.stringify(config))).size > 1

@@ -76,9 +76,9 @@ const shown = (rows: Rows): Rows =>
     Object.fromEntries(Object.entries(row).map(([name, value]) => [name, typeof value === "string" ? visible(value) : value]))
   )
 
-/** The same of the names that a specification has, such as a scale's: those of the rows would not be found among them. */
+/** Does the same for names in a specification, such as those of a scale, so that they match the names in the rows. */
 const written = (spec: unknown, key = ""): unknown => {
-  // Expressions are ours.
+  // Expressions are written by Caravan, not by users.
   if (typeof spec === "string") return key === "labelExpr" ? spec : visible(spec)
   if (Array.isArray(spec)) return spec.map((one) => written(one))
   if (typeof spec !== "object" || spec === null) return spec

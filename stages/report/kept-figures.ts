@@ -1,4 +1,4 @@
-/** How long instructions are kept (Llama 2 §3.3, table 30), those that were never trained (figure 28), and what a judge says beside a check by texts. */
+/** How long instructions are kept (Llama 2 §3.3, table 30), never-trained instructions (figure 28), and a judge compared with the check by text. */
 import { proportion } from "../common/statistics.ts"
 import type { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import type { JudgedGhostAttention } from "../ghost-attention/judge.ts"
@@ -11,7 +11,7 @@ export interface KeptLine {
   readonly name: string
   readonly turns: ReadonlyArray<{
     readonly turn: number
-    /** Dialogues with a question there; and those that came to it. */
+    /** Dialogues with a question at this turn; and those that reached it. */
     readonly due: number
     readonly came: number
     readonly kept: number
@@ -21,7 +21,7 @@ export interface KeptLine {
   readonly dialogues: number
 }
 
-/** By texts or the world's oracle. `questions`: of each dialogue, by its id; a dialogue that is not known there counts as one of the most turns. */
+/** According to texts or the world's oracle. `questions`: the number per dialogue, by id; an unknown dialogue counts with the maximum number of turns. */
 export const keptLine = (
   name: string,
   { byTurn, dialogues, endedEarly, kept }: Ghost,
@@ -41,7 +41,7 @@ export const keptLine = (
   }
 }
 
-/** By a judge. */
+/** According to a judge. */
 export const judgedLine = (name: string, { byTurn, dialogues, endedEarly: e, judge }: JudgedGhostAttention): KeptLine => ({
   name: `${name}, by ${judge}`,
   dialogues,
@@ -50,7 +50,7 @@ export const judgedLine = (name: string, { byTurn, dialogues, endedEarly: e, jud
 })
 
 const all = "of all dialogues with that turn"
-const some = "of those that came to it"
+const some = "of those that reached it"
 
 const keptRows = (lines: ReadonlyArray<KeptLine>) =>
   lines.flatMap(({ name, turns }) =>
@@ -72,8 +72,8 @@ const keptFigure = (lines: ReadonlyArray<KeptLine>, words: Pick<Figure, "id" | "
     lines.map(({ name }) => name)
   )
   const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
-  const share = "share that keeps it"
-  // The caption says what dotted lines are.
+  const share = "share kept"
+  // The caption explains the dotted lines.
   const strokeDash = {
     field: "counted",
     type: "nominal",
@@ -105,14 +105,14 @@ const keptFigure = (lines: ReadonlyArray<KeptLine>, words: Pick<Figure, "id" | "
 }
 
 const endings = (lines: ReadonlyArray<KeptLine>): string =>
-  `Lines are of all dialogues with a question at that turn: one that ended before counts as not keeping it (${lines.map(({ dialogues, ended, name }) => `${ended} of ${dialogues} of ${name}`).join(", ")}). Where some ended, dotted lines are of those that came to the turn. Bars are 95% Wilson intervals.`
+  `Solid lines include all dialogues with a question at that turn: one that ended earlier counts as not keeping the instruction (${lines.map(({ dialogues, ended, name }) => `${ended} of ${dialogues} of ${name}`).join(", ")}). Where some ended, dotted lines include only those that reached the turn. Bars are 95% Wilson intervals.`
 
 /** Table 30. */
 export const keptByTurnFigure = (lines: ReadonlyArray<KeptLine>): Figure | undefined =>
   keptFigure(lines, {
     id: "ghost-attention",
     title: "How long an instruction is kept",
-    caption: `Share of answers that keep the first turn's instruction, on held-out dialogues. ${endings(lines)} In the paper, by people: 100% at 20 turns with Ghost Attention, 0% from turn 6 on without.`
+    caption: `Share of answers that keep the first turn's instruction, on held-out dialogues. ${endings(lines)} In the paper, judged by people: 100% at 20 turns with Ghost Attention, 0% from turn 6 on without.`
   })
 
 /** Figure 28. */
@@ -120,16 +120,16 @@ export const neverTrainedFigure = (lines: ReadonlyArray<KeptLine>, instructions:
   const shown = instructions.slice(0, 4).map((text) => JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}…` : text))
   return keptFigure(lines, {
     id: "never-trained-instructions",
-    title: "Instructions that were never trained",
-    caption: `Share of answers that keep an instruction which no dialogue of Ghost Attention's training data has: ${shown.join(", ")}${instructions.length > shown.length ? ` and ${instructions.length - shown.length} more` : ""}. ${endings(lines)} Other training data may hold them. The paper shows one dialogue in which such an instruction is kept.`
+    title: "Never-trained instructions",
+    caption: `Share of answers that keep an instruction that is in no dialogue of Ghost Attention's training data: ${shown.join(", ")}${instructions.length > shown.length ? ` and ${instructions.length - shown.length} more` : ""}. ${endings(lines)} Other training data may contain them. The paper shows one dialogue in which such an instruction is kept.`
   })
 }
 
-/** What a dialogue of an evaluation looks like, turn by turn. */
+/** An example dialogue of an evaluation, turn by turn. */
 export const keptExampleTable = (name: string, { answers, instruction, kept, questions }: Ghost["examples"][number]): Table => ({
   id: "never-trained-instructions",
   title: `A dialogue of ${name}`,
-  caption: `Under the instruction ${JSON.stringify(instruction)}, in the first turn alone.`,
+  caption: `With the instruction ${JSON.stringify(instruction)} only in the first turn.`,
   rows: questions.map((question, i) => ({
     turn: i + 1,
     kept: i < kept.length ? (kept[i] ? "yes" : "no") : null,
@@ -138,7 +138,7 @@ export const keptExampleTable = (name: string, { answers, instruction, kept, que
   }))
 })
 
-/** The two checks side by side. */
+/** Compares the two checks. */
 export const judgeBesideTextTable = (
   judged: ReadonlyArray<{ readonly name: string; readonly content: JudgedGhostAttention }>
 ): Table | undefined => {
@@ -148,8 +148,8 @@ export const judgeBesideTextTable = (
     const answers = both + judgeAlone + neither + textAlone
     return [
       {
-        ...{ model: name, judge, answers, "agree on": both + neither, "kept by both": both, "by the judge alone": judgeAlone },
-        ...{ "by the text alone": textAlone, "no verdict": noVerdict }
+        ...{ model: name, judge, answers, "agree on": both + neither, "kept by both": both, "only the judge": judgeAlone },
+        ...{ "only the text": textAlone, "no verdict": noVerdict }
       }
     ]
   })
@@ -157,9 +157,9 @@ export const judgeBesideTextTable = (
     ? undefined
     : {
         id: "ghost-attention",
-        title: "A judge beside the check by texts",
+        title: "A judge compared with the check by text",
         caption:
-          "Answers under instructions that a text can tell, by both checks. A text may be there without the instruction being kept, and the other way round.",
+          "Answers with instructions that can be checked by text, according to both checks. An answer may contain the text without keeping the instruction, and vice versa.",
         rows
       }
 }

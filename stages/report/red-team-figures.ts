@@ -36,8 +36,8 @@ export const redTeamFigure = ({ exercises }: RedTeam): Figure => {
   }
 }
 
-const asked = ["this version", "the broken one, asked again"]
-/** What broke a version, tried on the next one; beside what the broken version itself does when asked again. */
+const asked = ["this version", "the broken version, asked again"]
+/** Prompts that broke a version, tried on the next one; compared with the broken version itself when asked again. */
 export const mitigatedFigure = ({ exercises }: RedTeam): Figure | undefined => {
   const rows = exercises.slice(1).flatMap(({ mitigated, name }, i) => {
     const before = exercises[i]!
@@ -56,9 +56,9 @@ export const mitigatedFigure = ({ exercises }: RedTeam): Figure | undefined => {
   const color = series("answered", null, asked)
   return {
     id: "red-team-mitigated",
-    title: "Prompts that broke the version before, answered safely",
+    title: "Safe answers to prompts that broke the previous version",
     caption:
-      "Share of safe answers to the prompts that broke the version before; bars are 95% Wilson intervals that count each prompt as one trial. A prompt counts as broken after one unsafe answer, so the broken version itself answers some safely when asked again: only the part above that is mitigation. In the paper 90% were mitigated from model to model.",
+      "Share of safe answers to the prompts that broke the previous version; bars are 95% Wilson intervals that count each prompt as one trial. A prompt counts as broken after one unsafe answer, so the broken version itself answers some safely when asked again: only the part above that is mitigation. In the paper 90% were mitigated from model to model.",
     rows,
     spec: {
       width: 480,
@@ -74,12 +74,12 @@ export const mitigatedFigure = ({ exercises }: RedTeam): Figure | undefined => {
   }
 }
 
-/** Every version on what broke each earlier one. */
+/** Every version on the prompts that broke each earlier one. */
 export const redTeamTable = ({ exercises }: RedTeam): Table => ({
   id: "red-team",
-  title: "Red teaming, version by version",
+  title: "Red teaming by version",
   caption:
-    "Broken: new prompts whose first answer is unsafe. Asked again: safe among the version's further answers to those. Then the share of safe answers to prompts that broke earlier versions, in brackets how many prompts. With 95% intervals.",
+    "Broken: new prompts whose first answer is unsafe. Asked again: safe among the version's further answers to those. Then the share of safe answers to prompts that broke earlier versions, with the number of prompts in brackets. With 95% intervals.",
   rows: exercises.map(({ broken, byChance, mitigated, mitigatedAll, name, prompts, rate }) => ({
     ...{ version: name, "new prompts": prompts, broken, share: within(rate), "asked again": byChance === null ? null : within(byChance) },
     "kept prompts": mitigatedAll === null ? null : within(mitigatedAll),

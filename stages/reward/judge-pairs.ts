@@ -1,8 +1,8 @@
 /**
- * A judge in a reward model's place on held-out pairs (Llama 2 table 7, where GPT-4 is asked to choose between two responses): its choices as scores, 1 for the response that it prefers and 0
- * for the other, to be evaluated as a reward model's are.
+ * A judge instead of a reward model on held-out pairs (Llama 2 table 7, where GPT-4 is asked to choose between two responses): its choices as scores, 1 for the preferred response and 0
+ * for the other, evaluated like a reward model's scores.
  *
- * Which response it sees first is drawn for each pair: judges favour a place. It answers with its choice alone, and is told no guideline but which response is better.
+ * The order of the responses is drawn for each pair, since judges favour a position. The judge answers only with its choice, and the only guideline is which response is better.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -16,7 +16,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { askJudge, judgeFields } from "../common/judge.ts"
 import { anyShare } from "../common/unfit.ts"
 
-/** A judge that said nothing of any pair. */
+/** A judge gave no readable verdict on any pair. */
 export class NoVerdictsError extends ExplainedError<NoVerdictsError>()("NoVerdictsError") {}
 
 const choiceQuestion = ({ chosen, prompt, rejected }: Preference, chosenFirst: boolean, guideline: string): string => {
@@ -25,7 +25,7 @@ const choiceQuestion = ({ chosen, prompt, rejected }: Preference, chosenFirst: b
   return `Choose the better of two responses to a dialogue. ${guideline}\nAnswer with one JSON object and nothing else: {"better": 1 or 2}\n\n# Dialogue\n${dialogue}\n\n# Response 1\n${first}\n\n# Response 2\n${second}`
 }
 
-/** Which response a judge's answer prefers, 1 or 2; null where there is no choice to be read. */
+/** The response that a judge's answer prefers, 1 or 2; null if there is no choice. */
 export const readChoice = (said: string): 1 | 2 | null => {
   try {
     const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly better?: unknown } | null
@@ -36,10 +36,10 @@ export const readChoice = (said: string): 1 | 2 | null => {
 }
 
 export const judgePairs = Stage.make("judge-pairs", {
-  description: "table 7 which response of each held-out pair a judge prefers, as scores of 1 and 0",
+  description: "table 7: the response of each held-out pair that a judge prefers, as scores of 1 and 0",
   config: Schema.Struct({
     ...judgeFields(),
-    guideline: hyper("Prefer the response that serves the user's request better.", "what the judge is told to prefer")
+    guideline: hyper("Prefer the response that serves the user's request better.", "guideline in the judge's prompt")
   }),
   inputs: { pairs: Preferences },
   output: PairScores,
@@ -79,14 +79,14 @@ export const judgePairs = Stage.make("judge-pairs", {
         }
       ]
     })
-    // How many may be is the judge's own limit (maxUnreadable).
+    // The judge has its own limit (maxUnreadable).
     yield* skipped.check("pairs", pairs.length, anyShare)
     if (rows.length === 0)
       return yield* NoVerdictsError.of({
         doing: `Asking the judge ${config.model} to choose between the responses of ${pairs.length} pairs`,
         expected: 'answers like {"better": 1}',
-        found: pairs.length === 0 ? "no pairs" : "none among its answers",
-        hint: pairs.length === 0 ? "Look at the stage before this one." : "Use a judge that answers as it is asked to."
+        found: pairs.length === 0 ? "no pairs" : "no such answer",
+        hint: pairs.length === 0 ? "Check the output of the previous stage." : "Use a judge that answers in the requested format."
       })
     return yield* writeDataset(output, rows, { metrics: { pairs: rows.length, noVerdict: pairs.length - rows.length } })
   })

@@ -11,14 +11,14 @@ import { Completions } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { type Rating, Ratings } from "../evaluation/ratings.ts"
 
-/** An answer to something that the raters know nothing about. */
+/** An answer to a question that the raters do not know. */
 class RatingError extends Schema.TaggedError<RatingError>()("RatingError", { message: Schema.String }) {
   readonly isRetryable = false
 }
 
 export const worldRatings = Stage.make("world-ratings", {
   description: "A.3.4 answers rated from 1 to 7 by three raters of the small world, who annotate no preferences",
-  config: Schema.Struct({ slip: hyper(0.15, "chance that a rater is a point off, up or down", { min: 0, max: 1 }) }),
+  config: Schema.Struct({ slip: hyper(0.15, "probability that a rater is off by one point, up or down", { min: 0, max: 1 }) }),
   inputs: { completions: Completions },
   output: Ratings,
   run: Effect.fn("world-ratings")(function* ({ config, inputs, output, seed }) {

@@ -58,7 +58,7 @@ for (const { device, skip } of devices)
     it("of a sequence that is longer than the context are refused", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 5, device })
       expect(() => greatestAttention(model, range(9), { layers: [0], heads: [0] })).toThrow(
-        /a sequence of 9 tokens: this model's context is 8/
+        /a sequence of 9 tokens exceeds the model's context of 8/
       )
     })
   })

@@ -37,10 +37,10 @@ describe("rewards of annotation batches", () => {
     const one = await batch(["a", 0, 1])
     const warm = await rowsArtifact(ScoredCompletions, [scored("b", 0, 1, { temperature: 1.3 }), scored("b", 1, 1, { temperature: 1.3 })])
     expect(await failureOf(batchRewards, { scored: [one, warm] }, { n: 2 })).toMatch(
-      /expected samples of one model at one temperature, found 2: p at temperature 1, p at temperature 1\.3\./
+      /expected samples from one model at one temperature, found 2: p at temperature 1, p at temperature 1\.3\./
     )
     expect(await failureOf(batchRewards, { scored: [one, await batch(["b", 1])] }, { n: 2 })).toMatch(
-      /expected a prompt with 2 scored samples or more in every batch, found none in batch 2, of 1 prompts\. Draw more samples a prompt, or lower n\./
+      /expected a prompt with at least 2 scored samples in every batch, found none among the 1 prompts of batch 2\. Draw more samples per prompt, or lower n\./
     )
   })
 })

@@ -99,7 +99,7 @@ describe("the stage of figure 29", () => {
     const scored = [await rowsArtifact(ScoredCompletions, [answer(0, { policy: "seen" }), answer(1)])]
     const inputs = { scored, ratings: [await rowsArtifact(Ratings, [])], trainedOn: [await rowsArtifact(ResponsePairs, [pair])] }
     expect(await failureOf(calibration, inputs)).toMatch(
-      /2 scored answers, of which 1 are of policies that drew training pairs, 1 have no rating and 0 have one without a score/
+      /2 scored answers, of which 1 are from policies that generated training pairs, 1 have no rating and 0 have a rating but no score/
     )
   })
 })

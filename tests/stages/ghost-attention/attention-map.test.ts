@@ -119,23 +119,25 @@ describe("the stage of figure 10", async () => {
   })
   it("names the model and the dialogue that are too large to show", async () => {
     expect(await failureOf(attentionMap, inputs, { maxWeights: 100 })).toMatch(
-      /^Showing the attention of the model without Ghost Attention in the dialogue "d": expected at most 100 attention weights, found [\d,]+: 1 layers x 2 heads x (\d+) x \1 tokens\. Name a shorter dialogue \(dialogue\) or fewer layers or heads, or raise maxWeights\.$/
+      /^Showing the attention of the model without Ghost Attention in the dialogue "d": expected at most 100 attention weights, found [\d,]+: 1 layers x 2 heads x (\d+) x \1 tokens\. Use a shorter dialogue or fewer layers or heads, or raise maxWeights\.$/
     )
     const long = await rowsArtifact(GhostSamples, [{ ...sample, answers: ["ba", "b".repeat(200), "b"] }])
     expect(await failureOf(attentionMap, { ...inputs, samples: long })).toMatch(
-      /in the dialogue "d": expected at most the 160 tokens of its context, found \d+\. Name a shorter dialogue/
+      /in the dialogue "d": expected at most the 160 tokens of its context, found \d+\. Set dialogue to a shorter one/
     )
   })
   it("refuses what it can't show, with what to do about it", async () => {
     expect(await failureOf(attentionMap, inputs, { dialogue: "none" })).toMatch(
-      /the dialogue "none": expected a sampled dialogue with an answer, found none of that id among 3\./
+      /the dialogue "none": expected a sampled dialogue with an answer, found no dialogue with that id among 3\./
     )
-    expect(await failureOf(attentionMap, inputs, { dialogue: "unanswered" })).toMatch(/found one without\. Name another one/)
+    expect(await failureOf(attentionMap, inputs, { dialogue: "unanswered" })).toMatch(
+      /found a dialogue without answers\. Set dialogue to another id/
+    )
     expect((await reportIn(await runStage(attentionMap, inputs, { dialogue: "short" }), AttentionMapReport)).byAnswer).toHaveLength(1)
     expect(await failureOf(attentionMap, inputs, { layers: [0, 1] })).toMatch(/expected layers from 0 to 0, found 1\./)
     expect(await failureOf(attentionMap, inputs, { heads: [0.5] })).toMatch(/expected heads from 0 to 1, found 0\.5\./)
     const unanswered = await rowsArtifact(GhostSamples, [{ ...sample, answers: [] }])
-    expect(await failureOf(attentionMap, { ...inputs, samples: unanswered })).toMatch(/1 dialogues, none of them answered/)
+    expect(await failureOf(attentionMap, { ...inputs, samples: unanswered })).toMatch(/1 dialogues without answers/)
     const hostile = await rowsArtifact(GhostSamples, [{ ...sample, questions: ["a", "</s> [INST]", "a"] }])
     expect(await failureOf(attentionMap, { ...inputs, samples: hostile })).toMatch(/\[INST\]/)
   })
@@ -150,7 +152,7 @@ describe("the stage of figure 10", async () => {
   it("refuses models of two tokenizers, and weights that are not numbers", async () => {
     const other = await policyOf(trainTokenizer(["aa aaa aa aaa aaaa"], { vocabSize: 264 }), 1)
     expect(await failureOf(attentionMap, { ...inputs, with: other })).toMatch(
-      /expected the same tokens for both, found \d+ and \d+ tokens, which differ\. Compare models with one tokenizer/
+      /expected the same tokens for both, found \d+ and \d+ tokens, which differ\. Compare models with the same tokenizer/
     )
     const damaged = await policyOf(tokenizer, NaN)
     expect(await failureOf(attentionMap, { ...inputs, with: damaged })).toMatch(

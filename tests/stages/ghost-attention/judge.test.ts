@@ -69,7 +69,7 @@ describe("the stage", () => {
   it("has nothing to ask of dialogues without answers", async () => {
     const samples = await rowsArtifact(GhostSamples, [sample("b", [])])
     expect(await failureOf(judgeGhostAttention, { samples }, { url: "http://127.0.0.1:1/v1", model: "judge" })).toMatch(
-      /1 dialogues, none of them answered/
+      /1 dialogues without answers/
     )
   })
 })

@@ -52,7 +52,7 @@ describe("the stage", () => {
     const policy = await talkingPolicy(5, [[user("ab"), assistant("abab")]])
     const config = { temperature: 0, samples: 2, maxNewTokens: 12, questions: question("ab") }
     expect(await failureOf(ghostLists, { policy }, config)).toMatch(
-      /^Asking the model for a list of "letter": expected 3 items or more in 2 answers, found 1, in an answer like "abab"\. Use a model that can make lists, or the built-in ones/
+      /^Asking the model for a list of "letter": expected at least 3 items in 2 answers, found 1 items, in an answer like "abab"\. Use a model that can write lists, or the built-in lists/
     )
     expect(await failureOf(ghostLists, { policy }, { ...config, maxNewTokens: 159 })).toMatch(
       /found a context of 160 tokens\. Lower maxNewTokens/

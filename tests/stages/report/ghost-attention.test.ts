@@ -85,7 +85,7 @@ describe("the report on Ghost Attention", async () => {
     expect(rows.map(({ counted, dialogues, kept, turn }) => [turn, counted, dialogues, kept])).toEqual([
       [1, "of all dialogues with that turn", 2, 1],
       [2, "of all dialogues with that turn", 2, 0.5],
-      [2, "of those that came to it", 1, 1]
+      [2, "of those that reached it", 1, 1]
     ])
   })
   it("shows instructions of which no training dialogue has any by themselves, and a dialogue of each model (figure 28)", () => {
@@ -101,7 +101,7 @@ describe("the report on Ghost Attention", async () => {
   it("has the judge's verdicts as a line, and beside those of the texts", () => {
     expect(rowsOf("ghost-attention").some(({ model }) => String(model).startsWith("after, by "))).toBe(true)
     const table = shown.tables!.find(({ id }) => id === "ghost-attention")!
-    expect(table.rows).toMatchObject([{ model: "after", answers: 2, "agree on": 1, "by the judge alone": 1 }])
+    expect(table.rows).toMatchObject([{ model: "after", answers: 2, "agree on": 1, "only the judge": 1 }])
   })
   it("shows the maps of both models, and the attention to the instruction, answer by answer (figure 10)", () => {
     const rows = rowsOf("attention-map")

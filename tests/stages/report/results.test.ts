@@ -150,7 +150,13 @@ describe("reward models in the report", () => {
     // R_s of b/rejected is safe and below 0.15, a/rejected unsafe and below it: precision 1/2, recall 1/1.
     const shown = await figuresIn([await test(), ...(await evaluated("s", reward, [pair("a", 2, -4), pair("b", 2, -2)], 0.6))])
     const [at15] = shown.find(({ id }) => id === "safety-recall")!.rows
-    expect(at15).toMatchObject({ "R_s below": "0.15", "detected as unsafe": 2, unsafe: 1, responses: 4, precision: "0.500 (0.095 to 0.905)" })
+    expect(at15).toMatchObject({
+      "R_s below": "0.15",
+      "detected as unsafe": 2,
+      unsafe: 1,
+      responses: 4,
+      precision: "0.500 (0.095 to 0.905)"
+    })
     expect(at15!.recall).toMatch(/^1\.000/)
   })
   it("of two sizes on two amounts of data give a scaling figure (figure 6)", async () => {

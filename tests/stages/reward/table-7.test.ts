@@ -51,7 +51,7 @@ describe("another open reward model", async () => {
   it("with two logits is refused, with what to do about it, for every role", async () => {
     for (const stage of [importGeneralReward, importHelpfulnessReward, importSafetyReward])
       expect(await failureOf(stage, { folder: external(two) })).toBe(
-        `Reading the reward model in ${two}: expected a head of one logit, the score of a response, found one of 2 (score.weight is (2, 16)). Such a model classifies and gives no single score. Use a reward model with one label; of two labels, the row of the good one less that of the other can be saved as a head of one.`
+        `Reading the reward model in ${two}: expected a head of one logit, the score of a response, found a head of 2 logits (score.weight is (2, 16)). Such a model classifies and gives no single score. Use a reward model with one label; for a model with two labels, save the row of the good label minus the other row as a head with one logit.`
       )
   })
   it("is looked at before anything is read: config.json may name two labels", async () => {
@@ -120,7 +120,7 @@ describe("a judge in a reward model's place", () => {
         /^The judge judge gave 2 answers of 2 that are no verdict \(nonsense, or a refusal\): more than the 0\.1 of 2 that maxUnreadable allows\. Take a judge/
       )
       expect(await failureOf(judgePairs, { pairs }, { ...config, maxUnreadable: 1 })).toBe(
-        'Asking the judge judge to choose between the responses of 2 pairs: expected answers like {"better": 1}, found none among its answers. Use a judge that answers as it is asked to.'
+        'Asking the judge judge to choose between the responses of 2 pairs: expected answers like {"better": 1}, found no such answer. Use a judge that answers in the requested format.'
       )
     } finally {
       await server.close()
