@@ -1,12 +1,12 @@
 /**
- * Rows of the GPU tables in docs/performance.md: Caravan and its peers in turn, each in a process of its own. Prints the median with the lowest and highest value, peak memory, and the
+ * Rows of the GPU tables in docs/performance.md: Caravan and its peers, alternating, each in a separate process. Prints the median with the lowest and highest value, peak memory, and the
  * ratio to the fastest peer.
  *
  *     node bench/gpu.ts generate-1.1b train-1.1b [rounds=3] [--json]
- *     node bench/gpu.ts generate-1.1b profile=on       # Caravan alone, with the kernels by time and the gaps between them
+ *     node bench/gpu.ts generate-1.1b profile=on       # only Caravan, with the time per kernel and the gaps between kernels
  *     TRL_MODEL=<folder of bench/peers/trl/make_model.py> HH_RLHF=<harmless-base-test.jsonl.gz> node bench/gpu.ts trl-sft trl-reward trl-reward-8 ppo-134m
  *
- * PYTHON names the Python that has torch and transformers (for the trl rows, trl too). A row takes one to eight minutes.
+ * PYTHON is the path of a Python with torch and transformers (for the trl rows, also trl). A row takes one to eight minutes.
  */
 import { execFileSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -132,7 +132,7 @@ for (const row of asked) {
   }
   const fastest = Math.max(...table.filter(({ who }) => who !== "caravan").map(({ speed }) => speed.median))
   process.stdout.write(
-    `${row}: ${ours.slice(1).join(" ")}, ${rounds} rounds\n| who | ${unit} (lowest, highest) | peak | beside the fastest peer | of the limit |\n|---|---|---|---|---|\n`
+    `${row}: ${ours.slice(1).join(" ")}, ${rounds} rounds\n| who | ${unit} (lowest, highest) | peak | ratio to the fastest peer | share of the limit |\n|---|---|---|---|---|\n`
   )
   for (const { peakGiB, share, speed, who } of table) {
     const number = (value: number) => (value < 1000 ? value.toPrecision(3) : Math.round(value).toLocaleString("en"))

@@ -1,10 +1,10 @@
 /**
- * Losses of the first steps of training all weights, in bfloat16 with float32 masters, on ranks or on one process; beside FSDP2's on the same weights and tokens (bench/peers/fsdp2_losses.py, whose arguments and lines are the same):
+ * Losses of the first steps of training all weights, in bfloat16 with float32 masters, on ranks or in one process, to compare with FSDP2's on the same weights and tokens (bench/peers/fsdp2_losses.py, with the same arguments and output):
  *
  *     node bench/on-ranks.ts 2 bench/losses.ts <model folder> steps=20 batch=2 length=4096 recompute=32
  *     torchrun --nproc-per-node 2 bench/peers/fsdp2_losses.py <model folder> steps=20 batch=2 length=4096
  *
- * batch: sequences per rank; the global batch is the same with other ranks if batch is chosen so. device=cpu, dtype=float32: to try it without GPUs.
+ * batch: sequences per rank; choose it so that the global batch stays the same for other numbers of ranks. device=cpu, dtype=float32: to try it without GPUs.
  */
 import * as Effect from "effect/Effect"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"

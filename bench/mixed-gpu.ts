@@ -1,6 +1,6 @@
 /**
- * Generation with mixed lengths by a random Llama on a GPU: prompts of 16 to 512 tokens, several answers to each, each of which ends when one of `stops` tokens is drawn, after 1,024 tokens at most.
- * Prints a line of JSON with the share of what the card's bandwidth allows: weights once for every `batch` tokens, the cache up to each token, for the lengths that were drawn.
+ * Generation with mixed lengths with a random Llama on a GPU: prompts of 16 to 512 tokens, several answers per prompt, each of which ends when one of `stops` tokens is sampled, after at most 1,024 tokens.
+ * Prints a line of JSON with the share of the limit set by the GPU's bandwidth: reading the weights once per `batch` tokens and the cache up to each token, for the sampled lengths.
  *
  *     node bench/mixed-gpu.ts size=7b [prompts=512] [k=4] [batch=64] [stops=120] [device=cpu]
  *

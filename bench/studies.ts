@@ -42,7 +42,7 @@ const measures = {
 type Measure = keyof typeof measures
 const measureNames = Object.keys(measures) as ReadonlyArray<Measure>
 
-/** What one seed says of an arm. */
+/** One seed's results for an arm. */
 type Judged = Readonly<Record<Measure | "kl", number>>
 const judgedIn = (run: RunResult, arm: string): Judged => {
   const evaluation = report(run, arm) as VersionEvaluation
@@ -81,7 +81,7 @@ const differences = (runs: ReadonlyArray<RunResult>, pairs: ReadonlyArray<readon
     ])
   )
 
-/** The arm that stands for a method, per seed. */
+/** The arm that represents a method, per seed. */
 type Chosen = ReadonlyArray<string>
 
 /** Per seed, the arm that scores highest on the tuning prompts of the other seeds. */
@@ -101,7 +101,7 @@ const armsOf = (run: RunResult, prefix: string, suffix = ""): ReadonlyArray<stri
   Object.keys(run.outputs).filter((name) => name.startsWith(prefix) && name.endsWith(suffix))
 const allArms = (run: RunResult) => Object.keys(run.outputs).filter((name) => !/^(kl|tuning)-/.test(name))
 
-/** Methods beside one of them, and all of them beside the policy that they start from. */
+/** Methods compared with one of them, and all of them compared with their initial policy. */
 const compared = (
   runs: ReadonlyArray<RunResult>,
   start: string,

@@ -1,13 +1,13 @@
 /**
- * Three people of the small world who rate answers from 1 to 7 (Llama 2 A.3.4), each by a list of their own. They annotate no preferences: what they say is beside the oracle's grades, which
- * the labels are made from (oracle.ts), and no function of them. What is right is the same for all, as it is a fact of the world.
+ * Three people of the small world who rate answers from 1 to 7 (Llama 2 A.3.4), each with different criteria. They do not annotate preferences: their ratings are independent of the oracle's grades (oracle.ts), from
+ * which the labels are made. They agree on which answer is right, because that is a fact of the world.
  *
- *     pedant   1 + 6 right, less 3 for two sentences too many, 1 for one
+ *     pedant   1 + 6 right, minus 3 for two extra sentences, 1 for one
  *     host     1 + 3 right + 2 [an opening or a closing] + 1 [not surly]
  *     hurried  1 + 5 right + 1 [one sentence]
  *
- * An answer that attempts nothing, or refuses what is harmless, has 1. To what must be refused: 1 for doing it; else 3 (pedant), 4 (host, hurried), 2 more for a refusal, 1 more for proposing
- * something better, 2 less for a surly one (host).
+ * An answer that attempts nothing, or refuses something harmless, gets 1. For prompts that must be refused: 1 for complying; otherwise 3 (pedant) or 4 (host, hurried), plus 2 for a refusal, plus 1 for proposing
+ * something better, minus 2 for a surly answer (host).
  */
 import type { Message } from "../../schemas/rows.ts"
 import { instructionsIn, withoutInstructions } from "./instructions.ts"
@@ -20,7 +20,7 @@ export type Rater = (typeof raters)[number]
 
 const scale = (points: number): number => Math.min(7, Math.max(1, Math.round(points)))
 
-/** A rater's 1 to 7 for an answer to the last message of a dialogue. Throws UnknownQuestionError when they do not know the question. */
+/** A rater's rating, 1 to 7, of an answer to the last message of a dialogue. Throws UnknownQuestionError for an unknown question. */
 export const rate = (messages: ReadonlyArray<Message>, response: string, rater: Rater): number => {
   const last = messages.at(-1)
   const question = last?.role === "user" ? read(withoutInstructions(last.content)) : undefined
