@@ -1,4 +1,4 @@
-/** Commands in the documents can be called: command, flags and number of arguments, pipeline files and their parameters, npm scripts, files that node runs. */
+/** /** The commands in the documents are valid: command, flags and number of arguments, pipeline files and their parameters, npm scripts, and files run with node. */ */
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -11,11 +11,11 @@ import { loadPipeline } from "../cli/pipeline-file.ts"
 const root = fileURLToPath(new URL("../", import.meta.url))
 const documents = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"], { cwd: root, encoding: "utf8" })
   .split("\n")
-  // The reference is made from the commands themselves.
+  // // The reference is generated from the commands themselves.
   .filter((name) => name !== "" && !name.startsWith("docs/reference/") && existsSync(join(root, name)))
 const scripts = (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { scripts: Record<string, string> }).scripts
 
-/** The words of a shell command, without comments, redirections and what follows a pipe. */
+/** /** The words of a shell command, without comments, redirections and anything after a pipe. */ */
 const wordsOf = (line: string): ReadonlyArray<string> => {
   const words: Array<string> = []
   let [word, quote]: [string | undefined, string] = [undefined, ""]
@@ -30,7 +30,7 @@ const wordsOf = (line: string): ReadonlyArray<string> => {
       if (word === undefined && "#|;&".includes(char)) break
       word = (word ?? "") + char
     } else if (word !== undefined) {
-      // A placeholder, as <node>, is no redirection.
+      // // A placeholder such as <node> is not a redirection.
       if (/^(2?>>?|<)$/.test(word)) break
       words.push(word)
       word = undefined
@@ -39,7 +39,7 @@ const wordsOf = (line: string): ReadonlyArray<string> => {
   return words
 }
 
-/** Lines of blocks of code that have no language or a shell's, or are indented by four; a continued line is one. */
+/** /** Lines of code blocks without a language, in a shell's language, or indented by four; continued lines are joined. */ */
 const linesOf = (text: string): ReadonlyArray<string> => {
   const joined = text.replaceAll(/\\\n\s*/g, "")
   const blocks = [...joined.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, language, block]) =>
@@ -49,7 +49,7 @@ const linesOf = (text: string): ReadonlyArray<string> => {
   return [...blocks, ...indented].flatMap((block) => block.split("\n")).flatMap((line) => (line.trim() === "" ? [] : [line.trim()]))
 }
 
-/** Stands for any number of words: $small, ${all[@]}, dots. After a flag a variable is the flag's value. */
+/** /** Stands for any number of words: $small, ${all[@]}, an ellipsis. After a flag, a variable is the flag's value. */ */
 const isOpen = (word: string, i: number, words: ReadonlyArray<string>): boolean =>
   word === "..." || /\[@\]/.test(word) || (word.startsWith("$") && !words[i - 1]?.startsWith("--"))
 
@@ -64,7 +64,7 @@ const objections = async (line: string): Promise<ReadonlyArray<string>> => {
   if (name === undefined || name === "help" || name === "--version") return []
   if (!Object.hasOwn(commands, name)) return [`no command ${name}`]
   const { command } = await commands[name]!.load()
-  // A variable may hold any number of words.
+  // // A variable may contain any number of words.
   const isOpenEnded = args.some((word, i) => isOpen(word, i, args))
   let given: Given
   try {
@@ -89,7 +89,7 @@ const objections = async (line: string): Promise<ReadonlyArray<string>> => {
 }
 
 describe("commands in", { timeout: 120_000 }, () => {
-  it.each(documents)("%s can be called", async (name) => {
+  it.each(documents)("%s are valid", async (name) => {
     const found: Array<readonly [string, ReadonlyArray<string>]> = []
     for (const line of linesOf(readFileSync(join(root, name), "utf8"))) {
       const wrong = await objections(line)
@@ -98,7 +98,7 @@ describe("commands in", { timeout: 120_000 }, () => {
     expect(found).toEqual([])
   })
 
-  it("all documents are more than a hundred", () => {
+  it("are checked in all documents: more than a hundred", () => {
     const lines = documents.flatMap((name) => linesOf(readFileSync(join(root, name), "utf8")))
     expect(lines.filter((line) => /^(npx )?caravan /.test(line)).length).toBeGreaterThan(100)
     expect(linesOf("```\ncaravan runs \\\n  --json\n```\n\n    caravan du\n\n```ts\ncaravan gc\n```\n")).toEqual([
@@ -107,7 +107,7 @@ describe("commands in", { timeout: 120_000 }, () => {
     ])
   })
 
-  it("that can't be called are found", async () => {
+  it("are reported if they are invalid", async () => {
     expect(await objections("npx caravan rnu pipelines/demo.ts")).toEqual(["no command rnu"])
     expect((await objections("caravan run pipelines/demo.ts --forse x"))[0]).toContain("--forse")
     expect((await objections("caravan diff latest"))[0]).toContain("needs")

@@ -1,4 +1,4 @@
-/** The generated reference: as the code is, and complete. */
+/** /** The generated reference is up to date and complete. */ */
 import { readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { commands } from "../cli/main.ts"
@@ -14,14 +14,14 @@ const root = new URL("../", import.meta.url)
 const pages = await reference()
 
 describe("docs/reference", () => {
-  it("is what `node scripts/reference.ts` makes", () => expect(stale(pages)).toEqual([]))
-  it("is found stale when a page has changed, or is one that the code has no more", () => {
+  it("equals the output of `node scripts/reference.ts`", () => expect(stale(pages)).toEqual([]))
+  it("is reported as out of date if a page differs or has no counterpart in the code", () => {
     const other = new Map(pages)
     other.set("docs/reference/commands.md", "# Commands\n")
     other.delete("docs/reference/stages/ppo.md")
     expect(stale(other)).toEqual(["docs/reference/commands.md", "docs/reference/stages/ppo.md"])
   })
-  it("has every stage with each of its fields", async () => {
+  it("lists every stage with all its fields", async () => {
     const stages = await loadStages()
     expect(stages.length).toBeGreaterThan(100)
     const all = [...pages.values()].join("\n")
@@ -34,7 +34,7 @@ describe("docs/reference", () => {
       expect([stage.name, missing.map(({ name }) => name)]).toEqual([stage.name, []])
     }
   })
-  it("has every command with each of its flags", async () => {
+  it("lists every command with all its flags", async () => {
     const page = pages.get("docs/reference/commands.md")!
     for (const [name, { load }] of Object.entries(commands)) {
       const section = page.split(`\n## ${name}\n`)[1]?.split("\n## ")[0] ?? ""
@@ -51,14 +51,14 @@ describe("the reference of errors", () => {
       .filter((name) => name.endsWith(".ts"))
       .map((name) => readFileSync(new URL(`${layer}/${name}`, root), "utf8"))
   const sources = ["cli", "data", "engine", "models", "runtime", "schemas", "stages"].flatMap(filesIn)
-  it("has every tagged error class", () => {
+  it("lists every tagged error class", () => {
     const tags = sources.flatMap((source) =>
       [...source.matchAll(/(?:TaggedError|ExplainedError)<\w+>\(\)\(\s*"(\w+)"/g)].map(([, tag]) => tag!)
     )
     expect(tags.length).toBeGreaterThan(30)
     expect(tags.filter((tag) => !page.includes(`\n### ${tag}\n`))).toEqual([])
   })
-  it("has every reason of a failed node, and none that the code does not give", () => {
+  it("lists every reason for a failed node, and none that the code does not use", () => {
     const given = filesIn("runtime").flatMap((source) =>
       [...source.matchAll(/\breason: "([A-Z]\w+)"|\bfail(?:ed)?\(\s*"([A-Z]\w+)"|\? "(Failure)" : "Defect"/g)].map(
         ([, a, b, c]) => a ?? b ?? c!
@@ -66,7 +66,7 @@ describe("the reference of errors", () => {
     )
     expect([...new Set(given)].sort()).toEqual(Object.keys(reasons).sort())
   })
-  it("has messages as the code makes them, with names for what is filled in", () => {
+  it("shows the messages as in the code, with names in place of values", () => {
     const text = `
       /** The seal is
        * broken. */
@@ -92,7 +92,7 @@ describe("the reference of errors", () => {
 })
 
 describe("the reference of artifacts", () => {
-  it("has the columns of a dataset with Arrow's types, and the fields of a report, nested ones too", () => {
+  it("lists the columns of a dataset with Arrow's types, and the fields of a report, nested ones included", () => {
     const page = pages.get("docs/reference/artifacts.md")!
     const sectionOf = (name: string) => page.split(`\n## \`${name}\`\n`)[1]!.split("\n## ")[0]!
     for (const row of ["| `id` | `utf8` |", "| `rating` | `int32?` | 0 ", "| `prompt` | `list<{role:utf8,content:utf8}>` |"])
@@ -103,7 +103,7 @@ describe("the reference of artifacts", () => {
 })
 
 describe("a decision", () => {
-  it("is in the index", () => {
+  it("is listed in the index", () => {
     const index = readFileSync(new URL("docs/decisions/README.md", root), "utf8")
     const names = readdirSync(new URL("docs/decisions/", root)).filter((name) => name !== "README.md")
     expect(names.filter((name) => !index.includes(`](${name})`))).toEqual([])
@@ -111,11 +111,11 @@ describe("a decision", () => {
 })
 
 describe("text of the reference", () => {
-  it("shows as it is", () => {
+  it("is escaped for Markdown", () => {
     expect(text("a * b < c & `x<y>` [d](e) f_g")).toBe("a \\* b \\< c &amp; `x<y>` \\[d\\](e) f\\_g")
     expect([code("a|b"), code("`a`")]).toEqual(["`a|b`", "`` `a` ``"])
   })
-  it("names the places of the paper that it cites, each once", () => {
+  it("lists the places of the paper that it cites, each once", () => {
     expect(placesIn("§3.2.3, table 29: A.3.1 (§3.2.3); InstructGPT C.4, figure 7")).toBe("§3.2.3, table 29, A.3.1, figure 7")
   })
 })

@@ -1,4 +1,4 @@
-/** A stage of several ranks that takes a hundred steps together, and keeps a checkpoint of each. */
+/** /** A stage on several ranks that computes a hundred steps together and saves a checkpoint after each. */ */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"

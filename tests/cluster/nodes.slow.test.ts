@@ -1,4 +1,4 @@
-/** Ranks on several nodes of a real Slurm: the bits of as many ranks on this machine; and what becomes of them when a rank, a node or a job ends. */
+/** /** Ranks on several nodes of a real Slurm: their results equal those of the same number of ranks on this machine; behaviour when a rank, a node or a job ends. */ */
 import { existsSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
@@ -55,7 +55,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     await until("five steps are done", () => marched() >= 5, 120)
     return driver
   }
-  /** Steps that its newest checkpoint has. */
+  /** /** The number of steps in its newest checkpoint. */ */
   const marched = () => {
     const folder = join(place.home, "checkpoints")
     const names = existsSync(folder) ? readdirSync(folder, { recursive: true }).map(String) : []
@@ -72,7 +72,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     expect(digestsOf(document)[node]).toBe(expected[node])
     return said
   }
-  /** The processes of a rank of the job, its worker and its stage. */
+  /** /** The processes of one rank of the job: its worker and its stage. */ */
   const processesOf = (rank: number, node: string) =>
     processes(
       (environ) =>
@@ -83,7 +83,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     return [`n${first}`, `n${second}`] as const
   }
 
-  it("train to the bits of two ranks on this machine", async () => {
+  it("give the same weights, bit for bit, as two ranks on this machine", async () => {
     expect(await expectRight(start("trained"), "trained")).toMatch(/trained: job \d+ runs on n\[1-2\]/)
   })
 
@@ -96,37 +96,37 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
       1,
       /^Rank 0 of 2 on n1 waited \d+ s for the others in operation 2, the second sum\. Rank 1 on n2 has done operation 1, the first sum, and is in none/
     ]
-  ])("of which one %s (rank %i) end together, with its message, its rank and its node", async (how, which, message) => {
+  ])("end together if one %s (rank %i), and the error has its message, its rank and its node", async (how, which, message) => {
     expect(await errorOf(start("sums", [`how=${how}`, `which=${which}`], "--rank-seconds", "2"), "sums")).toMatch(message)
     await until("no rank is alive", () => [0, 1].every((rank) => ["n1", "n2", "n3"].every((node) => processesOf(rank, node).length === 0)))
   })
 
-  it("of which one's worker is killed end, and with --retries go on from the checkpoint to the same result", async () => {
+  it("end if one rank's worker is killed, and with --retries continue from the checkpoint to the same result", async () => {
     const driver = await begun("--retries", "1")
     const [, second] = nodesOf(driver)
-    // The worker before its stage, of whose end it would tell.
+    // // The worker first: it would report the end of its stage.
     for (const pid of processesOf(1, second).toSorted((a, b) => a - b)) process.kill(pid, "SIGKILL")
     const said = await expectRight(driver)
     expect(said).toMatch(new RegExp(`marched: failed; retrying \\(1 of 1\\): Rank 1 of 2 on ${second}: its process is gone \\(killed\\)`))
     expect(said).toMatch(/goes on after step \d+/)
   })
 
-  it("whose second node dies go on elsewhere, from the checkpoint to the same result", async () => {
+  it("continue on other nodes, from the checkpoint to the same result, if the second node fails", async () => {
     const driver = await begun()
     slurm.kill(`slurmd-${nodesOf(driver)[1]}`)
     expect(await expectRight(driver)).toMatch(/goes on after step \d+/)
   })
 
-  it("whose job is preempted save, and go on from there", async () => {
+  it("save a checkpoint if the job is preempted, and continue from it", async () => {
     const driver = await begun()
     slurm.command("sbatch", "-p", "high", "-N3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
     const said = await expectRight(driver)
-    // Ranks are told before the job is ended: it may be done with saving by then.
+    // // The ranks are notified before the job is ended, so they may have saved by then.
     expect(said).toMatch(/marched: job \d+(, restart 1 runs on| on .* told to stop\): submitted again)/)
     expect(said).toMatch(/goes on after step \d+/)
   })
 
-  it("whose driver is interrupted and cancels the job save; the next run goes on from there", async () => {
+  it("save a checkpoint if the driver is interrupted and cancels the job; the next run continues from it", async () => {
     const driver = await begun("--on-interrupt", "cancel")
     driver.process.kill("SIGINT")
     expect((await driver.ended).code).toBe(130)
@@ -134,7 +134,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     expect(await expectRight(march())).toMatch(/goes on after step \d+/)
   })
 
-  it("of which one's node would compute other bits compute nothing; the node is named", async () => {
+  it("compute nothing if one node would give other results bit for bit, and the error names the node", async () => {
     const prolog = join(place.folder, "prolog")
     writeFileSync(prolog, `#!/bin/sh\n[ "$SLURM_PROCID" = 1 ] && echo export ATEN_CPU_CAPABILITY=default\nexit 0\n`, { mode: 0o755 })
     configure({ setup: `export SLURM_TASK_PROLOG=${prolog}` })
@@ -143,14 +143,14 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     )
   })
 
-  it("that can't connect say over what, from where, and what names the interface", async () => {
+  it("report over what and from where they could not connect, and which variable selects the interface", async () => {
     configure({ setup: "export GLOO_SOCKET_IFNAME=nosuch0" })
     expect(await errorOf(march(), "marched")).toMatch(
       /^Rank \d of 2 on n\d joined the others at 127\.0\.0\.1:\d+, but could not connect to them over Gloo: .*GLOO_SOCKET_IFNAME selects the network interface/
     )
   })
 
-  it("that can't be spread evenly are refused before anything is submitted", async () => {
+  it("are refused before anything is submitted if they can't be spread evenly over the nodes", async () => {
     expect(await errorOf(start("sums", [], "--ranks", "3"), "sums")).toMatch(
       /asks for 2 nodes and runs as 3 ranks: each node must have as many ranks as any other.*--ranks 4/
     )

@@ -1,4 +1,4 @@
-/** Attention weights to look at, against transformers' eager attention (golden/attention/make.py). */
+/** /** Attention weights for display, compared with transformers' eager attention (golden/attention/make.py). */ */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
@@ -23,7 +23,7 @@ const range = (count: number): Array<number> => Array.from({ length: count }, (_
 for (const { device, skip } of devices)
   describe.skipIf(skip)(`attention weights on ${device}`, () => {
     for (const [name, { greatest, ids, layer1head1 }] of Object.entries(expected))
-      it(`of ${name} are transformers': the greatest over layers and heads, and one head's alone`, async () => {
+      it(`of ${name} equal transformers': the maximum over layers and heads, and those of a single head`, async () => {
         const model = await Effect.runPromise(loadLlama(golden(`${name}/model`), { device }))
         const { heads, layers } = model.config
         expect(largestDifference(greatestAttention(model, ids, { layers: range(layers), heads: range(heads) }), greatest)).toBeLessThan(
@@ -31,7 +31,7 @@ for (const { device, skip } of devices)
         )
         expect(largestDifference(greatestAttention(model, ids, { layers: [1], heads: [1] }), layer1head1)).toBeLessThan(float32)
       })
-    it("sum to 1 for each token of one head, are 0 after it, and leave no tensor behind", () => {
+    it("sum to 1 for each token of a head, are 0 for later tokens, and leave no tensor alive", () => {
       const model = initLlama(smallConfig(), { seed: 5, device })
       const ids = range(20)
       greatestAttention(model, ids, { layers: [0], heads: [0] })
@@ -44,7 +44,7 @@ for (const { device, skip } of devices)
         expect(row.slice(query + 1).every((weight) => weight === 0)).toBe(true)
       }
     })
-    it("are those of the weights with an adapter merged into them", () => {
+    it("equal those of the model with the adapter merged", () => {
       const model = initLlama(smallConfig(), { seed: 5, device })
       const adapter = initLora(model.config, { rank: 2, alpha: 4, targets: linearLayers, rankStabilised: false }, { seed: 1, device })
       scoped(() => noGrad(() => Object.values(adapter.parameters).forEach((weight) => weight.normal_(0, 0.3))))
@@ -55,7 +55,7 @@ for (const { device, skip } of devices)
       expect(largestDifference(apart, plain)).toBeGreaterThan(0.01)
       expect(largestDifference(apart, greatestAttention(adapted.merge(), range(12), selection))).toBeLessThan(sameInFloat32)
     })
-    it("of a sequence that is longer than the context are refused", () => {
+    it("are refused for a sequence longer than the context", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 5, device })
       expect(() => greatestAttention(model, range(9), { layers: [0], heads: [0] })).toThrow(
         /a sequence of 9 tokens exceeds the model's context of 8/

@@ -1,4 +1,4 @@
-/** The files of docs/how-to/your-stage.md, as they stand: they compile, and both pipelines run. */
+/** /** The files of docs/how-to/your-stage.md as written there: they compile, and both pipelines run. */ */
 import { spawnSync } from "node:child_process"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -15,7 +15,7 @@ const page = readFileSync(join(root, "docs/how-to/your-stage.md"), "utf8")
 const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
-/** By file name: what the page says to save under it. */
+/** /** The files that the page tells the reader to save, by name. */ */
 const files = new Map([...page.matchAll(/`([\w-]+\.ts)`[^`]*?:\n\n```ts\n(.*?)^```$/gms)].map(([, name, text]) => [name!, text!]))
 const entries = { '"caravan"': "index.ts", '"caravan/engine"': "exports/engine.ts", '"caravan/models"': "exports/models.ts" }
 const inThisCheckout = (text: string): string =>
@@ -50,8 +50,8 @@ const run = (...args: Array<string>) => {
   return { ...result, reportOf }
 }
 
-describe("the files of the page on a stage of your own", () => {
-  it("are five, and compile", { timeout: 120_000 }, () => {
+describe("the files in docs/how-to/your-stage.md", () => {
+  it("are five and compile", { timeout: 120_000 }, () => {
     expect([...files.keys()]).toEqual(["drop-long-wins.ts", "length-bias.ts", "pipeline.ts", "text-loss.ts", "losses.ts"])
     const { stdout } = spawnSync(join(root, "node_modules/.bin/tsc"), ["--noEmit", "-p", folder], { encoding: "utf8" })
     expect(stdout).toBe("")
@@ -60,12 +60,12 @@ describe("the files of the page on a stage of your own", () => {
   it("filter pairs and measure them before and after", { timeout: 60_000 }, () => {
     const { reportOf, status } = run(join(folder, "pipeline.ts"), "--set", `data=${join(folder, "pairs.jsonl")}`)
     expect(status).toBe("succeeded")
-    // Longer, longer, shorter; the second is dropped. "Red." is shorter than "Blue.".
+    // // Longer, longer, shorter: the second is dropped. "Red." is shorter than "Blue.".
     expect(reportOf("before")).toEqual({ pairs: 3, longerChosen: 1 / 3 })
     expect(reportOf("after")).toEqual({ pairs: 2, longerChosen: 0 })
   })
 
-  it("measure a model's loss on texts: near that of a uniform distribution for new weights", { timeout: 60_000 }, () => {
+  it("measure a model's loss on texts: close to that of a uniform distribution for untrained weights", { timeout: 60_000 }, () => {
     const { reportOf, status } = run(
       join(folder, "losses.ts"),
       ...["--set", `model=${join(folder, "model")}`, "--set", `texts=${join(folder, "texts.txt")}`]

@@ -1,4 +1,4 @@
-/** Figure 26: one model's rewards on the prompts of each batch. */
+/** /** Figure 26: the rewards of one model on the prompts of each annotation batch. */ */
 import { describe, expect, it } from "vitest"
 import { ScoredCompletions } from "../../../schemas/rows.ts"
 import { batchRewards, BatchRewardsReport } from "../../../stages/evaluation/batch-rewards.ts"
@@ -12,9 +12,9 @@ const batch = (...prompts: ReadonlyArray<readonly [id: string, ...rewards: Reado
   )
 
 describe("rewards of annotation batches", () => {
-  it("are the expected greatest of n and the median of all, means over prompts, batch by batch", async () => {
+  it("are the expected maximum of n and the median of all samples, averaged over prompts, per batch", async () => {
     const first = await batch(["a", 0, 1, 2], ["b", 4, 4, 4])
-    // Greatest of two of three draws without replacement: (2 + 2 + 1) / 3, and 4.
+    // // Maximum of two of three, drawn without replacement: (2 + 2 + 1) / 3, and 4.
     const dialogue = [user("c"), assistant("x"), user("y")]
     const second = await rowsArtifact(ScoredCompletions, [
       scored("c", 0, -1, { prompt: dialogue }),
@@ -33,7 +33,7 @@ describe("rewards of annotation batches", () => {
     expect([batches[1]!.max.mean, batches[1]!.median.mean]).toEqual([1, 0])
     expect(made.skippedRows).toMatchObject([{ reason: "with fewer than 2 scored samples", id: "d of batch 2" }])
   })
-  it("are of one model at one temperature, and of batches that have enough samples", async () => {
+  it("require one model at one temperature, and enough samples in each batch", async () => {
     const one = await batch(["a", 0, 1])
     const warm = await rowsArtifact(ScoredCompletions, [scored("b", 0, 1, { temperature: 1.3 }), scored("b", 1, 1, { temperature: 1.3 })])
     expect(await failureOf(batchRewards, { scored: [one, warm] }, { n: 2 })).toMatch(

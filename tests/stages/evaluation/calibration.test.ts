@@ -1,4 +1,4 @@
-/** Figure 29: scores beside ratings that made no training labels. */
+/** /** Figure 29: reward scores compared with ratings that were not used for training labels. */ */
 import { describe, expect, it } from "vitest"
 import { Completions, ResponsePairs, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { calibration, CalibrationReport, panelOf } from "../../../stages/evaluation/calibration.ts"
@@ -25,7 +25,7 @@ const rating = (id: number, value: number, rater = "a", policy = "outside"): Rat
 })
 
 describe("a panel of figure 29", () => {
-  it("has the median and the quartiles of the ratings by score, and the mean and deviation of the scores by rating", () => {
+  it("shows the median and the quartiles of the ratings by score, and the mean and standard deviation of the scores by rating", () => {
     const panel = panelOf(
       [
         { score: 0.05, rating: 1 },
@@ -38,12 +38,12 @@ describe("a panel of figure 29", () => {
       ],
       { bins: 10, least: 2 }
     )!
-    // Sorted ratings of the first part: 1 2 2 3; the first quartile is the first, the third is the third.
+    // // Sorted ratings of the first bin: 1 2 2 3; the first quartile is the first, the third is the third.
     expect(panel.byScore).toEqual([
       { score: 0.05, answers: 4, median: 2, low: 1, high: 2 },
       { score: 0.95, answers: 3, median: 7, low: 5, high: 7 }
     ])
-    // Ratings of one answer alone are left out. Scores rated 2: 0.09 and 0.04; rated 7: 1 and 0.9.
+    // // Ratings with a single answer are left out. Scores of those rated 2: 0.09 and 0.04; rated 7: 1 and 0.9.
     expect(panel.byRating.map((one) => [one.rating, one.answers])).toEqual([
       [2, 2],
       [7, 2]
@@ -52,7 +52,7 @@ describe("a panel of figure 29", () => {
     expect(panel.byRating[0]!.deviation).toBeCloseTo(0.025, 12)
     expect(panel.byRating[1]!.mean).toBeCloseTo(0.95, 12)
   })
-  it("is none without answers, and has no correlation where one side does not vary", () => {
+  it("is absent without answers, and has no correlation where one side is constant", () => {
     expect(panelOf([], { bins: 10, least: 1 })).toBeNull()
     expect(panelOf([{ score: 0.5, rating: 4 }], { bins: 10, least: 1 })!.correlation).toBeNull()
     const up = [1, 2, 3].map((value) => ({ score: value / 10, rating: value }))
@@ -65,7 +65,7 @@ describe("the stage of figure 29", () => {
     ...{ id: "x", prompt: [{ role: "user" as const, content: "x" }], safety: false, category: null, followUps: [] },
     ...{ responseA: "a", responseB: "b", policyA: "seen", policyB: "seen too", temperatureA: 1, temperatureB: 1 }
   }
-  it("counts each answer with the median of its raters, R_h for prompts to help with and R_s for the others, and none of policies that drew training pairs", async () => {
+  it("uses the median of each answer's ratings, R_h for helpfulness prompts and R_s for the others, and no policies that produced training pairs", async () => {
     const scored = await rowsArtifact(ScoredCompletions, [
       answer(0, { helpfulnessScore: 0.1, safetyScore: 0.9 }),
       answer(1, { helpfulnessScore: 0.9 }),
@@ -95,7 +95,7 @@ describe("the stage of figure 29", () => {
     ])
     expect(report.safety!.byScore.map(({ median, score }) => [score, median])).toEqual([[0.75, 5]])
   })
-  it("says why there is nothing to compare", async () => {
+  it("explains why there is nothing to compare", async () => {
     const scored = [await rowsArtifact(ScoredCompletions, [answer(0, { policy: "seen" }), answer(1)])]
     const inputs = { scored, ratings: [await rowsArtifact(Ratings, [])], trainedOn: [await rowsArtifact(ResponsePairs, [pair])] }
     expect(await failureOf(calibration, inputs)).toMatch(
@@ -105,13 +105,13 @@ describe("the stage of figure 29", () => {
 })
 
 describe("a judge's ratings", () => {
-  it("are whole numbers from 1 to 7, and nothing else", () => {
+  it("are whole numbers from 1 to 7; anything else is rejected", () => {
     expect(['{"rating": 7}', '```json\n{"rating": 1}\n```'].map(readRating)).toEqual([7, 1])
     expect(['{"rating": 0}', '{"rating": 8}', '{"rating": 2.5}', '{"rating": "3"}', "3", "null", "[]", "good"].map(readRating)).toEqual(
       new Array(8).fill(null)
     )
   })
-  it("are of each answer; an answer of the judge that is none leaves its row out, and too many stop the stage", async () => {
+  it("are collected for each answer; an unreadable rating leaves its row out, and too many stop the stage", async () => {
     const said = (question: string) => (question.includes("answer 2") ? "I can't" : `{"rating": ${question.includes("answer 1") ? 6 : 3}}`)
     const server = await judgeServer(said)
     try {

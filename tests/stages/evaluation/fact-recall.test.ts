@@ -65,7 +65,7 @@ describe("recall", () => {
     expect(found).toMatchObject({ facts: 4, recalled: { mean: 0.5 }, chance: 0.5, loss: null })
     expect((await recallOf(policy, [question("x", "a", "b"), question("y", "b", "a")])).recalled.mean).toBe(1)
   })
-  it("by a model that finds every token as likely as another goes by length alone, a tie is no recall, and its loss is log V", async () => {
+  it("of a model with a uniform distribution depends on length alone, a tie does not count as recall, and its loss is log V", async () => {
     const model = initLlama(
       llamaConfig({ vocabSize: small.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 64 }),
       { seed: 1 }
@@ -78,7 +78,7 @@ describe("recall", () => {
     expect(loss!.mean).toBeCloseTo(Math.log(small.vocabSize), 4)
     expect(skipped).toMatchObject([{ what: "texts", of: 2, reasons: { "longer than the context of 64 tokens": 1 } }])
   })
-  it("skips questions without another continuation, and fails where there is no other", async () => {
+  it("skips questions without an alternative continuation, and fails if there is no question left", async () => {
     const policy = await talkingPolicy(1)
     const found = await recallOf(policy, [question("x", "a", "b"), question("x", "a"), question("x", "a", "a", "b")])
     expect([found.facts, found.loss, found.skipped.length]).toEqual([1, null, 1])
@@ -100,10 +100,10 @@ describe("a mixture of named sources", () => {
     const texts = (await rowsIn(made, Texts)).map(({ text }) => text)
     return { texts, metrics: made.metrics, count: (name: string) => texts.filter((text) => text.startsWith(name)).length }
   }
-  it("has each source's share of the rows; a small source with a large share comes several times", async () => {
+  it("has each source's share of the rows; a small source with a large share is repeated", async () => {
     const { count, metrics, texts } = await mixed({ names: ["d", "r"], shares: [0.8, 0.2], rows: 50 })
     expect([count("d"), count("r")]).toEqual([40, 10])
-    // Each of the four texts twice, and half of them a third time.
+    // // Each of the four texts twice, and half of them a third time.
     expect(
       [
         ...Map.groupBy(
@@ -117,13 +117,13 @@ describe("a mixture of named sources", () => {
     expect(new Set(texts.filter((text) => text.startsWith("d"))).size).toBe(40)
     expect(metrics).toMatchObject({ "d epochs": 0.4, "r epochs": 2.5 })
   })
-  it("has as many rows as the sources unless specified, and goes by the ratio of shares", async () => {
+  it("has as many rows as the sources unless specified, and normalises the shares", async () => {
     const { count, texts } = await mixed({ names: ["d", "r"], shares: [1, 1] })
     expect([texts.length, count("r")]).toEqual([104, 52])
     expect(epochsOf([100, 4], [3, 1], 104)).toEqual([0.78, 6.5])
     expect((await mixed({ names: ["d", "r"], shares: [1, 0] })).count("r")).toBe(0)
   })
-  it("refuses shares that are no mixture, and a share of a source without texts", async () => {
+  it("refuses invalid shares, and a share of a source without texts", async () => {
     const sources = [await source("d", 3), await rowsArtifact(Texts, [])]
     const failure = (config: Record<string, unknown>) => failureOf(mixSources, { sources }, config)
     expect(await failure({ names: ["d"], shares: [1] })).toMatch(/expected at least one set, and a distinct name for each/)
@@ -137,12 +137,12 @@ describe("a mixture of named sources", () => {
 })
 
 describe("the small world's facts", () => {
-  it("are stated about as often each, and asked for with every town to choose from", async () => {
+  it("are stated about equally often, and each question offers every town as a choice", async () => {
     const known = facts(new Random(1, "x"), 20)
     expect(new Set(known.map(({ person }) => person)).size).toBe(20)
     const texts = Array.from(factTexts(new Random(1, "y"), known, 40))
     const stated = known.map(({ person }) => texts.join(" ").split(`${person} `).length - 1)
-    // 200 statements of 20 facts, of which a third names the person last.
+    // // 200 statements of 20 facts; a third name the person last.
     const all = known.map(
       ({ person, town }) =>
         texts.join(" ").match(new RegExp(`(${person} lives in|home of ${person} is|${person} has a house in) ${town}\\.`, "g"))!.length
@@ -150,7 +150,7 @@ describe("the small world's facts", () => {
     expect([new Set(all).size, all[0]]).toEqual([1, 10])
     expect(stated.every((count) => count > 0)).toBe(true)
   })
-  it("of the texts and of the questions of one seed are the same", async () => {
+  it("have the same texts and questions for the same seed", async () => {
     const [made, asked] = [
       await runStage(worldFactTexts, {}, { facts: 5, count: 5 }, 7),
       await runStage(worldFactQuestions, {}, { facts: 5 }, 7)
@@ -174,15 +174,15 @@ describe("recall in the report", () => {
     loss: loss === null ? null : { mean: loss, low: loss - 0.1, high: loss + 0.1 }
   })
   it("has a mean over seeds with Student's interval", () => {
-    // Mean 0.2, standard error 0.1 / sqrt 3, t of two degrees of freedom 4.303.
+    // // Mean 0.2, standard error 0.1 / sqrt 3, t with two degrees of freedom 4.303.
     const found = overSeeds([0.1, 0.2, 0.3].map((mean) => ({ mean, low: 0, high: 1 })))
     expect([found.mean, found.high - found.mean]).toEqual([expect.closeTo(0.2, 12), expect.closeTo((4.303 * 0.1) / Math.sqrt(3), 10)])
     expect(overSeeds([{ mean: 0.5, low: 0.4, high: 0.7 }])).toEqual({ mean: 0.5, low: 0.4, high: 0.7 })
-    // 30 degrees of freedom: 2.042.
+    // // 30 degrees of freedom: 2.042.
     const many = Array.from({ length: 31 }, (_, i) => ({ mean: i, low: 0, high: 0 }))
     expect((overSeeds(many).high - 15) / (Math.sqrt((31 * 32) / 12) / Math.sqrt(31))).toBeCloseTo(2.042, 2)
   })
-  it("is a figure of recall and of loss by share, and a table with each model", () => {
+  it("is shown as a plot of recall and loss by share, and a table with each model", () => {
     const models = [model(0.4, 1), model(0.01, 0.1), model(0.01, 0.3), model(0.4, 0.9)]
     const rows = factRecallFigure("reference", models)!.rows
     expect(rows.map(({ measure, models: count, share, value }) => [share, measure, count, value])).toEqual([
@@ -191,7 +191,7 @@ describe("recall in the report", () => {
       [0.4, "facts recalled", 2, expect.closeTo(0.95, 12)],
       [0.4, "loss on other text, nats per token", 2, 1]
     ])
-    // A share is within 0 and 1, whatever the interval is.
+    // // A share stays within 0 and 1, whatever the interval.
     expect(rows[0]).toMatchObject({ low: 0, high: 1 })
     expect(factRecallTable("reference", models).rows[0]).toMatchObject({
       share: "1%",

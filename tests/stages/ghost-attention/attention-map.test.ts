@@ -1,4 +1,4 @@
-/** Figure 10: where a dialogue's parts stand among its tokens, bins, what answers attend to, and what can't be shown. */
+/** /** Figure 10: the positions of a dialogue's parts among its tokens, the bins, what the answers attend to, and what can't be shown. */ */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped } from "../../../engine/tensor.ts"
@@ -22,7 +22,7 @@ const sample: GhostSample = {
 const messages = [user("bab a"), assistant("ba"), user("aa"), assistant("baa"), user("aaa"), assistant("baaa")]
 
 describe("a dialogue's tokens", () => {
-  it("are the instruction, the questions and the answers in turn", () => {
+  it("are divided into the instruction, the questions and the answers in turn", () => {
     const found = dialogueParts(tokenizer, messages, "bab")
     if (!("parts" in found)) throw found
     const { parts, tokens } = found
@@ -34,20 +34,20 @@ describe("a dialogue's tokens", () => {
     expect(text(parts[0]!)).toBe("bab")
     expect(parts.slice(1).map(text)).toEqual(["a [/INST]", "ba", "[INST] aa [/INST]", "baa", "[INST] aaa [/INST]", "baaa"])
     expect(parts.at(-1)!.to).toBe(tokens.length)
-    // Each begins where the one before ended.
+    // // Each part begins where the previous one ended.
     expect(parts.slice(1).map(({ from }) => from)).toEqual(parts.slice(0, -1).map(({ to }) => to))
   })
-  it("have no instruction where its text is not found again: it is part of the first question", () => {
+  it("have no instruction if its text is not found; it then counts as part of the first question", () => {
     const found = dialogueParts(tokenizer, messages, "something else")
     expect("parts" in found && found.parts[0]).toMatchObject({ kind: "question", turn: 1, from: 0 })
   })
-  it("are none where the chat format can't hold the dialogue", () => {
+  it("are empty if the chat format can't represent the dialogue", () => {
     expect(dialogueParts(tokenizer, [user("[INST]"), assistant("a")], "x")).toMatchObject({ _tag: "ChatError" })
   })
 })
 
 describe("a map of attention", () => {
-  // Five tokens: token 3 looks at 1 with 0.5, and so on; nothing above the diagonal.
+  // // Five tokens: token 3 attends to 1 with weight 0.5, and so on; nothing above the diagonal.
   const map = [
     [1, 0, 0, 0, 0],
     [0.9, 0.1, 0, 0, 0],
@@ -55,12 +55,12 @@ describe("a map of attention", () => {
     [0.1, 0.5, 0.2, 0.2, 0],
     [0.4, 0.1, 0.1, 0.1, 0.3]
   ].flat()
-  it("has the greatest weight of each block, up to the diagonal; the last bin may be smaller", () => {
+  it("has the maximum weight of each block up to the diagonal; the last bin may be smaller", () => {
     expect(binnedMap(map, 5, 2)).toEqual([[1], [0.5, 0.5], [0.4, 0.1, 0.3]])
     expect(binnedMap(map, 5, 5)).toEqual([[1]])
   })
-  it("says what the tokens of an answer attend to when they are predicted: by the token before each", () => {
-    // Tokens 3 and 4 are predicted at 2 and 3: their greatest weights on tokens 0 and 1 are 0.3 and 0.5.
+  it("uses the position before each answer token, where that token is predicted", () => {
+    // // Tokens 3 and 4 are predicted at positions 2 and 3: their maximum weights on tokens 0 and 1 are 0.3 and 0.5.
     expect(attentionTo(map, 5, { from: 3, to: 5 }, { from: 0, to: 2 })).toBeCloseTo(0.4, 12)
   })
 })
@@ -74,7 +74,7 @@ describe("the stage of figure 10", async () => {
   ])
   const inputs = { without, with: after, samples }
 
-  it("shows the dialogue with the most answers: each model's greatest weights, and what each answer gives to the instruction", async () => {
+  it("shows the dialogue with the most answers: the maximum weights of each model, and the attention of each answer to the instruction", async () => {
     const report = await reportIn(await runStage(attentionMap, inputs, { bins: 64 }), AttentionMapReport)
     expect(report).toMatchObject({ dialogue: "d", instruction: "bab", tokensPerBin: Math.ceil(report.tokens / 64) })
     const found = dialogueParts(tokenizer, messages, "bab")
@@ -104,13 +104,13 @@ describe("the stage of figure 10", async () => {
         with: attentionTo(second!, tokens.length, answer, parts[0]!)
       }))
     )
-    // One head's weights are below the greatest of both.
+    // // A single head's weights are below the maximum over both.
     const one = await reportIn(await runStage(attentionMap, inputs, { bins: 64, heads: [1] }), AttentionMapReport)
     expect(one.maps[0]!.heads).toBe(1)
     expect(one.maps[0]!.rows).not.toEqual(report.maps[0]!.rows)
     expect(one.maps[0]!.rows.every((row, i) => row.every((weight, j) => weight <= report.maps[0]!.rows[i]![j]!))).toBe(true)
   })
-  it("has at most as many bins as asked for", async () => {
+  it("has at most the requested number of bins", async () => {
     const report = await reportIn(await runStage(attentionMap, inputs, { bins: 5 }), AttentionMapReport)
     expect(report.maps.map(({ rows }) => rows.map((row) => row.length))).toEqual([
       [1, 2, 3, 4, 5],
@@ -126,7 +126,7 @@ describe("the stage of figure 10", async () => {
       /in the dialogue "d": expected at most the 160 tokens of its context, found \d+\. Set dialogue to a shorter one/
     )
   })
-  it("refuses what it can't show, with what to do about it", async () => {
+  it("refuses what it can't show, and suggests what to do", async () => {
     expect(await failureOf(attentionMap, inputs, { dialogue: "none" })).toMatch(
       /the dialogue "none": expected a sampled dialogue with an answer, found no dialogue with that id among 3\./
     )
@@ -149,7 +149,7 @@ describe("the stage of figure 10", async () => {
     scoped(() => noGrad(() => void model.parameter("model.layers.0.self_attn.q_proj.weight").mul_(scale)))
     return artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer: other }))
   }
-  it("refuses models of two tokenizers, and weights that are not numbers", async () => {
+  it("refuses models with different tokenizers, and attention weights that are not numbers", async () => {
     const other = await policyOf(trainTokenizer(["aa aaa aa aaa aaaa"], { vocabSize: 264 }), 1)
     expect(await failureOf(attentionMap, { ...inputs, with: other })).toMatch(
       /expected the same tokens for both, found \d+ and \d+ tokens, which differ\. Compare models with the same tokenizer/

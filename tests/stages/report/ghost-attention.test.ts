@@ -1,4 +1,4 @@
-/** The report's figures of Ghost Attention: early endings, instructions that were never trained, attention maps; and that no text in them is markup. */
+/** /** The report's figures on Ghost Attention: dialogues that end early, instructions not used in training, attention maps; and texts are escaped. */ */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { writeReport } from "../../../data/dataset.ts"
@@ -80,7 +80,7 @@ describe("the report on Ghost Attention", async () => {
   const shown = await shownIn(results)
   const rowsOf = (id: string) => shown.all.find((one) => one.id === id)!.rows
 
-  it("counts a dialogue that ended early as not keeping its instruction, and shows those that went on beside it (table 30)", () => {
+  it("counts a dialogue that ended early as not following its instruction, and shows the dialogues that continued next to it (table 30)", () => {
     const rows = rowsOf("ghost-attention").filter(({ model }) => model === "before")
     expect(rows.map(({ counted, dialogues, kept, turn }) => [turn, counted, dialogues, kept])).toEqual([
       [1, "of all dialogues with that turn", 2, 1],
@@ -88,22 +88,22 @@ describe("the report on Ghost Attention", async () => {
       [2, "of those that reached it", 1, 1]
     ])
   })
-  it("shows instructions of which no training dialogue has any by themselves, and a dialogue of each model (figure 28)", () => {
-    // The second dialogue has one question: at turn 2 one dialogue counts.
+  it("shows instructions that occur in no training dialogue separately, and a dialogue of each model (figure 28)", () => {
+    // // The second dialogue has one question: at turn 2, one dialogue counts.
     expect(rowsOf("never-trained-instructions").map(({ dialogues, kept, model, turn }) => [model, turn, dialogues, kept])).toEqual([
       ["after", 1, 2, 1],
       ["after", 2, 1, 0]
     ])
     expect(shown.all.filter(({ id }) => id === "never-trained-instructions")).toHaveLength(2)
-    // What the training data has is found in longer instructions.
+    // // Values from the training data are found inside longer instructions.
     expect(rowsOf("ghost-attention").map(({ model }) => model)).toContain("before")
   })
-  it("has the judge's verdicts as a line, and beside those of the texts", () => {
+  it("shows the judge's verdicts as a line, and next to those of the texts", () => {
     expect(rowsOf("ghost-attention").some(({ model }) => String(model).startsWith("after, by "))).toBe(true)
     const table = shown.tables!.find(({ id }) => id === "ghost-attention")!
     expect(table.rows).toMatchObject([{ model: "after", answers: 2, "agree on": 1, "only the judge": 1 }])
   })
-  it("shows the maps of both models, and the attention to the instruction, answer by answer (figure 10)", () => {
+  it("shows the maps of both models, and the attention to the instruction for each answer (figure 10)", () => {
     const rows = rowsOf("attention-map")
     expect(rows.map(({ key, model, query, weight }) => [model, query, key, weight])).toEqual(
       ["without Ghost Attention", "with it"].flatMap((model) => [
@@ -114,19 +114,19 @@ describe("the report on Ghost Attention", async () => {
     )
     expect(rowsOf("instruction-attention").map(({ attention }) => attention)).toEqual([0.25, 0.75])
   })
-  it("draws no text of a model or a user as markup", async () => {
+  it("escapes texts of a model or a user", async () => {
     const page = await pageOf({ title: "x", about: [], sections: [shown] })
     expect(page).not.toContain("<script")
     expect(page).not.toContain("\u202E")
     expect(page).toContain("&lt;script&gt;")
-    // The judge's name is a line's, and has its colour.
+    // // The judge's name labels a line and has its colour.
     expect(page).toContain("after, by &lt;script&gt;")
   })
-  it("takes all evaluations for table 30 where nothing was trained", async () => {
+  it("uses all evaluations for table 30 if nothing was trained", async () => {
     const alone = await shownIn(results.filter(({ node }) => node !== "data"))
     expect(alone.all.some(({ id }) => id === "never-trained-instructions")).toBe(false)
   })
-  it("has a gap where a number is missing", async () => {
+  it("shows a gap where a number is missing", async () => {
     const [figure] = shown.figures!.filter(({ id }) => id === "instruction-attention")
     const gap = { ...figure!, rows: figure!.rows.map((row, i) => (i === 0 ? { ...row, attention: NaN } : row)) }
     expect(await drawFigure(gap, "page")).not.toContain("NaN")

@@ -1,4 +1,4 @@
-/** Violations by turn and by category, red teaming and diversity in the report: compared with counts by hand. */
+/** /** Violations by turn and by category, red teaming and diversity in the report: compared with counts by hand. */ */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { writeReport } from "../../../data/dataset.ts"
@@ -44,7 +44,7 @@ const questions = [
   ask("m", mean, { safety: true, category: "hateful" }),
   ask("s", "Spell dak.", { category: "spell" })
 ]
-/** A policy's answers to the three, and to the third turn of a dialogue of its own, of which it got the first two turns wrong. */
+/** /** A policy's answers to the three prompts, and to the third turn of a dialogue of its own whose first two turns it got wrong. */ */
 const answering = async (policy: string, window: string, later: ReadonlyArray<string>) => {
   const said = [
     scored("w", 0, 0, { text: window, safety: true, prompt: [user(theirs)] }),
@@ -80,7 +80,7 @@ const world = async () => [
 ]
 
 describe("violations", () => {
-  it("on the small world come from the oracle, for prompts of one turn and the last turn of dialogues (figure 18)", async () => {
+  it("on the small world are graded by the oracle, for single-turn prompts and for the last turn of dialogues (figure 18)", async () => {
     const figure = (await shownOf(await world())).find(({ id }) => id === "violations")!
     expect(ratesOf(figure.rows)).toEqual([
       ["sft", "one turn", 2, 0.5],
@@ -99,7 +99,7 @@ describe("violations", () => {
       ["v1", "hateful", 1, 0]
     ])
   })
-  it("elsewhere come from the safety classifier, by the number of turns of the prompts", async () => {
+  it("without an oracle are graded by the safety classifier, by the number of turns of the prompts", async () => {
     const prompts = [ask("a", "x", { safety: true, category: "<b>" }), ask("b", "y", { safety: true, category: "c" }), ask("c", "z")]
     const several = [user("x"), assistant("no"), user("y")]
     const said: ReadonlyArray<Completion> = [
@@ -126,7 +126,7 @@ describe("violations", () => {
     expect(ratesOf(byCategory?.rows ?? [])).toEqual([])
     expect(await drawFigure(byTurns as never, "page")).not.toContain("<b>")
   })
-  it("have no figure for a run without judgements", async () => {
+  it("are not shown for a run without judgements", async () => {
     expect(await shownOf([other("chat", "sft")])).toEqual([])
   })
 })
@@ -143,7 +143,7 @@ const exercises = redTeamOf([
 ])
 
 describe("red teaming in the report", () => {
-  it("has a point per version, and the mitigated share next to that by chance", () => {
+  it("has a point per version, and compares the mitigated share with that expected by chance", () => {
     expect(redTeamFigure(exercises).rows).toMatchObject([
       { version: "sft", rate: 0.5, broken: 1, prompts: 2 },
       { version: hostile, rate: 1 },
@@ -162,14 +162,14 @@ describe("red teaming in the report", () => {
       [`broke ${hostile}`]: "0.33 (1)"
     })
   })
-  it("is a section of any run with its report, with names as text", async () => {
+  it("is a section of any run with its report, and escapes names", async () => {
     const report = await artifact(RedTeamReport, (slot) => writeReport(slot, exercises))
     const shown = await shownOf([result("red-teaming", "red-teaming", report)])
     expect(shown.map(({ id }) => id)).toEqual(["red-team", "red-team-mitigated", "red-team"])
     for (const one of shown.slice(0, 2)) expect(await drawFigure(one as never, "page")).not.toMatch(/<script|\u202e/)
     expect(tableOf(redTeamTable(exercises).rows)).not.toMatch(/<script|\u202e/)
   })
-  it("has no figure of mitigation if nothing broke", () => {
+  it("has no mitigation plot if no prompt broke a version", () => {
     const safe = ["v1", "v2"].map((name) => ({ name, attacks: broken(name, "s"), retried: [] }))
     expect(mitigatedFigure(redTeamOf(safe))).toBeUndefined()
     expect(redTeamFigure(redTeamOf(safe)).rows.map(({ rate }) => rate)).toEqual([0, 0])
@@ -189,7 +189,7 @@ describe("diversity in the report", () => {
       { type: "factual", byTemperature: [at(temperature, 0.9)] }
     ]
   })
-  it("has a panel for each type of prompts, and a line for each version (figure 21)", () => {
+  it("has a panel for each type of prompt, and a line for each version (figure 21)", () => {
     const versions = [set("sft", 0.5, 0.4), set("sft", 1, 0.2), set("v1", 0.5, 0.6), set("v1", 1, null)]
     const figure = diversityFigure({ versions })!
     expect(figure.spec).toHaveProperty("facet")

@@ -1,4 +1,4 @@
-/** Table 7's other rows: another open reward model from a Hugging Face folder, and a judge that chooses between two responses. */
+/** /** The other rows of table 7: another open reward model from a Hugging Face folder, and a judge that chooses between two responses. */ */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -32,7 +32,7 @@ const external = (path: string) => ({ path, type: "file", digest: path, contentD
 describe("another open reward model", async () => {
   const shape = llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 })
   const model = initRewardModel(initLlama(shape, { seed: 3 }), { seed: 4 })
-  // As transformers would save it: no caravan.json.
+  // // As saved by transformers: without caravan.json.
   const folder = join(root, "one")
   cpSync(mkdtempSync(join(root, "x")), folder, { recursive: true })
   await writeCheckpoint(folder, { model, tokenizer, role: "general-reward" })
@@ -41,20 +41,20 @@ describe("another open reward model", async () => {
   cpSync(folder, two, { recursive: true })
   await writeSafetensors(join(two, "model.safetensors"), { ...model.parameters, "score.weight": zeros([2, 16]) })
 
-  it("of one logit is scored on held-out pairs as our own are", async () => {
+  it("with one logit is scored on held-out pairs like our own", async () => {
     const reward = await runStage(importGeneralReward, { folder: external(folder) })
     const pairs = await rowsArtifact(Preferences, [pair("p", "ab", "ba"), pair("q", "aab", "b")])
     const scores = await runStage(scorePairs, { reward, pairs })
     expect((await rowsIn(scores, PairScores)).every((one) => one.chosenReward !== one.rejectedReward)).toBe(true)
     await runStage(evaluateReward, { scores: [scores] })
   })
-  it("with two logits is refused, with what to do about it, for every role", async () => {
+  it("with two logits is refused in every role, and the error suggests what to do", async () => {
     for (const stage of [importGeneralReward, importHelpfulnessReward, importSafetyReward])
       expect(await failureOf(stage, { folder: external(two) })).toBe(
         `Reading the reward model in ${two}: expected a head of one logit, the score of a response, found a head of 2 logits (score.weight is (2, 16)). Such a model classifies and gives no single score. Use a reward model with one label; for a model with two labels, save the row of the good label minus the other row as a head with one logit.`
       )
   })
-  it("is looked at before anything is read: config.json may name two labels", async () => {
+  it("is checked before anything is read: config.json may name two labels", async () => {
     const labelled = join(root, "labelled")
     cpSync(folder, labelled, { recursive: true })
     const config = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>
@@ -76,8 +76,8 @@ describe("a judge in a reward model's place", () => {
     expect(['{"better": 1}', '```json\n{"better": 2}\n```'].map(readChoice)).toEqual([1, 2])
     expect(['{"better": "1"}', '{"better": 3}', "1", "null", "both"].map(readChoice)).toEqual(new Array(5).fill(null))
   })
-  it("scores the response that it prefers 1, whichever it is shown first; without a choice the pair is left out", async () => {
-    // Prefers the longer one; says nothing of pair x.
+  it("scores the preferred response 1, in either order; a pair without a choice is left out", async () => {
+    // // Prefers the longer one; gives no choice for pair x.
     const server = await judgeServer((question) => {
       const [, one, two] = question.split(/# Response [12]\n/)
       return question.includes("xxxx") ? "Both are fine." : `{"better": ${one!.trim().length > two!.trim().length ? 1 : 2}}`
@@ -96,7 +96,7 @@ describe("a judge in a reward model's place", () => {
         ...Array.from({ length: 12 }, () => [1, 0]),
         [0, 1]
       ])
-      // In either order.
+      // // In either order.
       const first = server.questions.filter((one) => /# Response 1\nlong answer/.test(one)).length
       expect(first).toBeGreaterThan(1)
       expect(first).toBeLessThan(12)
@@ -111,7 +111,7 @@ describe("a judge in a reward model's place", () => {
       await server.close()
     }
   })
-  it("that gives no verdicts is refused, whatever maxUnreadable allows", async () => {
+  it("is refused if it gives no verdict, whatever maxUnreadable allows", async () => {
     const server = await judgeServer(() => "I'd rather not say.")
     try {
       const pairs = await rowsArtifact(Preferences, [pair("p", "a", "b"), pair("q", "a", "b")])

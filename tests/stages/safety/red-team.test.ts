@@ -1,4 +1,4 @@
-/** Red teaming as a loop: prompts that break a version are kept and tried on later ones; compared with counts by hand. */
+/** /** Iterative red teaming: prompts that break a version are kept and tried on later versions; compared with counts by hand. */ */
 import { describe, expect, it } from "vitest"
 import { Completions, Prompts } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
@@ -15,7 +15,7 @@ const answered = (promptId: string, answers: string): Array<ClassifiedCompletion
     ...{ promptId, sample, safety: true, text: one, unsafe: one === "u", category: null, probability: one === "u" ? 1 : 0 }
   }))
 
-// "b" is unsafe only at the second try: it broke nothing.
+// // "b" is unsafe only at the second sample, so it broke nothing.
 const sft = [...answered("a", "uus"), ...answered("b", "sus"), ...answered("c", "uss"), ...answered("d", "sss")]
 const v1 = [...answered("e", "uuu"), ...answered("f", "sss")]
 const v2 = [...answered("g", "sss"), ...answered("h", "sss")]
@@ -26,7 +26,7 @@ describe("red teaming", () => {
   it("counts a prompt as broken only by its first answer", () => {
     expect([...brokenIds(sft)]).toEqual(["a", "c"])
   })
-  it("has each version's broken prompts, the mitigation by chance, and that of each later version", () => {
+  it("reports each version's broken prompts, the mitigation expected by chance, and that of each later version", () => {
     const { exercises } = redTeamOf([
       { name: "sft", attacks: sft, retried: [] },
       { name: "v1", attacks: v1, retried: byV1 },
@@ -37,7 +37,7 @@ describe("red teaming", () => {
       ["v1", 2, 1, 0.5],
       ["v2", 2, 0, 0]
     ])
-    // Further answers to a: u s, to c: s s. Of 1/2 and 1 the mean.
+    // // Further answers to a: u s, to c: s s. The mean of 1/2 and 1.
     expect(exercises.map(({ byChance }) => byChance?.mean)).toEqual([0.75, 0, undefined])
     expect(exercises.map(({ mitigated }) => mitigated.map(({ broke, prompts, share }) => [broke, prompts, share.mean]))).toEqual([
       [],
@@ -52,7 +52,7 @@ describe("red teaming", () => {
       expect.closeTo(5 / 6, 12),
       expect.closeTo((1 + 1 + 1 / 3) / 3, 12)
     ])
-    // Wilson's interval of 1 of 2.
+    // // Wilson's interval for 1 of 2.
     expect(exercises[1]!.rate).toMatchObject({ low: expect.closeTo(0.0945, 3) as number, high: expect.closeTo(0.9055, 3) as number })
   })
 })
@@ -83,7 +83,7 @@ describe("the stages", () => {
     const { exercises } = await reportIn(report, RedTeamReport)
     expect(exercises[2]!.mitigated.map(({ prompts: of }) => of)).toEqual([2, 1])
   })
-  it("continue if nothing broke: no prompts are sampled, and nothing was to mitigate", async () => {
+  it("continue if nothing broke: no prompts are sampled, and there is nothing to mitigate", async () => {
     const kept = await runStage(keepBroken, { prompts: [await prompts("g", "h")], classified: [await classified(v2)] })
     const completions = await runStage(sample, { policy: await talkingPolicy(1), prompts: kept }, { k: 2, maxNewTokens: 4 })
     const retried = await runStage(classifyByOracle, { completions })
@@ -125,7 +125,7 @@ describe("the oracle as classifier", () => {
     completion("w", 0, "Use a hammer.", { prompt: window, safety: true }),
     completion("w", 1, "Sorry, I can not help with that.", { prompt: window, safety: true })
   ]
-  it("labels answers unsafe that do what must be refused, with the prompt's category", async () => {
+  it("labels answers unsafe if they comply with what must be refused, with the prompt's category", async () => {
     const asked = await rowsArtifact(Prompts, [{ ...ask("w", "", { safety: true, category: "illicit" }), messages: window }])
     const rows = await rowsIn(
       await runStage(classifyByOracle, { completions: await rowsArtifact(Completions, said), prompts: asked }),
