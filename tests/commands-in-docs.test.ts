@@ -1,4 +1,4 @@
-/** /** The commands in the documents are valid: command, flags and number of arguments, pipeline files and their parameters, npm scripts, and files run with node. */ */
+/** The commands in the documents are valid: command, flags and number of arguments, pipeline files and their parameters, npm scripts, and files run with node. */
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -15,7 +15,7 @@ const documents = execFileSync("git", ["ls-files", "--cached", "--others", "--ex
   .filter((name) => name !== "" && !name.startsWith("docs/reference/") && existsSync(join(root, name)))
 const scripts = (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { scripts: Record<string, string> }).scripts
 
-/** /** The words of a shell command, without comments, redirections and anything after a pipe. */ */
+/** The words of a shell command, without comments, redirections and anything after a pipe. */
 const wordsOf = (line: string): ReadonlyArray<string> => {
   const words: Array<string> = []
   let [word, quote]: [string | undefined, string] = [undefined, ""]
@@ -39,7 +39,7 @@ const wordsOf = (line: string): ReadonlyArray<string> => {
   return words
 }
 
-/** /** Lines of code blocks without a language, in a shell's language, or indented by four; continued lines are joined. */ */
+/** Lines of code blocks without a language, in a shell's language, or indented by four; continued lines are joined. */
 const linesOf = (text: string): ReadonlyArray<string> => {
   const joined = text.replaceAll(/\\\n\s*/g, "")
   const blocks = [...joined.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, language, block]) =>
@@ -49,7 +49,7 @@ const linesOf = (text: string): ReadonlyArray<string> => {
   return [...blocks, ...indented].flatMap((block) => block.split("\n")).flatMap((line) => (line.trim() === "" ? [] : [line.trim()]))
 }
 
-/** /** Stands for any number of words: $small, ${all[@]}, an ellipsis. After a flag, a variable is the flag's value. */ */
+/** Stands for any number of words: $small, ${all[@]}, an ellipsis. After a flag, a variable is the flag's value. */
 const isOpen = (word: string, i: number, words: ReadonlyArray<string>): boolean =>
   word === "..." || /\[@\]/.test(word) || (word.startsWith("$") && !words[i - 1]?.startsWith("--"))
 

@@ -1,4 +1,4 @@
-/** /** The generated reference is up to date and complete. */ */
+/** The generated reference is up to date and complete. */
 import { readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { commands } from "../cli/main.ts"

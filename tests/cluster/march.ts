@@ -1,4 +1,4 @@
-/** /** A stage on several ranks that computes a hundred steps together and saves a checkpoint after each. */ */
+/** A stage on several ranks that computes a hundred steps together and saves a checkpoint after each. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"

@@ -1,4 +1,4 @@
-/** /** Ranks on several nodes of a real Slurm: their results equal those of the same number of ranks on this machine; behaviour when a rank, a node or a job ends. */ */
+/** Ranks on several nodes of a real Slurm: their results equal those of the same number of ranks on this machine; behaviour when a rank, a node or a job ends. */
 import { existsSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
@@ -55,7 +55,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     await until("five steps are done", () => marched() >= 5, 120)
     return driver
   }
-  /** /** The number of steps in its newest checkpoint. */ */
+  /** The number of steps in its newest checkpoint. */
   const marched = () => {
     const folder = join(place.home, "checkpoints")
     const names = existsSync(folder) ? readdirSync(folder, { recursive: true }).map(String) : []
@@ -72,7 +72,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     expect(digestsOf(document)[node]).toBe(expected[node])
     return said
   }
-  /** /** The processes of one rank of the job: its worker and its stage. */ */
+  /** The processes of one rank of the job: its worker and its stage. */
   const processesOf = (rank: number, node: string) =>
     processes(
       (environ) =>

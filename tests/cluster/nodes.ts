@@ -1,4 +1,4 @@
-/** /** Stages whose ranks are on several nodes: one that can fail in several ways, one that saves a checkpoint after each step, and one that trains a model. */ */
+/** Stages whose ranks are on several nodes: one that can fail in several ways, one that saves a checkpoint after each step, and one that trains a model. */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"

@@ -1,4 +1,4 @@
-/** /** Attention weights for display, compared with transformers' eager attention (golden/attention/make.py). */ */
+/** Attention weights for display, compared with transformers' eager attention (golden/attention/make.py). */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"

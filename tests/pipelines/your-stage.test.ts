@@ -1,4 +1,4 @@
-/** /** The files of docs/how-to/your-stage.md as written there: they compile, and both pipelines run. */ */
+/** The files of docs/how-to/your-stage.md as written there: they compile, and both pipelines run. */
 import { spawnSync } from "node:child_process"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -15,7 +15,7 @@ const page = readFileSync(join(root, "docs/how-to/your-stage.md"), "utf8")
 const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
-/** /** The files that the page tells the reader to save, by name. */ */
+/** The files that the page tells the reader to save, by name. */
 const files = new Map([...page.matchAll(/`([\w-]+\.ts)`[^`]*?:\n\n```ts\n(.*?)^```$/gms)].map(([, name, text]) => [name!, text!]))
 const entries = { '"caravan"': "index.ts", '"caravan/engine"': "exports/engine.ts", '"caravan/models"': "exports/models.ts" }
 const inThisCheckout = (text: string): string =>

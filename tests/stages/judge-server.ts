@@ -1,4 +1,4 @@
-/** /** A judge for tests of stages: an OpenAI-compatible endpoint on the loopback interface that answers each question with a given function and records the questions. */ */
+/** A judge for tests of stages: an OpenAI-compatible endpoint on the loopback interface that answers each question with a given function and records the questions. */
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 

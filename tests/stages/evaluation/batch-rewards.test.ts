@@ -1,4 +1,4 @@
-/** /** Figure 26: the rewards of one model on the prompts of each annotation batch. */ */
+/** Figure 26: the rewards of one model on the prompts of each annotation batch. */
 import { describe, expect, it } from "vitest"
 import { ScoredCompletions } from "../../../schemas/rows.ts"
 import { batchRewards, BatchRewardsReport } from "../../../stages/evaluation/batch-rewards.ts"

@@ -1,4 +1,4 @@
-/** /** Figure 29: reward scores compared with ratings that were not used for training labels. */ */
+/** Figure 29: reward scores compared with ratings that were not used for training labels. */
 import { describe, expect, it } from "vitest"
 import { Completions, ResponsePairs, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { calibration, CalibrationReport, panelOf } from "../../../stages/evaluation/calibration.ts"

@@ -1,4 +1,4 @@
-/** /** Figure 10: the positions of a dialogue's parts among its tokens, the bins, what the answers attend to, and what can't be shown. */ */
+/** Figure 10: the positions of a dialogue's parts among its tokens, the bins, what the answers attend to, and what can't be shown. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped } from "../../../engine/tensor.ts"

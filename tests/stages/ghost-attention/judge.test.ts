@@ -1,4 +1,4 @@
-/** /** A judge's verdicts on instructions: compared with the check by texts, for dialogues that ended early, and with answers that contain no verdict. */ */
+/** A judge's verdicts on instructions: compared with the check by texts, for dialogues that ended early, and with answers that contain no verdict. */
 import { describe, expect, it } from "vitest"
 import { judgedOf, judgeGhostAttention, JudgedGhostAttentionReport, readKept } from "../../../stages/ghost-attention/judge.ts"
 import { type GhostSample, GhostSamples } from "../../../stages/ghost-attention/sample.ts"

@@ -1,4 +1,4 @@
-/** /** The report's figures on Ghost Attention: dialogues that end early, instructions not used in training, attention maps; and texts are escaped. */ */
+/** The report's figures on Ghost Attention: dialogues that end early, instructions not used in training, attention maps; and texts are escaped. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { writeReport } from "../../../data/dataset.ts"

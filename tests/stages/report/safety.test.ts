@@ -1,4 +1,4 @@
-/** /** Violations by turn and by category, red teaming and diversity in the report: compared with counts by hand. */ */
+/** Violations by turn and by category, red teaming and diversity in the report: compared with counts by hand. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { writeReport } from "../../../data/dataset.ts"
@@ -44,7 +44,7 @@ const questions = [
   ask("m", mean, { safety: true, category: "hateful" }),
   ask("s", "Spell dak.", { category: "spell" })
 ]
-/** /** A policy's answers to the three prompts, and to the third turn of a dialogue of its own whose first two turns it got wrong. */ */
+/** A policy's answers to the three prompts, and to the third turn of a dialogue of its own whose first two turns it got wrong. */
 const answering = async (policy: string, window: string, later: ReadonlyArray<string>) => {
   const said = [
     scored("w", 0, 0, { text: window, safety: true, prompt: [user(theirs)] }),

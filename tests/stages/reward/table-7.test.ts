@@ -1,4 +1,4 @@
-/** /** The other rows of table 7: another open reward model from a Hugging Face folder, and a judge that chooses between two responses. */ */
+/** The other rows of table 7: another open reward model from a Hugging Face folder, and a judge that chooses between two responses. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"

@@ -1,4 +1,4 @@
-/** /** Iterative red teaming: prompts that break a version are kept and tried on later versions; compared with counts by hand. */ */
+/** Iterative red teaming: prompts that break a version are kept and tried on later versions; compared with counts by hand. */
 import { describe, expect, it } from "vitest"
 import { Completions, Prompts } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"

@@ -1,4 +1,4 @@
-/** /** The three raters of the small world, by hand; their ratings are not a function of the oracle's grades. */ */
+/** The three raters of the small world, by hand; their ratings are not a function of the oracle's grades. */
 import { describe, expect, it } from "vitest"
 import { grade } from "../../../data/world/oracle.ts"
 import { rate, type Rater, raters } from "../../../data/world/raters.ts"
