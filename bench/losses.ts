@@ -1,10 +1,10 @@
 /**
- * Losses of the first steps of training all weights, in bfloat16 with float32 masters, on ranks or in one process, to compare with FSDP2's on the same weights and tokens (bench/peers/fsdp2_losses.py, with the same arguments and output):
+ * Losses of the first steps of training all weights, in bfloat16 with float32 masters, on ranks or in one process, for comparison with FSDP2's on the same weights and tokens (bench/peers/fsdp2_losses.py, with the same arguments and output):
  *
  *     node bench/on-ranks.ts 2 bench/losses.ts <model folder> steps=20 batch=2 length=4096 recompute=32
  *     torchrun --nproc-per-node 2 bench/peers/fsdp2_losses.py <model folder> steps=20 batch=2 length=4096
  *
- * batch: sequences per rank; choose it so that the global batch stays the same for other numbers of ranks. device=cpu, dtype=float32: to try it without GPUs.
+ * batch: sequences per rank; choose it so that the global batch stays the same for other numbers of ranks. device=cpu, dtype=float32: for testing without GPUs.
  */
 import * as Effect from "effect/Effect"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
@@ -35,7 +35,7 @@ for (const weight of Object.values(parameters)) weight.requiresGrad()
 const spread = spreadOver(parameters)
 const optimizer = new AdamW({ parameters: spread.parameters })
 
-/** Token t of the batch's row: something to learn, different in each row. */
+/** Token t of a row of the batch: a learnable sequence, different in each row. */
 const token = (row: number, t: number): number => 3 + ((row * 31 + t * 7) % 997)
 for (let step = 0; step < steps; step++) {
   const rows = Array.from({ length: batch }, (_, i) => (step * ranks() + rank()) * batch + i)

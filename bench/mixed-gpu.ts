@@ -4,7 +4,7 @@
  *
  *     node bench/mixed-gpu.ts size=7b [prompts=512] [k=4] [batch=64] [stops=120] [device=cpu]
  *
- * The peer, a static cache and a captured step: bench/peers/torch_mixed_gpu.py.
+ * The comparison, with a static cache and a captured step: bench/peers/torch_mixed_gpu.py.
  */
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { Random } from "../engine/random.ts"
@@ -28,11 +28,11 @@ const [count, k, batch, stops, most] = [
 const dtype = device === "cuda" ? "bfloat16" : "float32"
 const model = randomLlama(config, { dtype, device })
 const random = new Random(1, "mixed")
-/** 16 to 512, as many of each octave. */
+/** 16 to 512, with the same number in each octave. */
 const length = () => Math.round(16 * 2 ** (5 * random.next()))
 const prompts = Array.from({ length: count }, () => Array.from({ length: length() }, () => 3 + random.int(config.vocabSize - 3)))
 const requests = prompts.flatMap((prompt) => Array.from({ length: k }, () => prompt))
-/** Of a random model any token is about as likely as another: an answer has some vocabulary / stops tokens. */
+/** With random weights all tokens are about equally likely: an answer has about vocabulary / stops tokens. */
 const eosId = Array.from({ length: stops }, (_, i) => 3 + i * Math.floor(31_000 / stops))
 const go = (some: ReadonlyArray<ReadonlyArray<number>>, maxNewTokens: number) =>
   generate(model, some, { maxNewTokens, temperature: 1, seeds: some.map((_, i) => i), eosId, padId: 0, batchSize: batch })
@@ -46,7 +46,7 @@ const seconds = (performance.now() - started) / 1000
 const tokens = answers.reduce((sum, answer) => sum + answer.tokens.length, 0)
 const bytes = dtype === "bfloat16" ? 2 : 4
 const cachePerToken = 2 * config.layers * config.kvHeads * (config.dim / config.heads) * bytes
-// A token attends to what is before it; weights without the embedding, of which a step reads a few rows.
+// A token attends to all tokens before it; the embedding is not counted, because a step reads only a few of its rows.
 const cacheRead = answers.reduce((sum, { tokens: { length: n } }, i) => sum + n * (requests[i]!.length + n / 2) * cachePerToken, 0)
 const weightsRead = (tokens / batch) * (parameterCount(config) - config.vocabSize * config.dim) * bytes
 const limit = (cacheRead + weightsRead) / 4.3e12

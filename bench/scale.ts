@@ -1,9 +1,9 @@
 /**
- * Training and sampling spread over many GPUs, on paper: memory of a rank, bytes that it sends and receives in a step, and how long that and computing take; rollouts. Prints the tables of docs/scale.md.
+ * Estimates for training and sampling on many GPUs: the memory of a rank, the bytes that it sends and receives per step, the time for communication and computation; rollouts. Prints the tables of docs/scale.md.
  *
  *     node bench/scale.ts
  *
- * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; the micro-batch of a rank and its recomputed blocks are those that `caravan run` would choose for an H200 (stages/training/fit.ts).
+ * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; the micro-batch of a rank and its recomputed blocks are those that `caravan run` chooses for an H200 (stages/training/fit.ts).
  */
 import { presets } from "../models/config.ts"
 import { accelerators, decodingTraffic, generationFlops, trainingFlops } from "../models/cost.ts"
@@ -12,7 +12,7 @@ import { fitOnGpu, trainingStep } from "../stages/training/fit.ts"
 
 const length = 4096
 const batch = 4 * 2 ** 20
-/** Bytes per second that a GPU sends and receives: over NVLink as measured by the probe of decision 23; over a network with 400 Gb/s per GPU, from the data sheet. */
+/** Bytes per second that a GPU sends and receives: over NVLink, measured by the probe of decision 23; over a network with 400 Gb/s per GPU, from the data sheet. */
 const rates = { NVLink: 225e9, network: 50e9 }
 const mfu = 0.4
 const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1)
@@ -40,7 +40,7 @@ for (const name of ["7b", "13b", "70b"] as const)
     const { fits, memory, microBatch, recompute } = fitOnGpu({ microBatch: 0, recompute: "auto" }, device, step)
     const { tokens } = microBatch as { readonly tokens: number }
     const micro = Math.ceil((step.rows * length) / tokens)
-    // Per micro-batch: 16-bit weights gathered twice, float32 gradients scattered once; a rank already has 1 / n of them.
+    // Per micro-batch, 16-bit weights are gathered twice and float32 gradients are reduce-scattered once; a rank already has 1 / n of them.
     const sent = ((micro * (ranks - 1)) / ranks) * trainedParameterCount(model) * (2 + 2 + 4)
     const work = trainingFlops(model, step.rows * length, length / 2) * (1 + recompute / model.config.layers / 3)
     line([
@@ -50,8 +50,8 @@ for (const name of ["7b", "13b", "70b"] as const)
   }
 
 /**
- * Rollouts: data-parallel ranks, each with the whole model, and the largest of these numbers of sequences at a time that fits. The rate is what the memory's bandwidth or the peak allows, whichever is less: 0.64 of 4.8 TB/s is what 7B reaches with
- * 64 sequences (docs/performance.md: 0.71 of 4.3 TB/s). The paper gives no lengths; 512 tokens and 512 new ones are an assumption.
+ * Rollouts: data-parallel ranks, each with the whole model, and the largest of these batch sizes that fits. The rate is limited by the memory's bandwidth or by peak arithmetic, whichever is lower: 7B reaches 0.64 of 4.8 TB/s with
+ * 64 sequences (docs/performance.md: 0.71 of 4.3 TB/s). The paper gives no lengths; 512 prompt tokens and 512 new tokens are an assumption.
  */
 const lengths = { prompt: 512, response: 512 }
 const ofBandwidth = 0.64

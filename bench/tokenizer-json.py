@@ -1,4 +1,4 @@
-"""Tokenises with Hugging Face's own library, one thread: python3 bench/tokenizer-json.py <folder> <text file>. The peer of bench/tokenizer-json.ts."""
+"""Tokenises with Hugging Face's library and one thread: python3 bench/tokenizer-json.py <folder> <text file>. The comparison for bench/tokenizer-json.ts."""
 import os, sys, time
 
 os.environ["RAYON_NUM_THREADS"] = "1"

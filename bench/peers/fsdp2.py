@@ -1,4 +1,4 @@
-"""Anchor on several GPUs: full fine-tuning of a random Llama with PyTorch FSDP2 (float32 masters, bf16 compute, float32 reduction).
+"""Reference speed on several GPUs: full fine-tuning of a random Llama with PyTorch FSDP2 (float32 masters, bf16 compute, float32 reduction).
 Usage: torchrun --nproc-per-node N bench/peers/fsdp2.py SIZE BATCH_PER_GPU LENGTH [checkpointing]. Needs torch with CUDA and transformers."""
 import sys, time, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard, MixedPrecisionPolicy

@@ -1,4 +1,4 @@
-"""The losses of bench/losses.ts by PyTorch FSDP2: float32 masters, bfloat16 compute, float32 reduction; the same weights, tokens and optimiser.
+"""The losses of bench/losses.ts with PyTorch FSDP2: float32 masters, bfloat16 compute, float32 reduction; the same weights, tokens and optimiser.
 Usage: torchrun --nproc-per-node N bench/peers/fsdp2_losses.py <model folder> steps=20 batch=2 length=4096 [dtype=float32]. Needs torch and transformers; without CUDA it uses Gloo."""
 import sys, torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh

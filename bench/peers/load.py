@@ -1,4 +1,4 @@
-# The peer of bench/load.ts: the same file with safetensors, and the same folder with transformers. python bench/peers/load.py FOLDER [cpu|cuda]
+# The comparison for bench/load.ts: the same file with safetensors, and the same folder with transformers. python bench/peers/load.py FOLDER [cpu|cuda]
 import os, resource, subprocess, sys, time
 
 def resident(field):
@@ -33,7 +33,7 @@ torch.ones(1, device=device)
 library, *dtype = sys.argv[3].split()
 if library == "safetensors":
     to = getattr(torch, dtype[0])
-    # A mapped file's tensors are read when they are used: with "read", read all of them once.
+    # Tensors of a mapped file are read when first used: "read" reads all of them once.
     read = len(dtype) > 1
     measured(lambda: {name: weight.to(to, copy=read) for name, weight in load_file(path, device=device).items()})
 elif library == "transformers":

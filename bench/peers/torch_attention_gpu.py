@@ -1,4 +1,4 @@
-"""One causal attention call on a GPU, forward and backward, with libtorch's flash attention and cuDNN attention: milliseconds, whether a second call gives the same bits, and the duration of cuDNN's first call
+"""One causal attention call on a GPU, forward and backward, with libtorch's flash attention and cuDNN attention: milliseconds, whether a second call gives the same bits, and the time of cuDNN's first call
 (which makes a plan). Then rows of dialogues with cumulative lengths, for which libtorch 2.11 makes a new plan in each call.
 Usage: torch_attention_gpu.py"""
 import time, torch

@@ -1,5 +1,5 @@
-"""Peer of bench/generate-gpu.ts: a decoding step of a Llama in plain PyTorch (static cache, joined weights, sdpa over the cache, Gumbel draws), run eagerly, captured in a CUDA graph, or compiled and
-captured. It begins after the prompt, whose reading is not timed, and no sequence ends early.
+"""The comparison for bench/generate-gpu.ts: a decoding step of a Llama in plain PyTorch (static cache, joined weights, sdpa over the cache, Gumbel draws), run eagerly, captured in a CUDA graph, or compiled and
+captured. Timing begins after the prompt is processed, and no sequence ends early.
 Usage: torch_decode_gpu.py how=eager|graph|compiled size=1.1b batch=64 prompt=64 new=256 [profile=on]"""
 import json, sys, time, torch, torch.nn.functional as F
 

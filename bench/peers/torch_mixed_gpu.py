@@ -1,5 +1,5 @@
-"""Peer of bench/mixed-gpu.ts: the step of torch_decode_gpu.py, captured in a CUDA graph, in a loop over batches of answers: prompts of one batch padded on the left to its longest, a static cache, and steps until each answer
-of the batch has drawn a stop token (checked every 16 steps) or has 1,024 tokens. Requests are sorted by the length of their prompts. Reading the prompts is part of the time.
+"""The comparison for bench/mixed-gpu.ts: the step of torch_decode_gpu.py, captured in a CUDA graph, in a loop over batches of answers: the prompts of a batch padded on the left to the longest, a static cache, and steps until each answer
+of the batch has a stop token (checked every 16 steps) or has 1,024 tokens. Requests are sorted by the length of their prompts. The time includes processing the prompts.
 Usage: torch_mixed_gpu.py size=7b [how=graph|eager] [prompts=512] [k=4] [batch=64] [stops=120] [new=1024] [device=cpu]"""
 import json, random, sys, time, torch, torch.nn.functional as F
 

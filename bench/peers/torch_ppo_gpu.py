@@ -1,5 +1,5 @@
-"""Peer of bench/trl/main.ts ppo: one iteration of PPO after another with transformers' models in bfloat16 (without float32 masters), PyTorch's fused AdamW, and a decoding step in plain
-PyTorch over a static cache, captured in a CUDA graph. Policy, reference, value and reward model are four models, as in TRL and in Caravan.
+"""The comparison for bench/trl/main.ts ppo: iterations of PPO with transformers' models in bfloat16 (without float32 masters), PyTorch's fused AdamW, and a decoding step in plain
+PyTorch over a static cache, captured in a CUDA graph. Policy, reference, value and reward model are four separate models, as in TRL and in Caravan.
 Usage: torch_ppo_gpu.py <model folder of bench/peers/trl/make_model.py> [iterations=12] [new=64] [device=cuda|cpu]"""
 import json, os, sys, time, torch, torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -97,7 +97,7 @@ for iteration in range(iterations):
         v = values_of(value, tokens[first], mask[first])[:, P - 1:-1]; clipped = old_values[first] + (v - old_values[first]).clamp(-0.2, 0.2)
         (0.5 * torch.max((v - returns[first]) ** 2, (clipped - returns[first]) ** 2)[a].mean()).backward()
         for model, optimizer in zip((policy, value), optimizers): torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); optimizer.step(); optimizer.zero_grad(set_to_none=True)
-        # 1 before the first step: the decoding step above computes the same model.
+        # 1 before the first step, which shows that the decoding step above computes the same model.
         if not last: last = dict(ratio=float(ratio.detach()[a].mean()))
     sync(); ended = time.time(); seconds.append((generated - started, scored - generated, ended - scored)); tokens_seen.append(int(mask.sum()))
     if cuda and iteration + 1 == warmup: torch.cuda.reset_peak_memory_stats()

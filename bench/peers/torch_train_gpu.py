@@ -1,4 +1,4 @@
-"""Peer of bench/train-gpu.ts: the same Llama by transformers (sdpa attention) with PyTorch's fused AdamW, without float32 masters.
+"""The comparison for bench/train-gpu.ts: the same Llama with transformers (sdpa attention) and PyTorch's fused AdamW, without float32 masters.
 Usage: torch_train_gpu.py dtype=bfloat16 size=134m batch=16 length=1024 micro=1 steps=10 [tf32=on] [compile=on] [checkpointing=on]"""
 import json, sys, time, torch
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,10 +1,10 @@
 /**
- * One stage on the work that TRL is timed on (pipeline.ts), run by `caravan run`, timed after a warm-up by its events. Prints a line of JSON.
+ * One stage on the same work as TRL (pipeline.ts), run with `caravan run` and timed after a warm-up from its events. Prints a line of JSON.
  *
  *     PYTHONPATH=<trl> python3 bench/peers/trl/make_model.py <folder> <tokenizer.model> <harmless-base-test.jsonl.gz>
  *     node bench/trl/main.ts sft|reward|ppo model=<folder> [microPairs=8] [precision=float32] [device=cpu] ...
  *
- * Peers: bench/peers/trl/trl_bench.py for each of the three, bench/peers/torch_ppo_gpu.py for PPO. Tokens per second: of SFT those of packed sequences, of which 0.2% are padding; of the reward model
+ * Compared with bench/peers/trl/trl_bench.py for each of the three, and bench/peers/torch_ppo_gpu.py for PPO. Tokens per second: for SFT, those of packed sequences, with 0.2% padding; for the reward model,
  * those of both responses with their prompts.
  */
 import { execFileSync } from "node:child_process"
@@ -21,7 +21,7 @@ interface Event {
 }
 
 const [what = "", ...words] = process.argv.slice(2)
-/** Steps before the clock starts. */
+/** Warm-up steps, not timed. */
 const warmUp = { sft: 5, reward: 5, ppo: 2 }[what]
 const given = Object.fromEntries(words.map((word) => word.split("=") as [string, string]))
 const { device = "cuda", ...params } = given
@@ -46,13 +46,13 @@ try {
     .trimEnd()
     .split("\n")
     .map((line) => JSON.parse(line) as Event)
-  // An iteration of PPO ends with its seconds, a training step with its loss.
+  // The last metric of a PPO iteration is its seconds, that of a training step its loss.
   const end = what === "ppo" ? "generationSeconds" : "loss"
   const steps = all.flatMap(({ node, progress, time, type }) =>
     type === "progress" && node === what && progress?.[end] !== undefined ? [{ at: Date.parse(time), ...progress }] : []
   ) as ReadonlyArray<Readonly<Record<string, number>>>
   const timed = steps.slice(warmUp)
-  if (timed.length === 0) throw new Error(`${what} took ${steps.length} steps, of which ${warmUp} warm up: ask for more`)
+  if (timed.length === 0) throw new Error(`${what} took ${steps.length} steps and ${warmUp} are for warm-up: increase the number of steps`)
   const seconds = (timed.at(-1)!.at! - steps[warmUp - 1]!.at!) / 1000
   const total = (name: string) => timed.reduce((sum, step) => sum + (step[name] ?? 0), 0)
   const mean = (name: string) => total(name) / timed.length
@@ -66,7 +66,7 @@ try {
           updateSeconds: mean("updateSeconds")
         }
       : { tokensPerSecond: Math.round(total("tokens") / seconds), lastLoss: timed.at(-1)!.loss }),
-    // Reported in MiB.
+    // In MiB.
     peakGiB: Math.max(...steps.map((step) => step.gpuMemory ?? 0)) / 1024
   }
   process.stdout.write(`${JSON.stringify(line)}\n`)

@@ -1,5 +1,5 @@
 /**
- * TRL's work as a pipeline, for bench/trl/main.ts: SFT, a reward model with its held-out accuracy, PPO, on what bench/peers/trl/make_model.py made.
+ * The work of TRL's benchmark as a pipeline, for bench/trl/main.ts: SFT, a reward model with its held-out accuracy, and PPO, on the output of bench/peers/trl/make_model.py.
  * The settings are those of bench/peers/trl/trl_bench.py.
  */
 import * as Schema from "effect/Schema"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A Slurm of its own for tests, on this machine: slurmctld, a slurmd for each of three nodes, munged; two partitions, of which `high` takes nodes from jobs of `low`; short time-outs.
+# A separate Slurm cluster for tests on this machine: slurmctld, a slurmd for each of three nodes, munged; two partitions, where jobs of `high` preempt those of `low`; short time-outs.
 #     slurm.sh up <folder>       # prints nothing; afterwards SLURM_CONF=<folder>/slurm.conf
-#     slurm.sh node <folder> n2  # starts the daemon of one node again
+#     slurm.sh node <folder> n2  # restarts the daemon of one node
 #     slurm.sh controller <folder>
 #     slurm.sh down <folder>
-# A Slurm that is there already is not touched: own ports, own key and socket of munge, own configuration. Exit code 3: it can't be had here, and why on stderr.
+# An installed Slurm is not touched: this one has its own ports, munge key and socket, and configuration. Exit code 3: the cluster can't be started here; the reason is on stderr.
 set -euo pipefail
 what=$1 at=$2 nodes=3
 export SLURM_CONF=$at/slurm.conf PATH=$PATH:/usr/sbin:/sbin
 start_node() { mkdir -p "$at/spool-$1"; slurmd -f "$SLURM_CONF" -N "$1"; }
-# A process that nobody has waited for yet is none.
+# A zombie does not count as alive.
 alive() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null; }
 ended() { local pid; pid=$(cat "$1" 2>/dev/null) || return 0; kill "${2:-}" "$pid" 2>/dev/null || true; for _ in $(seq 50); do alive "$pid" || return 0; sleep 0.1; done; kill -9 "$pid" 2>/dev/null || true; }
 
@@ -20,7 +20,7 @@ up)
   done
   [ "$(id -u)" = 0 ] || { echo "its daemons are started as root, and this is $(id -un)" >&2; exit 3; }
   host=$(hostname -s)
-  # Ports that nobody listens on.
+  # Free ports.
   port=$((20000 + RANDOM % 20000))
   while ss -ltn 2>/dev/null | grep -qE ":($(seq -s '|' $port $((port + nodes))))\b"; do port=$((20000 + RANDOM % 20000)); done
   mkdir -p "$at"/{state,log,munge}; chmod 755 "$at"; chmod 711 "$at/munge"
@@ -75,5 +75,5 @@ down)
   scancel --me 2>/dev/null || true; sleep 1
   for pid in "$at"/slurmd-*.pid "$at/slurmctld.pid" "$at/munge/munged.pid"; do ended "$pid"; done
   rm -rf "$at" ;;
-*) echo "slurm.sh: up, node, controller or down, not $what" >&2; exit 2 ;;
+*) echo "slurm.sh: expected up, node, controller or down, not $what" >&2; exit 2 ;;
 esac

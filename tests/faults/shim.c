@@ -1,10 +1,10 @@
 /*
- * A library for LD_PRELOAD that stands between a program and the file system: it counts the calls by which a program changes (or reads) what is
- * below one folder, and at the n-th does what it was told: kill the process before or after the call, refuse it with an error, write less than
- * asked, fail to make it last. It can also log the calls with their data, and shift the clock. What to do stands in a small file that every
- * process maps (FAULTS_CONTROL), so that calls are counted through a process and its children, and a test can arm it between two runs.
+ * A library for LD_PRELOAD that intercepts a program's calls to the file system: it counts the calls that change (or read) files below one
+ * folder, and at the n-th call injects a fault: kills the process before or after the call, fails the call with an error, writes less than
+ * requested, or fails a sync. It can also log the calls with their data, and shift the clock. It is controlled by a small file that every
+ * process maps (FAULTS_CONTROL), so calls are counted across a process and its children, and a test can arm it between two runs.
  *
- * The calls are those that Node (libuv, its own C++) and the SQLite inside it make; shim.test.ts compares with what strace sees.
+ * It covers the calls made by Node (libuv, its own C++) and the SQLite inside it; shim.test.ts compares them with strace's output.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,19 +28,19 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Classes of calls: the bits of `mask` (shim.ts has the same). */
+/* Classes of calls: the bits of `mask` (the same as in harness.ts). */
 enum { OPEN_READ = 1, OPEN_WRITE = 2, WRITE = 4, SYNC = 8, RENAME = 16, MKDIR = 32, UNLINK = 64, TRUNCATE = 128, CHMOD = 256, LINK = 512, READ = 1024 };
-/* What to do at call number `at`: the values of `mode`. */
+/* The fault at call number `at`: the values of `mode`. */
 enum { NOTHING = 0, KILL_BEFORE = 1, KILL_AFTER = 2, REFUSE_ONCE = 3, REFUSE_FROM = 4, SHORT = 5, STOP = 6 };
 
 struct control {
-  int32_t armed;   /* 0: calls go through uncounted */
+  int32_t armed;   /* 0: calls are passed on and not counted */
   int32_t mode;
   int32_t mask;
   int32_t error;   /* errno of a refusal */
   int64_t at;      /* counted from 1 */
   int64_t count;   /* calls so far */
-  int64_t fired;   /* how often something was done */
+  int64_t fired;   /* number of faults injected */
   int64_t budget;  /* bytes that can still be written before the disk is full; below 0: any number */
   int64_t clock;   /* seconds by which wall clocks are ahead */
   int32_t logging;
@@ -70,7 +70,7 @@ __attribute__((constructor)) static void begin(void) {
   if (at == MAP_FAILED) return;
   if (log) {
     int opened = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_APPEND | O_CREAT, 0644);
-    /* Out of the way of the program's own numbers. */
+    /* A number above those that the program uses itself. */
     log_fd = fcntl(opened, F_DUPFD_CLOEXEC, 1000);
     syscall(SYS_close, opened);
   }
@@ -95,7 +95,7 @@ static void take(void) {
 }
 static void give(void) { pthread_mutex_unlock(&control->lock); }
 
-/* The path as the root begins: absolute. Links are not followed: the tests give real paths. */
+/* The absolute path, to be compared with the root. Links are not followed: the tests use real paths. */
 static const char *absolute(int dir, const char *path, char *space) {
   if (path[0] == '/') return path;
   char link[64];
@@ -122,7 +122,7 @@ static void name(int fd, const char *path) {
   free(old);
 }
 
-/* One call is between enter and leave; the lock is held, so that the order counted is the order in which things happened. */
+/* Each call is made between enter and leave while the lock is held, so calls are counted in the order in which they happen. */
 enum verdict { GO, REFUSED, CUT };
 static enum verdict enter(int class, int64_t bytes) {
   take();
@@ -153,14 +153,14 @@ static void leave(int class, int64_t mine) {
   give();
   errno = kept;
 }
-/* The number of this call; 0 when it is not counted. To be asked between enter and leave. */
+/* The number of this call; 0 if it is not counted. Only valid between enter and leave. */
 static int64_t number(int class) {
   if (!control->armed || !(control->mask & class)) return 0;
   if ((control->only == 1 && control->first != getpid()) || (control->only == 2 && control->first == getpid())) return 0;
   return control->count;
 }
 
-/* The log: what, inode, offset, then lengths of two paths and of the data, then those. */
+/* A log record: operation, inode, offset, the lengths of two paths and of the data, then these three. */
 static void note(char what, uint64_t inode, int64_t offset, const char *a, const char *b, const void *data, uint32_t size) {
   if (!control->logging || log_fd < 0) return;
   struct __attribute__((packed)) { char what; uint64_t inode; int64_t offset; uint32_t a, b, size; } head =
@@ -182,12 +182,12 @@ static int open_any(int dir, const char *path, int flags, mode_t mode) {
     if (fd >= 0) name(fd, NULL);
     return fd;
   }
-  /* A folder that the C++ library walks through: it is closed by closedir, which is not seen here. */
+  /* A folder that the C++ library iterates over: it is closed by closedir, which is not intercepted. */
   if (flags & O_DIRECTORY) return syscall(SYS_openat, dir, path, flags, mode);
   int class = (flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)) ? OPEN_WRITE : OPEN_READ;
   int fd = -1;
   uint64_t before = (flags & O_CREAT) ? inode_at(full) : 1;
-  /* An existing file is opened on a full disk; a new one is not made. */
+  /* On a full disk an existing file can be opened, but no file can be created. */
   if (enter(class, before == 0 ? 1 : 0) != REFUSED) {
     before = (flags & O_CREAT) ? inode_at(full) : 1;
     fd = syscall(SYS_openat, dir, path, flags, mode);
@@ -264,7 +264,7 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) 
 }
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { return pwritev64(fd, parts, count, offset); }
 
-/* Copies inside the kernel: refused, so that libuv falls back to read and write, which are counted. */
+/* Copies inside the kernel are refused, so that libuv falls back to read and write, which are counted. */
 ssize_t sendfile64(int out, int in, off64_t *offset, size_t count) {
   if (name_of(out)) { errno = EINVAL; return -1; }
   return REAL(sendfile64)(out, in, offset, count);
@@ -317,7 +317,7 @@ int ftruncate64(int fd, off64_t size) {
 }
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
 
-/* What takes one or two paths. */
+/* Calls with one or two paths. */
 #define PATHS(class, bytes, from, to, call, ...)                    \
   do {                                                              \
     int done_ = -1;                                                 \
@@ -383,9 +383,9 @@ int fchmod(int fd, mode_t mode) {
   if (!name_of(fd)) return syscall(SYS_fchmod, fd, mode);
   PATHS(CHMOD, 0, NULL, NULL, syscall(SYS_fchmod, fd, mode), (void)0);
 }
-/* Memory that a file is mapped into (SQLite's index of its log) is written without calls; it is not trusted after a crash. */
+/* Writes to mapped memory (SQLite's index of its log) make no calls; SQLite does not rely on this memory after a crash. */
 
-/* Clocks: those that tell the date. Steady ones stay. */
+/* Only wall clocks are shifted, not monotonic ones. */
 int clock_gettime(clockid_t id, struct timespec *t) {
   int done = syscall(SYS_clock_gettime, id, t);
   if (control && done == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) t->tv_sec += control->clock;

@@ -1,9 +1,9 @@
-"""Losses of DPO, RLOO and GRPO, their advantages and gradients, in float64: written out here, and by TRL's own trainers as a second opinion.
+"""Losses of DPO, RLOO and GRPO, their advantages and gradients, in float64: computed here from the formulas, and by TRL's own trainers as a check.
 
     baselines_reference.py      # from the project's root; rewrites tests/golden/baselines/losses.json
 
-Six responses of one to five tokens, in groups of three. A response's tokens have log-probabilities under the policy (new), the one that drew it (old) and
-the reference. Means are over responses, and over the tokens of each for GRPO. Everything is by loops over the formulas; autograd gives the gradients.
+Six responses of one to five tokens, in groups of three. A response's tokens have log-probabilities under the policy (new), the one that sampled it (old) and
+the reference. Means are over responses, and over the tokens of each for GRPO. Everything is computed with plain loops; autograd gives the gradients.
 TRL's RLOOTrainer._compute_loss, GRPOTrainer._compute_loss and DPOTrainer._compute_loss are called on the same numbers and must agree.
 """
 import json, os, torch
@@ -23,7 +23,7 @@ new = [x.clone().requires_grad_() for x in new]
 def grads(loss):
     return [g.tolist() for g in torch.autograd.grad(loss, new)]
 
-# ---- advantages, by their definitions ----
+# ---- advantages, from their definitions ----
 kl = torch.stack([(o - r).sum() for o, r in zip(old, reference)])
 def leave_one_out(r):
     return torch.stack([r[i] - sum(r[j] for j in range(i // K * K, i // K * K + K) if j != i) / (K - 1) for i in range(len(r))])
@@ -112,7 +112,7 @@ for case in out["grpo"]:
                 vllm_importance_sampling_correction=False, _entropy_bonus_enabled=False, use_adaptive_entropy=False, args=args)
     agree("grpo", GRPOTrainer._compute_loss(self, None, {**inputs, "advantages": torch.tensor(case["advantages"], dtype=f64)}), case)
 
-# DPO takes logits: two columns, of which the first has the token's log-probability.
+# DPO takes logits: two columns; the first has the token's log-probability.
 class Model:
     training = False
     def __init__(self, rows): self.rows = rows

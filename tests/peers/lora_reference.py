@@ -1,10 +1,10 @@
 """LoRA with PEFT and transformers.
 
     lora_reference.py                                        # from the project's root; rewrites tests/golden/lora-all-linear/sft20.json
-    lora_reference.py check BASE ADAPTER IDS.json LOGPROBS.json   # an adapter of ours: does PEFT give the log-probabilities we gave?
+    lora_reference.py check BASE ADAPTER IDS.json LOGPROBS.json   # an adapter written by Caravan: PEFT must give the same log-probabilities
 
-The first: twenty steps of fine-tuning from tests/golden/llama-gqa/model with the adapter beside it, on the first batches of
-tests/golden/stages-train50 (packed rows: each sees only its own segment). Only the adapter is trained.
+The first command: twenty steps of fine-tuning from tests/golden/llama-gqa/model with the adapter in the same folder, on the first batches of
+tests/golden/stages-train50 (packed rows: each token attends only to its own segment). Only the adapter is trained.
 """
 import json, math, os, sys, torch, transformers, peft
 import torch.nn.functional as F

@@ -1,10 +1,10 @@
-"""PPO's losses and gradients with LoRA, by PEFT and transformers, in float64 but for what transformers computes in float32 (norms, rotation, softmax).
+"""PPO's losses and gradients with LoRA, with PEFT and transformers, in float64 except where transformers computes in float32 (norms, rotation, softmax).
 
     ppo_lora_reference.py       # from the project's root; rewrites tests/golden/ppo-lora
 
 The policy is tests/golden/llama-gqa/model with the adapter of tests/golden/lora-all-linear. The value model is a PEFT adapter of the task SEQ_CLS, with its
-head, on the same base; it is saved as PEFT saves one. Losses of some responses: the clipped policy loss of log-probabilities at a temperature, and half
-the greater of the clipped and the plain squared error of the values, each the mean over tokens. Sequences go through alone: there is no padding.
+head, on the same base; it is saved in PEFT's format. Losses of some responses: the clipped policy loss of log-probabilities at a temperature, and half
+the maximum of the clipped and the unclipped squared error of the values, each averaged over tokens. Sequences are processed one at a time, without padding.
 """
 import json, os, shutil, torch, transformers, peft
 from safetensors.torch import load_file, save_file

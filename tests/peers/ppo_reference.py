@@ -1,11 +1,11 @@
-"""A hundred updates of PPO in plain PyTorch, to compare stages/ppo/trainer.ts with step by step.
+"""A hundred updates of PPO in plain PyTorch, for a step-by-step comparison with stages/ppo/trainer.ts.
 
     /usr/bin/python3 tests/peers/ppo_reference.py              # from the project's root; rewrites tests/golden/stages-ppo100/
 
 Written from Llama 2 (section 3.2.3), Schulman et al. 2017 (PPO) and 2016 (generalised advantage estimation), Ziegler et al. 2019 (KL penalty and
-its controller), and from Hugging Face's definition of Llama, one plain operation after another: each sequence goes through the models alone,
-unpadded; each token's numbers are loops over lists. Responses and their scores are drawn here and kept with the results, so that both sides
-train on the same. The policy is not sampled from: old log-probabilities are those of the policy as it is when an iteration begins.
+its controller), and from Hugging Face's definition of Llama, one plain operation at a time: each sequence is processed alone,
+unpadded; per-token values are computed with loops over lists. Responses and their scores are random and stored with the results, so that both sides
+train on the same. The policy is not sampled: old log-probabilities are those of the policy at the start of an iteration.
 """
 import json, math, os, struct, torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 def read_safetensors(path):
-    """Eight bytes of length, a JSON header, then the tensors' bytes."""
+    """Eight bytes with the header's length, a JSON header, then the tensors' bytes."""
     data = open(path, "rb").read()
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
@@ -47,7 +47,7 @@ def rotate_half(x):
 
 
 def hidden_states(w, tokens):
-    """The normed states (T, D) of one sequence."""
+    """The normalised states (T, D) of one sequence."""
     T = len(tokens)
     inverse = 1.0 / config["rope_parameters"]["rope_theta"] ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
     angles = torch.arange(T).float()[:, None] * inverse[None, :]
@@ -83,13 +83,13 @@ def log_probabilities(w, rollout, temperature):
 
 
 def values(w, rollout, past_end):
-    """V of the state in which each response token is chosen, and of the one after the last."""
+    """V of the state in which each response token is sampled, and of the state after the last."""
     prompt, response = rollout["prompt"], rollout["response"]
     scores = (hidden_states(w, prompt + response) @ w["score.weight"].T).squeeze(-1)
     return scores[len(prompt) - 1 : len(prompt) + len(response) - (0 if past_end else 1)]
 
 
-# ---- the responses: a prompt of 1 to 5 tokens, a response of 2 to 8, a score; nothing about them need make sense
+# ---- the responses: a prompt of 1 to 5 tokens, a response of 2 to 8, a score; all random
 draws = torch.Generator().manual_seed(SEED)
 integer = lambda low, high: int(torch.randint(low, high, (1,), generator=draws))
 
@@ -106,7 +106,7 @@ head = [round(float(x), 6) for x in torch.randn(DIM, generator=draws) / math.sqr
 
 
 def train(o):
-    """o: options. Returns what each iteration and each update saw."""
+    """o: options. Returns the inputs and metrics of each iteration and each update."""
     start = read_safetensors(os.path.join(model_folder, "model.safetensors"))
     reference = {name: tensor.clone() for name, tensor in start.items()}
     policy = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
@@ -119,7 +119,7 @@ def train(o):
     for _ in range(o["iterations"]):
         batch = [rollout() for _ in range(o["batchSize"])]
         rollouts.append(batch)
-        # What the batch is trained on: numbers, no graph.
+        # The batch's training inputs: numbers, without gradients.
         kl_total = 0.0
         with torch.no_grad():
             for r in batch:

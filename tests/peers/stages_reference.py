@@ -3,10 +3,10 @@
     python3 tests/peers/stages_reference.py              # from the project's root; rewrites tests/golden/stages-whole/
 
 Written from Llama 2 (sections 2.2, 3.1, 3.2.2, 3.2.3 and table 29), Schulman et al. 2017 (PPO) and 2016 (generalised advantage estimation), Ziegler et
-al. 2019 (KL penalty and its controller), Hugging Face's definition of Llama, Meta's chat format, and from what the project's documentation says of its
-random numbers (engine/random.ts: sha256 of seed and purpose, xoshiro128**, Fisher and Yates). Each dialogue goes through a model alone: no row holds two, no
-batch is padded or split, no response is decoded with a cache; each token's numbers are loops over lists. What is given (the models' first weights, which
-are a hash of where they stand, and the texts) is in the golden file with the results, so that both sides read the same.
+al. 2019 (KL penalty and its controller), Hugging Face's definition of Llama, Meta's chat format, and the project's documentation of its random
+numbers (engine/random.ts: sha256 of seed and purpose, xoshiro128**, Fisher and Yates). Each dialogue is processed by a model alone: rows are not packed,
+batches are not padded or split, responses are decoded without a cache; per-token values are computed with loops over lists. The inputs (the models' initial
+weights, which are a hash of their positions, and the texts) are in the golden file with the results, so that both sides read the same.
 """
 import hashlib, json, math, os, torch
 import torch.nn.functional as F
@@ -65,12 +65,12 @@ class Random:
         return items
 
 
-# ---- the tokenizer of the tests: 259 "ab", 260 "_ab", 261 "a", 262 "b", 263 "_" ("_" stands for U+2581); every other character is its byte + 3
+# ---- the tokenizer of the tests: 259 "ab", 260 "_ab", 261 "a", 262 "b", 263 "_" ("_" stands for U+2581); every other character has the id of its byte + 3
 PIECES = {259: "ab", 260: " ab", 261: "a", 262: "b", 263: " "}
 
 
 def encode(text):
-    """The joined pieces in the order in which they were learnt: first "a" "b", then "_" "ab"."""
+    """Merges the pieces in the order in which they were learnt: first "a" "b", then "_" "ab"."""
     ids = [{"a": 261, "b": 262, " ": 263}.get(c, ord(c) + 3) for c in " " + text]
     for pair, joined in (((261, 262), 259), ((263, 259), 260)):
         merged, i = [], 0
@@ -86,7 +86,7 @@ def encode_prompt(question):
 
 
 def encode_dialogue(turns):
-    """turns: question, answer, question, answer, ... Tokens, and for each whether predicting it is trained."""
+    """turns: question, answer, question, answer, ... Returns the tokens, and for each whether it counts in the loss."""
     tokens, loss = [], []
     for question, answer in zip(turns[::2], turns[1::2]):
         asked, whole = encode_prompt(question), [BOS] + encode(f"[INST] {question} [/INST] {answer} ") + [EOS]
@@ -97,7 +97,7 @@ def encode_dialogue(turns):
 
 # ---- models
 def hashed(number, count):
-    """`count` numbers in [-1, 1): a hash of which tensor and which element. All operations are modulo 2^32."""
+    """`count` numbers in [-1, 1): a hash of the tensor's number and the element's index. All operations are modulo 2^32."""
     def one(i):
         x = (i * 2654435761 + number * 40503 + 12345) & 0xFFFFFFFF
         for multiplier in (2246822519, 3266489917):
@@ -121,9 +121,9 @@ def names(scalar):
 
 def make(number, scalar=False):
     """
-    Weights by a hash: norms near 1, others uniform within sqrt(3 / columns), the tables within 1, a head within 2. A policy's table has 4 in its first
-    column, its output layer -10 for all tokens but the end of a sequence and the tokenizer's five pieces: what it says can be read. float32's numbers, as
-    a checkpoint keeps them.
+    Weights from a hash: norms near 1, others uniform within sqrt(3 / columns), embeddings within 1, a head within 2. A policy's embeddings have 4 in their first
+    column, its output layer -10 for all tokens except the end of a sequence and the tokenizer's five pieces, so its responses are readable. Values are rounded to
+    float32, as in a checkpoint.
     """
     w = {}
     for k, (name, shape) in enumerate(names(scalar)):
@@ -152,7 +152,7 @@ def rotate_half(x):
 
 
 def hidden_states(w, tokens):
-    """The normed states (T, D) of one sequence."""
+    """The normalised states (T, D) of one sequence."""
     T = len(tokens)
     angles = torch.arange(T).double()[:, None] / 10000.0 ** (torch.arange(0, E, 2).double() / E)[None, :]
     angles = torch.cat([angles, angles], -1)
@@ -179,12 +179,12 @@ def score(w, tokens):
 
 
 def new_head(seed):
-    """N(0, 1 / (D + 1)) by PyTorch's own generator, as a float32 tensor draws it."""
+    """N(0, 1 / (D + 1)) from PyTorch's own generator, as for a float32 tensor."""
     torch.manual_seed(derive_seed(seed, "reward head"))
     return torch.zeros(1, D, dtype=torch.float32).normal_(0, 1 / math.sqrt(D + 1)).double().requires_grad_()
 
 
-# ---- what every stage that trains does
+# ---- used by every stage that trains
 def optimizer(w, o):
     return torch.optim.AdamW(list(w.values()), lr=0.0, betas=(0.9, 0.95), eps=1e-5, weight_decay=o["weightDecay"])
 
@@ -217,11 +217,11 @@ def train(w, batches, batch_loss, o, warmup):
 
 
 def summary(w):
-    """Two numbers a tensor that say whether two tensors are one: the sum of squares, and the sum weighed by a hash."""
+    """Two numbers per tensor by which tensors are compared: the sum of squares, and a sum weighted by a hash."""
     return {name: [float((x.detach() ** 2).sum()), float((x.detach().flatten() * hashed(999_999, x.numel())).sum())] for name, x in w.items()}
 
 
-# ---- sft: several dialogues a row, several rows a step
+# ---- sft: several dialogues per row, several rows per step
 QUESTIONS = ["ab", "b ab", "aab", "ba ba", "a", "bb ab a", "abab", "b"]
 ANSWERS = ["ba", "a", "abab", "b b", "ab a", "bab", "aa", "ab ab b"]
 DIALOGUES = [[q, a] for q, a in zip(QUESTIONS, ANSWERS)] + [["ab", "b", "a b", "ab"], ["a", "aa", "b", "bb"], ["ba", "ab", "abab", "b"]]
@@ -296,7 +296,7 @@ def distributions(w, prompt, response, temperature):
 
 
 def generate(w, prompt, seed, o):
-    """The first token whose cumulative probability exceeds the uniform number. Fails where float32 could draw another one."""
+    """The first token whose cumulative probability exceeds the uniform number. Fails if float32 could give another one."""
     random, tokens = Random(seed, "sampling"), []
     while len(tokens) < o["maxNewTokens"] and tokens[-1:] != [EOS]:
         cumulative = distributions(w, prompt, tokens + [0], o["temperature"])[-1].detach().exp().cumsum(0)

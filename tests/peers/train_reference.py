@@ -1,10 +1,10 @@
-"""Fifty steps of supervised fine-tuning and of reward modelling in plain PyTorch, to compare training loops with step by step.
+"""Fifty steps of supervised fine-tuning and of reward modelling in plain PyTorch, for a step-by-step comparison with the training loops.
 
     python3 tests/peers/train_reference.py              # from the project's root; rewrites tests/golden/stages-train50/
 
 Written from the papers and from Hugging Face's definitions of Llama (RMSNorm, rotary embeddings on split halves, grouped-query attention,
-SwiGLU), one plain operation after another; no kernels, no padding tricks: each pair's dialogues go through the model alone, unpadded, and each
-packed row is masked by an explicit (T, T) table. The batches are drawn here and kept with the losses, so that both sides read the same.
+SwiGLU), one plain operation at a time; no special kernels or padding: each pair's dialogues are processed alone, unpadded, and each
+packed row is masked by an explicit (T, T) table. The batches are generated here and stored with the losses, so that both sides read the same.
 """
 import json, math, os, struct, torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 def read_safetensors(path):
-    """Eight bytes of length, a JSON header, then the tensors' bytes."""
+    """Eight bytes with the header's length, a JSON header, then the tensors' bytes."""
     data = open(path, "rb").read()
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
@@ -46,7 +46,7 @@ def rotate_half(x):
 
 
 def hidden_states(w, ids, positions, seen):
-    """ids (T,), positions (T,), seen (T, T) bool: may query i look at key j. Returns the normed states (T, D)."""
+    """ids (T,), positions (T,), seen (T, T) bool: whether query i attends to key j. Returns the normalised states (T, D)."""
     inverse = 1.0 / config["rope_parameters"]["rope_theta"] ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
     angles = positions.float()[:, None] * inverse[None, :]
     angles = torch.cat([angles, angles], -1)  # (T, E)
@@ -74,7 +74,7 @@ def causal(T):
 
 
 def train(weights, batch_loss, peak, warmup):
-    """AdamW and clipping as Llama 2 section 2.2 has them, linear warm-up (step 0 moves), half a cosine down to a tenth at step STEPS."""
+    """AdamW and clipping of Llama 2 section 2.2, linear warm-up (step 0 has a learning rate above 0), half a cosine down to a tenth at step STEPS."""
     optimizer = torch.optim.AdamW(list(weights.values()), lr=peak, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
     losses, norms = [], []
     for step in range(STEPS):
@@ -90,7 +90,7 @@ def train(weights, batch_loss, peak, warmup):
     return losses, norms
 
 
-# ---- the batches: token t is followed by (7 t + 3) mod 150 more often than not, so that there is something to learn
+# ---- the batches: token t is followed by (7 t + 3) mod 150 in most cases, so that there is something to learn
 draws = torch.Generator().manual_seed(SEED)
 integer = lambda low, high: int(torch.randint(low, high, (1,), generator=draws))
 
@@ -103,7 +103,7 @@ def chain(length, noise):
 
 
 def packed_row(length):
-    """Dialogues of BOS, question, answer, EOS (loss on the answer and the EOS) until none fits; then padding, id 0, segment -1."""
+    """Dialogues of BOS, question, answer, EOS (loss on the answer and the EOS) until no more fit; then padding with id 0 and segment -1."""
     tokens, loss, segments = [], [], []
     while True:
         question, answer = integer(1, 6), integer(2, 9)
@@ -116,7 +116,7 @@ def packed_row(length):
 
 
 def pair():
-    """One question; the chosen answer follows the chain, the rejected one is noisier; a rating 0 .. 3, margins of table 27, 'small'."""
+    """One question; the chosen answer follows the chain, the rejected one has more noise; a rating from 0 to 3, margins of table 27, 'small'."""
     question = [1] + chain(integer(1, 8), 20)
     answer = lambda noise: question + chain(integer(2, 11), noise) + [2]
     return {"chosen": answer(10), "rejected": answer(90), "rating": integer(0, 4)}

@@ -1,10 +1,10 @@
 """Checkpoints to and from transformers, both ways.
 
-    transformers_interop.py check FOLDER IDS.json LOGPROBS.json   # a folder of ours: does transformers give the log-probabilities we gave?
-    transformers_interop.py save FOLDER IDS.json OUT.json         # a folder of theirs (a random Llama, sharded, bfloat16), and its log-probabilities
-    transformers_interop.py reward FOLDER                         # a reward model of ours loads as LlamaForSequenceClassification
-    transformers_interop.py tokenizer FOLDER LINES.json IDS.json  # tokenizer.json of ours by tokenizers: the same ids? (Not for text that holds
-                                                                  # "<s>" or "</s>": tokenizers takes those for control tokens, we do not.)
+    transformers_interop.py check FOLDER IDS.json LOGPROBS.json   # a folder written by Caravan: transformers must give the same log-probabilities
+    transformers_interop.py save FOLDER IDS.json OUT.json         # writes a folder (a random Llama, sharded, bfloat16), and its log-probabilities
+    transformers_interop.py reward FOLDER                         # a reward model written by Caravan must load as LlamaForSequenceClassification
+    transformers_interop.py tokenizer FOLDER LINES.json IDS.json  # a tokenizer.json written by Caravan: tokenizers must give the same ids (not for text with
+                                                                  # "<s>" or "</s>", which tokenizers treats as control tokens and Caravan does not)
 """
 import json, sys, torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification

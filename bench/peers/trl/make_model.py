@@ -1,7 +1,7 @@
-"""Makes what both sides start from. python3 make_model.py <folder> <tokenizer.model> <HH-RLHF file> [tiny]
+"""Creates the models and data that both sides start from. python3 make_model.py <folder> <tokenizer.model> <HH-RLHF file> [tiny]
 
 <folder>          LlamaForCausalLM, random (seed 0): vocabulary 32000, hidden 768, ffn 2048, 12 layers, 12 heads, kv 12, 2048 positions, untied; bfloat16
-<folder>-reward   LlamaForSequenceClassification on the same weights with a fresh head: PPO's reward and value model
+<folder>-reward   LlamaForSequenceClassification with the same weights and a new head: PPO's reward and value model
 <folder>-data/    train.jsonl, heldout.jsonl, ppo.jsonl: the split of hh.py as HH-RLHF rows, for Caravan
 Each model folder has Llama 2's tokenizer.model, and tokenizer.json made from it: the same tokens as SentencePiece, checked here.
 """
@@ -25,7 +25,7 @@ tiny = sys.argv[4:] == ["tiny"]
 
 
 def tokenizer_of(path):
-    """SentencePiece BPE as Hugging Face's tokenizers have it: merges ranked by the score of what they make, a space put in front of each text."""
+    """SentencePiece BPE in the form of Hugging Face's tokenizers: merges ranked by the score of their result, and a space before each text."""
     sp = sentencepiece.SentencePieceProcessor(model_file=path)
     pieces = [sp.id_to_piece(i) for i in range(sp.vocab_size())]
     vocab = {piece: i for i, piece in enumerate(pieces)}

@@ -1,4 +1,4 @@
-"""Arrow and Parquet files as pyarrow writes them: python3 make.py, in this folder."""
+"""Arrow and Parquet files written by pyarrow: python3 make.py, in this folder."""
 import json
 from decimal import Decimal
 import pyarrow as pa, pyarrow.feather as feather, pyarrow.parquet as pq
@@ -21,7 +21,7 @@ schema = pa.schema([
     ("price", pa.decimal128(9, 2)),
 ])
 table = pa.Table.from_pylist(rows * 3, schema)
-# Two batches whose dictionaries differ: the stream replaces one by the other.
+# Two batches with different dictionaries: the stream replaces one by the other.
 kinds = [pa.DictionaryArray.from_arrays(pa.array([1, 0, None], pa.int8()), pa.array(["a", "b"])), pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["b", "a"]))]
 batches = [pa.RecordBatch.from_arrays([*table.slice(3 * i, 3).combine_chunks().to_batches()[0].columns[:3], kinds[i % 2], *table.slice(3 * i, 3).combine_chunks().to_batches()[0].columns[4:]], schema=schema) for i in range(3)]
 with pa.OSFile("stream.arrow", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

@@ -1,4 +1,4 @@
-"""Attention weights of the golden models by transformers' eager attention: the greatest over layers and heads, and one head's."""
+"""Attention weights of the golden models from transformers' eager attention: the maximum over layers and heads, and those of one head."""
 import json, sys
 from pathlib import Path
 import torch

@@ -1,5 +1,5 @@
 """
-Tokenizers of the kinds that Llama 3, Qwen 2, Mistral, Llama 2, Gemma and SmolLM have, trained here on invented text, and what transformers makes of awkward strings and of dialogues
+Tokenizers of the kinds of Llama 3, Qwen 2, Mistral, Llama 2, Gemma and SmolLM, trained here on invented text, and the tokens that transformers gives for unusual strings and for dialogues
 with them: python3 make.py corpus.txt, in this folder. corpus.txt is makeCorpus(4000) of ../tokenizer/corpus.ts.
 """
 import json, os, re, sys
@@ -107,7 +107,7 @@ for name, make in kinds.items():
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **config, "clean_up_tokenization_spaces": False}
     with open(f"{here}/{name}/tokenizer_config.json", "w") as file: json.dump(config, file, indent=2)
     loaded = PreTrainedTokenizerFast.from_pretrained(f"{here}/{name}")
-    # A control token that is spelled in a text is text.
+    # A control token written in a text is treated as text.
     plain = Tokenizer.from_file(f"{here}/{name}/tokenizer.json")
     plain.encode_special_tokens = True
     for entry in encodings:
