@@ -102,7 +102,7 @@ describe("the commands of", () => {
       if (known === undefined) found.push(`${text}: there is no command ${command}`)
       else
         for (const [, flag] of args.join(" ").matchAll(/(?<![\w-])--([a-z][\w-]*)/g))
-          if (!(flag! in known.flags) && flag !== "help") found.push(`${text}: no flag --${flag}`)
+          if (!Object.hasOwn(known.flags, flag!) && flag !== "help") found.push(`${text}: no flag --${flag}`)
     }
     expect(found).toEqual([])
   })

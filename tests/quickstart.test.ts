@@ -43,7 +43,7 @@ it("the commands of the quickstart do what it says", { timeout: 300_000 }, () =>
     return words === undefined ? [] : [words]
   })
   expect(commands.map(([name]) => name)).toEqual(["run", "report", "show", "curves", "sample", "plan", "run", "diff"])
-  const [demo, report, show, curves, sample, plan, changed, diff] = commands as Array<ReadonlyArray<string>>
+  const [demo, report, show, curves, sample, plan, changed, diff] = commands
 
   expect(made(run(demo!, "--json"))).toEqual(expect.arrayContaining(["base", "sft", "rlhf-v1", "rlhf-v4", "rlhf-v5"]))
   const page = /\S*report-demo-\w+\/report\.html/.exec(run(report!))?.[0]
