@@ -30,21 +30,30 @@ if (!isMainThread && (workerData as { readonly purpose?: unknown } | null)?.purp
 /** What each file holds, in order: a table, or an Error that says why it can't be read. */
 export async function* parquetTables(paths: Iterable<string>): AsyncGenerator<Table | Error> {
   const arrow = await import("apache-arrow")
-  let worker: Worker | undefined
+  let reader: { readonly worker: Worker; readonly stopped: Promise<Answer> } | undefined
+  const start = () => {
+    // What a panicking decoder prints is not for the user.
+    const worker = new Worker(new URL(import.meta.url), { workerData: { purpose }, stdout: true, stderr: true })
+    const stopped = new Promise<Answer>((resolve) => {
+      worker.once("error", () => resolve({ failed: "data that the decoder failed on" }))
+      worker.once("exit", () => resolve({ failed: "data that the decoder crashed on" }))
+    })
+    return { worker, stopped }
+  }
   const stop = async () => {
-    await worker?.terminate()
-    worker = undefined
+    await reader?.worker.terminate()
+    reader = undefined
   }
   try {
     for (const path of paths) {
-      // What a panicking decoder prints is not for the user.
-      worker ??= new Worker(new URL(import.meta.url), { workerData: { purpose }, stdout: true, stderr: true })
+      const { stopped, worker } = (reader ??= start())
       // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker has no origin
       worker.postMessage(path)
-      const answer = await Promise.race([
-        once(worker, "message").then(([message]) => message as Answer),
-        once(worker, "exit").then((): Answer => ({ failed: "data that the decoder crashed on" }))
-      ]).catch((): Answer => ({ failed: "data that the decoder failed on" }))
+      const answered = once(worker, "message").then(
+        ([message]) => message as Answer,
+        () => stopped
+      )
+      const answer = await Promise.race([answered, stopped])
       if ("bytes" in answer) yield arrow.tableFromIPC(answer.bytes)
       else {
         await stop()

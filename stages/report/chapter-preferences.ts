@@ -59,7 +59,13 @@ export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
     rate === null ? [] : [{ round: name, rate: rate.mean, low: rate.low, high: rate.high, comparisons }]
   )
   if (rows.length === 0) return undefined
-  const y = { field: "round", type: "nominal", sort: rows.map(({ round }) => round), title: null, axis: { labelLimit: 260 } }
+  const y = {
+    field: "round",
+    type: "nominal",
+    sort: rows.map(({ round }) => round),
+    title: null,
+    axis: { labelLimit: 260, labelExpr: "split(datum.label, ', ')" }
+  }
   return {
     id: "rounds-won",
     title: "How often each round's newest model was chosen",
@@ -68,7 +74,8 @@ export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
     rows,
     spec: {
       width: 480,
-      height: 24 * rows.length,
+      // The kind of the pairs is a second line of a round's name: on a phone one line would leave no room for the figure.
+      height: 32 * rows.length,
       layer: [
         { mark: { type: "rule", strokeDash: [4, 3] }, encoding: { x: { datum: 0.5 } } },
         { mark: "rule", encoding: { y, x: axis("low", "share of comparisons", unit), x2: { field: "high" } } },

@@ -56,6 +56,16 @@ describe("Parquet tables", () => {
     ])
     expect(found[2]).toMatch(/ENOENT/)
   })
+  it("of many files leave no listeners behind", async () => {
+    const warnings: Array<Error> = []
+    const listen = (warning: Error) => void warnings.push(warning)
+    process.on("warning", listen)
+    const good = await written("many", [{ step: 1, loss: 2 }])
+    expect(await all(Array.from({ length: 15 }, () => good))).toHaveLength(15)
+    await new Promise((resolve) => setImmediate(resolve))
+    process.off("warning", listen)
+    expect(warnings).toEqual([])
+  })
   it("of no files are none", async () => {
     expect(await all([])).toEqual([])
   })
