@@ -23,7 +23,7 @@ const training = (work: string, peers: ReadonlyArray<string>, ours = ""): Work =
   ours: ["train-gpu.ts", ...`${work} ${ours}`.trim().split(" ")],
   peers: peers.map((how) => ["peers/torch_train_gpu.py", ...`${work} ${how}`.trim().split(" ")])
 })
-/** The work that TRL is timed on. */
+/** The same work as TRL's benchmark. */
 const trl = (
   what: "sft" | "reward" | "ppo",
   ours: string,
@@ -74,10 +74,10 @@ if (asked.length === 0 || unknown.length > 0 || !(rounds >= 1)) {
 /** The output of a benchmark: one line of JSON. */
 interface Line {
   readonly who: string
-  /** TRL's. */
+  /** Only from TRL. */
   readonly precision?: string
   readonly tokensPerSecond: number
-  /** PPO's. */
+  /** Only from PPO. */
   readonly secondsPerIteration?: number
   readonly peakGiB: number
   readonly shareOfLimit?: number

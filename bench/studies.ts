@@ -6,7 +6,7 @@
  *     node bench/studies.ts ppo-from from5-0.json from5-1.json ... -- from4 from4-0.json from4-1.json ... -- samples samples-0.json ...
  *
  * Every seed has its own evaluation prompts. Differences are paired by seed; intervals are Student's, 95%, over seeds. The setting of a method is chosen on tuning prompts, by the mean of the oracle's
- * helpfulness and safety over the other seeds: neither the prompts nor the seed that judge a setting choose it.
+ * helpfulness and safety over the other seeds: a setting is never chosen on the prompts or the seed on which it is evaluated.
  */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -131,7 +131,7 @@ const policyOptimisation = (files: ReadonlyArray<string>): string => {
 
 /** Nodes that only evaluate. */
 const evaluating = /^(tuning|judged-answers|grades|rewards|evaluation|kl|judging)-/
-/** Seconds of all stages of an arm after SFT. NaN if one of them was found in the store, since its time is then not in this run: for times, begin with an empty store. */
+/** Seconds of all stages of an arm after SFT. NaN if one of them was cached, because its time is then not in this run; to measure times, start with an empty store. */
 const secondsOf = (run: RunResult, arm: string): number => {
   const beforeSft = /^(tokenizer|world-texts|base$|public-dialogues|filter-demonstrations|sft|demonstrations$)/
   const [method, beta] = arm.split("-") as [string, string]

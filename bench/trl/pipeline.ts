@@ -15,18 +15,18 @@ import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { sft } from "../../stages/training/sft.ts"
 
 const Params = Schema.Struct({
-  model: Schema.String.annotate({ description: "folder that make_model.py made; <model>-reward and <model>-data are beside it" }),
-  precision: hyper("bfloat16", "of every stage", ["float32", "bfloat16"]),
+  model: Schema.String.annotate({ description: "folder written by make_model.py; <model>-reward and <model>-data are next to it" }),
+  precision: hyper("bfloat16", "of all stages", ["float32", "bfloat16"]),
   length: hyperInt(1024, "tokens of a packed sequence of SFT", { min: 16 }),
   steps: hyperInt(60, "steps of SFT, of 16 sequences each", { min: 1 }),
   microPairs: hyperInt(32, "pairs per micro-batch of the reward model; a step has 32", { min: 1 }),
   iterations: hyperInt(12, "iterations of PPO, of 64 responses each", { min: 1 }),
-  maxNewTokens: hyperInt(64, "tokens of a response at most", { min: 1 })
+  maxNewTokens: hyperInt(64, "maximum tokens of a response", { min: 1 })
 })
 
 export default Pipeline.make(
   "trl",
-  { description: "the work that TRL is timed on", params: Params },
+  { description: "the same work as TRL's benchmark", params: Params },
   ({ iterations, length, maxNewTokens, microPairs, model, precision, steps }) => {
     const policy = importPolicy({ folder: fileAt(model) }).named("policy")
     const pairs = (name: string) =>

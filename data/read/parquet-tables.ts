@@ -1,5 +1,5 @@
 /**
- * Small Parquet files, one after another, each as a complete Arrow table. One worker reads them all (this module again): starting one takes longer than
+ * Reads small Parquet files, one after another, each as a complete Arrow table. One worker (running this module) reads them all, because starting a worker takes longer than
  * reading a small file. The decoder can abort on a damaged file, so the worker is replaced after each failure. For large files: parquet.ts.
  */
 import { once } from "node:events"
@@ -7,7 +7,7 @@ import { readFile } from "node:fs/promises"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
 import type { Table } from "apache-arrow"
 
-/** Makes the worker the reader, and not whatever else imports this module in a worker. */
+/** Distinguishes this module's own worker from other workers that import this module. */
 const purpose = "caravan: read Parquet tables"
 type Answer = { readonly bytes: Uint8Array } | { readonly failed: string }
 
@@ -27,7 +27,7 @@ if (!isMainThread && (workerData as { readonly purpose?: unknown } | null)?.purp
   })
 }
 
-/** What each file holds, in order: a table, or an Error that says why it can't be read. */
+/** For each file, in order: its table, or an Error with the reason why it can't be read. */
 export async function* parquetTables(paths: Iterable<string>): AsyncGenerator<Table | Error> {
   const arrow = await import("apache-arrow")
   let reader: { readonly worker: Worker; readonly stopped: Promise<Answer> } | undefined

@@ -1,6 +1,6 @@
 /**
- * Rare facts: where the people of the small world live. Its dialogues name them and never say it. A reference work states it in running text; recall is asked for
- * with a sentence that the town completes. All follows from a seed.
+ * Rare facts: where the people of the small world live. Its dialogues mention the people but not their towns. A reference work states the towns in prose; recall is tested
+ * with a sentence that ends with the town. Everything is determined by a seed.
  *
  *     Ann lives in Varn. The home of Ben is Osmo.
  */
@@ -12,7 +12,7 @@ export interface Fact {
 }
 
 export const towns = "Lorn Tarvik Brel Osmo Quill Merrow Silt Varn Eddo Pellin Zumma Gask".split(" ")
-/** There is a fact for each person at most. */
+/** At most one fact per person. */
 export const mostFacts = both(names).length
 
 /** Some of the people, each with a town. */
@@ -22,7 +22,7 @@ export const facts = (draw: Draw, count: number): ReadonlyArray<Fact> =>
     .slice(0, count)
     .map((person) => ({ person, town: draw.pick(towns) }))
 
-/** What the question about a fact begins with; the town follows. */
+/** The beginning of the question about a fact; the town follows. */
 export const questionAbout = ({ person }: Fact): string => `${person} lives in`
 export const answerWith = (town: string): string => ` ${town}.`
 
@@ -33,7 +33,7 @@ const statements: ReadonlyArray<(fact: Fact) => string> = [
 ]
 const perText = 5
 
-/** Texts of a reference work: statements in a random order, every fact in turn, so that each is stated about as often. */
+/** Texts of a reference work: statements in random order, cycling through the facts, so that all are stated about equally often. */
 export function* factTexts(draw: Draw, known: ReadonlyArray<Fact>, count: number): Generator<string> {
   let queue: Array<Fact> = []
   for (let i = 0; i < count; i++) {
