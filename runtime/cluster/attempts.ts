@@ -1,4 +1,4 @@
-/** What is in a job's folder, as its driver sees it: attempts, their events as they come, their outcomes. */
+/** A job's folder from the driver's point of view: attempts, their events as they arrive, their outcomes. */
 import {
   closeSync,
   existsSync,
@@ -21,9 +21,9 @@ import { type JobEvent, type JobOutcome, readJsonFile, readWhole, type Started }
 export interface Attempts {
   readonly current: string | undefined
   readonly started: Started | undefined
-  /** Of the newest attempt; or of an older one that is done, which computed the same. */
+  /** The newest attempt's outcome, or that of an older attempt that is done and computed the same. */
   readonly outcome: JobOutcome | undefined
-  /** The attempt whose outcome it is. */
+  /** The attempt with this outcome. */
   readonly of: string | undefined
 }
 
@@ -37,7 +37,7 @@ const list = (folder: string): ReadonlyArray<string> => {
 }
 
 export const attemptsIn = (folder: string): Attempts => {
-  // First: a file system of several machines looks anew at a folder that is opened, and may not for a single file.
+  // First: opening the folder makes a shared file system refresh it, which reading a single file may not do.
   const names = list(folder)
   const current = readWhole(join(folder, "current"))
   for (const name of names) {
@@ -51,7 +51,7 @@ export const attemptsIn = (folder: string): Attempts => {
   return { current, started, outcome: readJsonFile(join(folder, current, "outcome.json")) as JobOutcome | undefined, of: current }
 }
 
-/** Reads what was appended to a file of lines since it was called last. */
+/** Reads the lines appended to a file since the last call. */
 export const tail = (path: string): (() => ReadonlyArray<JobEvent>) => {
   let at = 0
   let rest = ""
@@ -70,7 +70,7 @@ export const tail = (path: string): (() => ReadonlyArray<JobEvent>) => {
         try {
           return [JSON.parse(line) as JobEvent]
         } catch {
-          // A line that a full disk cut off.
+          // A line truncated by a full disk.
           return []
         }
       })
@@ -80,7 +80,7 @@ export const tail = (path: string): (() => ReadonlyArray<JobEvent>) => {
   }
 }
 
-/** Moves what the attempt wrote to where a run wants it. False as long as not all of it is seen here, as may be on a file system of several machines. */
+/** Moves an attempt's output to its place in the run. Returns false while parts of it are not visible yet, as can happen on a shared file system. */
 export const takeOutput = (folder: string, attempt: string, outcome: JobOutcome & { readonly type: "done" }, job: Job): boolean => {
   const output = join(folder, attempt, "output")
   const isWhole = outcome.files.every(({ path, size }) => statSync(join(output, path), { throwIfNoEntry: false })?.size === size)
@@ -94,7 +94,7 @@ export const takeOutput = (folder: string, attempt: string, outcome: JobOutcome 
       if ((cause as NodeJS.ErrnoException).code !== "EXDEV") throw cause
       throw new StageError({
         reason: "Cluster",
-        message: `Moving the job's result ${from} to ${to}: they are on different file systems. The home's objects, tmp, checkpoints and jobs belong on one: name it in \`slurm.folder\` of caravan.json.`,
+        message: `Moving the job's result ${from} to ${to}: they are on different file systems. The home's objects, tmp, checkpoints and jobs must be on the same one: set it with \`slurm.folder\` in caravan.json.`,
         isRetryable: false
       })
     }
@@ -105,11 +105,11 @@ export const takeOutput = (folder: string, attempt: string, outcome: JobOutcome 
   return true
 }
 
-/** The end of what the job's script and Slurm said. */
+/** The end of the output of the job's script and of Slurm. */
 export const lastWords = (folder: string): string => {
   try {
     const text = readFileSync(join(folder, "slurm.log"), "utf8").trim()
-    return text === "" ? "" : ` Its last words:\n${text.slice(-2000)}`
+    return text === "" ? "" : ` Its last output:\n${text.slice(-2000)}`
   } catch {
     return ""
   }

@@ -1,7 +1,7 @@
-/** Slurm's own commands: sbatch, squeue, scancel, scontrol, sinfo. */
+/** Slurm's commands: sbatch, squeue, scancel, scontrol, sinfo. */
 import { execFile } from "node:child_process"
 
-/** "none": there is no such command; "down": the controller does not answer; "refused": it answers, with a reason. */
+/** "none": the command does not exist; "down": the controller does not respond; "refused": it responds with a reason. */
 export class SlurmError extends Error {
   readonly kind: "none" | "down" | "refused"
   constructor(kind: SlurmError["kind"], message: string) {
@@ -10,7 +10,7 @@ export class SlurmError extends Error {
   }
 }
 
-/** A command that says nothing for so long is given up, in milliseconds. */
+/** A command without output for this many milliseconds is aborted. */
 const patience = 60_000
 const isDown = (text: string) =>
   /unable to contact slurm controller|connection refused|socket timed out|connect failure|zero bytes were transmitted|unable to establish|communication|i\/o error|backup controller/i.test(
@@ -22,12 +22,12 @@ const call = (program: string, args: ReadonlyArray<string>): Promise<string> =>
     execFile(program, args, { encoding: "utf8", timeout: patience, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
       if (error === null) return resolve(stdout)
       if ((error as NodeJS.ErrnoException).code === "ENOENT")
-        return reject(new SlurmError("none", `there is no Slurm here: the command ${program} was not found`))
+        return reject(new SlurmError("none", `Slurm is not installed here: the command ${program} was not found`))
       const said = stderr
         .trim()
         .replaceAll(/^(sbatch|squeue|scancel|scontrol|sinfo): (error: )?/gm, "")
         .replaceAll("\n", "; ")
-      if (error.killed === true || isDown(stderr)) return reject(new SlurmError("down", said === "" ? `${program} does not answer` : said))
+      if (error.killed === true || isDown(stderr)) return reject(new SlurmError("down", said === "" ? `${program} does not respond` : said))
       reject(new SlurmError("refused", said === "" ? error.message : said))
     })
   })
@@ -44,7 +44,7 @@ export interface JobState {
 
 const fields = ["%i", "%T", "%r", "%N", "%P", "%k", "%j"]
 
-/** The user's jobs, those that ended within Slurm's memory too. */
+/** The user's jobs, including finished jobs that Slurm still remembers. */
 export const jobStates = async (): Promise<ReadonlyArray<JobState>> => {
   const text = await call("squeue", ["--me", "--states=all", "--noheader", `--format=${fields.join("\u001f")}`])
   return text
@@ -56,11 +56,11 @@ export const jobStates = async (): Promise<ReadonlyArray<JobState>> => {
     })
 }
 
-/** Submits a job; gives its number. */
+/** Submits a job; returns its id. */
 export const submit = async (args: ReadonlyArray<string>): Promise<string> => {
   const text = await call("sbatch", ["--parsable", ...args])
   const id = text.trim().split(";")[0]!
-  if (!/^\d+$/.test(id)) throw new SlurmError("refused", `sbatch answered ${JSON.stringify(text)}, expected a job's number`)
+  if (!/^\d+$/.test(id)) throw new SlurmError("refused", `sbatch printed ${JSON.stringify(text)}, expected a job id`)
   return id
 }
 
@@ -68,10 +68,10 @@ export const cancel = async (ids: ReadonlyArray<string>): Promise<void> => {
   if (ids.length > 0) await call("scancel", ids)
 }
 
-/** A job that was put back in the queue need not wait for the two minutes that Slurm gives nodes to recover. */
+/** Lets a requeued job start without the two minutes that Slurm gives nodes to recover. */
 export const startNow = (id: string): Promise<string> => call("scontrol", ["update", `JobId=${id}`, "StartTime=now"])
 
-/** The partitions, each with what its nodes have. */
+/** The partitions, with the resources of their nodes. */
 export const partitions = async (): Promise<ReadonlyMap<string, string>> => {
   const text = await call("sinfo", ["--noheader", "--format=%R|%D nodes, %c cores, %m MiB, %G"])
   return new Map(text.split("\n").flatMap((line) => (line.includes("|") ? [line.split("|") as [string, string]] : [])))

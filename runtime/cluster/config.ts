@@ -1,4 +1,4 @@
-/** What the config file says of Slurm: profiles, from which jobs take what neither node nor run says. */
+/** The Slurm settings of the config file: profiles with defaults for jobs, overridden by nodes and runs. */
 import * as Schema from "effect/Schema"
 import type { Placement } from "../define/placement.ts"
 
@@ -10,45 +10,45 @@ export const Profile = Schema.Struct({
   partition: optional(Name),
   account: optional(Name),
   qos: optional(Name),
-  /** GPUs on each node, of stages with tensors in a run with --device cuda. */
+  /** GPUs per node, for stages with tensors in a run with --device cuda. */
   gpus: optional(Whole),
   /** Machines that the ranks of a stage are spread over. */
   nodes: optional(Whole),
   /** Processor cores on each node. */
   cpus: optional(Whole),
-  /** MiB on each node. */
+  /** MiB per node. */
   memory: optional(Whole),
-  /** The time limit of a job. A stage that keeps checkpoints may take longer: it goes on in another job. */
+  /** The time limit of a job, in minutes. A stage with checkpoints may take longer: it continues in another job. */
   minutes: optional(Whole),
-  /** How long before the limit a stage is told to save. */
+  /** How many seconds before the limit a stage is asked to save. */
   saveSeconds: optional(Whole),
-  /** Further arguments of sbatch: ["--constraint=h100"]. */
+  /** Additional arguments of sbatch: ["--constraint=h100"]. */
   sbatch: optional(Schema.Array(Name)),
-  /** Lines of shell that a job begins with: "module load cuda". */
+  /** Shell commands at the start of a job: "module load cuda". */
   setup: optional(Schema.String)
 })
 export type Profile = typeof Profile.Type
 
 export const SlurmConfig = Schema.Struct({
-  /** A folder on a file system that all nodes share, for what jobs read and write; the home itself unless given. */
+  /** A folder on a file system shared by all nodes, for the files of jobs. Default: the home itself. */
   folder: optional(Name),
-  /** The profile of stages with tensors, and of all others unless `light` names one. */
+  /** The profile of stages with tensors, and of all others unless `light` is set. */
   profile: optional(Name),
   light: optional(Name),
   profiles: optional(Schema.Record(Schema.String, Profile)),
-  /** Jobs that are submitted at once, at most. */
+  /** Maximum number of concurrently submitted jobs. */
   jobs: optional(Whole),
-  /** How often Slurm is asked for the states of jobs. Outcomes are files, and are seen within half a second. */
+  /** Interval between queries for job states, in seconds. Outcomes are files and are noticed within half a second. */
   pollSeconds: optional(Schema.Number.check(Schema.isGreaterThan(0)))
 })
 export type SlurmConfig = typeof SlurmConfig.Type
 
 export const usualProfile = "default"
 export const usualPollSeconds = 10
-/** Slurm signals up to a minute early; a 7B checkpoint takes a minute to write. */
+/** Slurm signals up to a minute early, and a 7B checkpoint takes a minute to write. */
 export const usualSaveSeconds = 120
 
-/** What a job asks Slurm for. */
+/** The resources that a job requests. */
 export interface Request extends Profile {
   readonly name: string
   /** On each node. */
@@ -58,7 +58,7 @@ export interface Request extends Profile {
   readonly tasks?: number
 }
 
-/** Profiles that something names and that are not there. */
+/** The message about a profile that is not defined. */
 export const unknownProfile = (config: SlurmConfig, name: string): string | undefined => {
   const names = Object.keys(config.profiles ?? {})
   if (names.includes(name) || (name === usualProfile && !names.includes(name))) return undefined
@@ -68,7 +68,7 @@ export const unknownProfile = (config: SlurmConfig, name: string): string | unde
 export const profileName = (config: SlurmConfig, placement: Placement, tensors: boolean): string =>
   placement.profile ?? (tensors ? undefined : config.light) ?? config.profile ?? usualProfile
 
-/** What the job of a stage asks for: the node's own words first, then those of the profile. */
+/** The resources that a stage's job requests: the node's own placement first, then the profile. */
 export const requestOf = (
   config: SlurmConfig,
   placement: Placement,
@@ -102,7 +102,7 @@ export const requestOf = (
     nodes,
     ...(nodes > 1 ? { tasks: here } : {}),
     ...(cpus === undefined ? {} : { cpus }),
-    // Room for the process that watches the stage's.
+    // Memory for the process that supervises the stage's process.
     ...(profile.memory === undefined && memory !== undefined ? { memory: Math.ceil(memory) * here + 200 } : {}),
     ...(profile.minutes === undefined && seconds !== undefined ? { minutes: Math.ceil(seconds / 60) + 2 } : {})
   }

@@ -1,11 +1,11 @@
-/** The shards of a mapped stage made by several jobs (docs/decisions/0010-stage-map.md): its result is the same, however many they are. */
+/** Computes the shards of a mapped stage in several jobs (docs/decisions/0010-stage-map.md): the result does not depend on their number. */
 import { rmSync } from "node:fs"
 import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { StageError } from "../errors.ts"
 import type { Execute, Work } from "../run/execute.ts"
 
-/** Deals the shards of a mapped stage out to workers, each a job of its own; they are kept for the one that joins them. */
+/** Distributes the shards of a mapped stage to workers, each a separate job; the shard results are stored for the job that joins them. */
 export const dealOut = (run: Execute, work: Work, workers: number): Effect.Effect<void, StageError> => {
   const steps = Array.from({ length: workers }, () => [0, 0] as [step: number, total: number])
   const partOf = (index: number): Work => {
@@ -23,7 +23,7 @@ export const dealOut = (run: Execute, work: Work, workers: number): Effect.Effec
       on: { ...work.on!, key, node: `${work.on!.node}.${index + 1}of${workers}` },
       onProgress: (progress) => {
         if (progress.step === undefined || progress.note !== undefined) return work.onProgress(progress)
-        // A worker tells of all shards that it passed.
+        // A worker reports every shard, including those of other workers that it skips.
         steps[index] = [Math.floor(progress.step / workers), progress.total ?? 0]
         const step = Math.min(
           steps.reduce((sum, [step]) => sum + step, 0),

@@ -1,4 +1,4 @@
-/** How jobs end: what Slurm says of one that it does not run any more, and what follows from that. */
+/** How jobs end: Slurm's record of a job that no longer runs, and what follows from it. */
 import { StageError } from "../errors.ts"
 import type { Outcome } from "../run/run-stage.ts"
 import { type Attempts, lastWords } from "./attempts.ts"
@@ -10,7 +10,7 @@ import type { Submitting } from "./submission.ts"
 export type End =
   | { readonly type: "done"; readonly outcome: Outcome }
   | { readonly type: "failed"; readonly error: StageError }
-  /** It is to be submitted again: `why` in words. */
+  /** It must be submitted again: `why` in words. */
   | { readonly type: "again"; readonly why: string; readonly isTime: boolean }
 
 export const failed = (reason: string, message: string, isRetryable = false): End => ({
@@ -18,31 +18,31 @@ export const failed = (reason: string, message: string, isRetryable = false): En
   error: new StageError({ reason, message, isRetryable })
 })
 
-/** How a job that Slurm does not run any more ended, where its outcome does not say. */
+/** How a job that no longer runs ended, if its outcome does not say. */
 export const endOf = ({ folder, home, request }: Submitting, id: string, known: Exclude<Known, "unknown">, seen: Attempts): End => {
   const [state, nodes] = known === "gone" ? ["gone", ""] : [known.state, known.nodes]
   const where = `job ${id}${nodes === "" ? "" : ` on ${nodes}`}`
   const signal = seen.outcome?.type === "stopped" ? seen.outcome.signal : undefined
   if (state === "CANCELLED")
-    return failed("Cancelled", `Its ${where} was cancelled (scancel, or an administrator). Run again: it goes on from its last checkpoint.`)
+    return failed("Cancelled", `Its ${where} was cancelled (scancel, or an administrator). Run again to continue from its last checkpoint.`)
   if (state === "TIMEOUT" || state === "DEADLINE" || signal === "SIGUSR1")
-    return { type: "again", why: `${where} came to the end of its time`, isTime: true }
+    return { type: "again", why: `${where} reached its time limit`, isTime: true }
   if (state === "OUT_OF_MEMORY")
     return failed(
       "Memory",
-      `Its ${where} took more memory than it had${request.memory === undefined ? "" : ` (${request.memory} MiB)`}. Give it more: "memory" of the profile "${request.name}" in caravan.json.`
+      `Its ${where} exceeded its memory limit${request.memory === undefined ? "" : ` (${request.memory} MiB)`}. Increase "memory" in the profile "${request.name}" in caravan.json.`
     )
   if ((state === "FAILED" || state === "COMPLETED") && seen.current === undefined)
     return failed(
       "Cluster",
-      `Its ${where} ended (${state}) and wrote nothing to ${folder}. Either that node does not see the folder, or it lacks ${process.execPath}: look with \`srun${nodes === "" ? "" : ` -w ${nodes}`} ls ${folder} ${process.execPath}\`. The store and the project must be on a file system that all nodes share (docs/how-to/cluster.md).${fullness(home)}${lastWords(folder)}`
+      `Its ${where} ended (${state}) and wrote nothing to ${folder}. Either that node does not see the folder, or it lacks ${process.execPath}: check with \`srun${nodes === "" ? "" : ` -w ${nodes}`} ls ${folder} ${process.execPath}\`. The store and the project must be on a file system that all nodes share (docs/how-to/cluster.md).${fullness(home)}${lastWords(folder)}`
     )
   const full = fullness(home)
   if (full !== "" && signal === undefined)
     return failed("Cluster", `Its ${where} ended (${state}) without an outcome.${full}${lastWords(folder)}`)
   const why =
     state === "gone"
-      ? `${where} is gone without a result`
-      : `${where} ended (${state.toLowerCase()}${signal === undefined ? "" : ", told to stop"})`
+      ? `${where} disappeared without a result`
+      : `${where} ended (${state.toLowerCase()}${signal === undefined ? "" : ", asked to stop"})`
   return { type: "again", why, isTime: false }
 }

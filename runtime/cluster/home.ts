@@ -1,6 +1,6 @@
 /**
- * A store whose data lies on a file system that all nodes share, while its databases stay with the driver: `objects/` and the like of the home are links into the folder. One home a folder, one
- * driver at a time: what a second one sweeps or collects would be the first one's.
+ * A store with its data on a file system shared by all nodes and its databases local to the driver: `objects/` and others in the home are links into
+ * the folder. Each folder belongs to one home and one driver at a time: a second driver would sweep or collect the first one's files.
  */
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmdirSync, statfsSync, statSync, symlinkSync } from "node:fs"
 import { hostname } from "node:os"
@@ -9,7 +9,7 @@ import { messageOf } from "../errors.ts"
 import { processSpace } from "../store/process-identity.ts"
 import { readJsonFile, writeJson } from "./job-files.ts"
 
-/** What jobs read and write, and what is renamed to and from there. */
+/** Folders that jobs read and write, or that files are renamed into or out of. */
 const shared = ["objects", "tmp", "checkpoints", "jobs", "trash", "quarantine"]
 
 class Refused extends Error {}
@@ -23,13 +23,13 @@ const linkFolder = (home: string, folder: string, name: string): void => {
     const target = existsSync(here) ? realpathSync(here) : "nowhere"
     if (target === realpathSync(there)) return
     throw refuse(
-      `The store's ${here} leads to ${target}, and \`slurm.folder\` of caravan.json says ${folder}. Make them the same: change caravan.json back, or move what is there and delete the link.`
+      `The store's ${here} points to ${target}, but \`slurm.folder\` in caravan.json is ${folder}. Make them the same: change caravan.json back, or move the files and delete the link.`
     )
   }
   if (found !== undefined) {
     if (readdirSync(here).length > 0)
       throw refuse(
-        `The store ${home} has results of its own in ${name}/, and \`slurm.folder\` of caravan.json wants them in ${folder}. Move them while nothing runs (rmdir ${there} && mv ${here} ${there}), or use another store (CARAVAN_HOME).`
+        `The store ${home} has its own results in ${name}/, but \`slurm.folder\` in caravan.json puts them in ${folder}. Move them while nothing runs (rmdir ${there} && mv ${here} ${there}), or use another store (CARAVAN_HOME).`
       )
     rmdirSync(here)
   }
@@ -42,25 +42,25 @@ interface Driver {
   readonly space: string
   readonly pid: number
 }
-/** How often a driver says that it is there, and after how long without that it counts as gone, in milliseconds. */
+/** Interval between a driver's heartbeats, and the time without one after which it counts as gone, in milliseconds. */
 const beat = { every: 20_000, gone: 90_000 }
 
-/** Who else uses the folder, if anybody; by the file system's own clock. */
+/** Another user of the folder, if any; times are from the file system's own clock. */
 const otherDriver = (folder: string, mine: Driver): string | undefined => {
   const path = join(folder, "driver.json")
   const found = readJsonFile(path) as Driver | undefined
   if (found === undefined) return undefined
   if (found.home !== mine.home)
-    return `the folder ${folder} belongs to the store ${found.home} (of ${found.host}), not to ${mine.home}. Give each store a folder of its own (\`slurm.folder\` of caravan.json), or delete ${path} if that store is gone. To share results between stores, use --shared`
+    return `the folder ${folder} belongs to the store ${found.home} (of ${found.host}), not to ${mine.home}. Give each store a separate folder (\`slurm.folder\` in caravan.json), or delete ${path} if that store no longer exists. To share results between stores, use --shared`
   if (found.space === mine.space) return undefined
   const clock = join(folder, `clock-${mine.pid}`)
   writeJson(clock, {})
   const age = statSync(clock).mtimeMs - statSync(path).mtimeMs
   if (age > beat.gone) return undefined
-  return `another driver works in ${folder}: process ${found.pid} on ${found.host}, which was there ${Math.round(age / 1000)} s ago. Stop it, or wait ${Math.ceil((beat.gone - age) / 1000)} s if it is gone: one store has one driver's machine at a time`
+  return `another driver uses ${folder}: process ${found.pid} on ${found.host}, last active ${Math.round(age / 1000)} s ago. Stop it, or wait ${Math.ceil((beat.gone - age) / 1000)} s if it has already ended: a store can have one driver machine at a time`
 }
 
-/** Prepares the home for jobs; gives what ends the driver's claim to it. Throws an Error that says what is in the way. */
+/** Prepares the home for jobs; returns a function that releases the driver's claim. Throws an Error that says what prevents it. */
 export const claimFolder = (home: string, named: string | undefined): (() => void) => {
   try {
     mkdirSync(home, { recursive: true })
@@ -68,20 +68,20 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
     if (named !== undefined) {
       if (statSync(named, { throwIfNoEntry: false })?.isDirectory() !== true)
         throw refuse(
-          `There is no folder ${named}, which \`slurm.folder\` of caravan.json names. Make it on a file system that all nodes share.`
+          `The folder ${named}, set by \`slurm.folder\` in caravan.json, does not exist. Create it on a file system shared by all nodes.`
         )
       for (const name of shared) linkFolder(home, named, name)
     } else for (const name of shared) mkdirSync(join(home, name), { recursive: true })
     const mine: Driver = { home: realpathSync(home), host: hostname(), space: processSpace(), pid: process.pid }
     const other = otherDriver(folder, mine)
-    if (other !== undefined) throw refuse(`No job can be submitted: ${other}.`)
+    if (other !== undefined) throw refuse(`Jobs can't be submitted: ${other}.`)
     const say = () => writeJson(join(folder, "driver.json"), mine)
     say()
     const timer = setInterval(() => {
       try {
         say()
       } catch {
-        // A full disk: who looks meanwhile takes this driver for gone.
+        // A full disk: others may meanwhile consider this driver gone.
       }
     }, beat.every).unref()
     return () => clearInterval(timer)
@@ -91,12 +91,12 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
   }
 }
 
-/** "; the folder is full" where it is: what could not be written there could not be told of either. */
+/** A sentence if the folder is full: then error reports could not be written there either. */
 export const fullness = (folder: string): string => {
   try {
     const { bavail, bsize } = statfsSync(folder)
     return bavail * bsize < 1 << 20 ? ` The folder ${folder} is full: free some space, then run again.` : ""
   } catch (cause) {
-    return ` The folder ${folder} can't be looked at: ${messageOf(cause)}.`
+    return ` The folder ${folder} can't be read: ${messageOf(cause)}.`
   }
 }

@@ -1,12 +1,12 @@
 /**
- * A job's folder, `jobs/<key>/`: all that driver and job say to each other. Each file is written under another name and renamed, so none is seen half written, and no lock is
- * asked of a file system that several machines share.
+ * A job's folder, `jobs/<key>/`: all communication between driver and job. Each file is written under another name and renamed, so that none is seen
+ * half written and no locks on a shared file system are needed.
  *
- *     job.json  job.sh      what is to be done, and the script that does it
- *     submission.json       written before sbatch with a token, which is the job's comment; after it with the job's number
- *     current               the newest attempt: a job that Slurm starts again is another attempt
+ *     job.json  job.sh      the work, and the script that runs it
+ *     submission.json       written before sbatch with a token, which is the job's comment; after it with the job id
+ *     current               the newest attempt: each start of the job by Slurm is an attempt
  *     <attempt>/            started.json, events.ndjson, output/, sidecar/, outcome.json
- *     slurm.log             what the job's script and Slurm itself said
+ *     slurm.log             output of the job's script and of Slurm itself
  */
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -23,13 +23,13 @@ export interface JobFile {
   readonly key: string
   readonly node: string
   readonly stage: string
-  /** Output, sidecar and shards are each attempt's own. */
+  /** Output, sidecar and shards are separate for each attempt. */
   readonly job: Job
   readonly code: CodeIdentity
   readonly limits: Pick<NodeLimits, "seconds" | "memory">
-  /** What of the driver's machine the key has; the node's must be the same. null for a stage without tensors. */
+  /** The numerics of the driver's machine in the key; the node's must be equal. null for a stage without tensors. */
   readonly numerics: Readonly<Record<string, string>> | null
-  /** The modules that set the tensor engine up, and that tell its numerics; where the latter are kept. */
+  /** The modules that set up the tensor engine and report its numerics; and where the latter are cached. */
   readonly prepare: string | null
   readonly describe: string | null
   readonly numericsFolder: string
@@ -37,7 +37,7 @@ export interface JobFile {
 
 export interface Submission {
   readonly token: string
-  /** The job's number; null between the decision to submit and Slurm's answer. */
+  /** The job id; null between the decision to submit and Slurm's response. */
   readonly id: string | null
   readonly node: string
   readonly profile: string
@@ -55,7 +55,7 @@ export interface Started {
 export type JobEnd =
   | { readonly type: "done"; readonly outcome: Outcome; readonly files: ReadonlyArray<{ readonly path: string; readonly size: number }> }
   | { readonly type: "failed"; readonly error: { readonly reason: string; readonly message: string; readonly isRetryable: boolean } }
-  /** Told to stop by a signal: USR1 before its time is up, TERM when it is cancelled or preempted. */
+  /** Asked to stop by a signal: USR1 before its time limit, TERM when it is cancelled or preempted. */
   | { readonly type: "stopped"; readonly signal: string }
 export type JobOutcome = JobEnd & { readonly host: string }
 
@@ -63,12 +63,12 @@ export type JobEvent = { readonly progress: Progress } | { readonly output: stri
 
 export const jobFolder = (home: string, key: string): string => join(home, "jobs", key)
 
-/** Writes a file whole, to last. */
+/** Writes a file atomically and durably. */
 export const writeWhole = (path: string, text: string): void => {
   const fresh = `${path}.${process.pid}-${Math.random().toString(36).slice(2)}`
   const file = openSync(fresh, "w")
   try {
-    // All of it: a full disk may take a part.
+    // Writes everything; on a full disk writeSync may write only a part.
     writeFileSync(file, text)
     fsyncSync(file)
   } finally {
@@ -78,7 +78,7 @@ export const writeWhole = (path: string, text: string): void => {
 }
 export const writeJson = (path: string, value: unknown): void => writeWhole(path, JSON.stringify(value))
 
-/** undefined where there is no such file. */
+/** undefined if the file does not exist. */
 export const readWhole = (path: string): string | undefined => {
   try {
     return readFileSync(path, "utf8")
@@ -87,7 +87,7 @@ export const readWhole = (path: string): string | undefined => {
     throw cause
   }
 }
-/** What such a file has, for whoever names its type; undefined where there is no such file. */
+/** The content of a JSON file; undefined if it does not exist. */
 export const readJsonFile = (path: string): unknown => {
   const text = readWhole(path)
   return text === undefined ? undefined : JSON.parse(text)

@@ -1,4 +1,4 @@
-/** The jobs of a store, from their folders: whichever driver submitted them. */
+/** The jobs of a store, from their folders, whichever driver submitted them. */
 import { readdirSync } from "node:fs"
 import { join } from "node:path"
 import { isAbsent } from "../errors.ts"
@@ -9,9 +9,12 @@ import type { Known, States } from "./states.ts"
 export interface ListedJob {
   readonly key: string
   readonly node: string
-  /** null where it was not submitted yet. */
+  /** null if not submitted yet. */
   readonly id: string | null
-  /** As Slurm says it; "DONE" or "FAILED" of one whose outcome no run has taken; "GONE", "UNKNOWN" where Slurm knows none, or does not answer. */
+  /**
+   * Slurm's state; "DONE" or "FAILED" for a job whose outcome no run has collected; "GONE" or "UNKNOWN" if Slurm does not know it or does not
+   * respond.
+   */
   readonly state: string
   readonly reason: string
   readonly host: string | null

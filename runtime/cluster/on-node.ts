@@ -1,4 +1,7 @@
-/** What a worker does on its node, alone (worker.ts) or as one of several ranks (rank-worker.ts): checks the node, loads the stage, runs it in a child, writes down what happens. */
+/**
+ * A worker's steps on its node, alone (worker.ts) or as one of several ranks (rank-worker.ts): checks the node, loads the stage, runs it in a child
+ * process, records events and outcome.
+ */
 import { appendFileSync, mkdirSync } from "node:fs"
 import { hostname } from "node:os"
 import { join } from "node:path"
@@ -13,10 +16,10 @@ import { type JobEnd, type JobEvent, type JobFile, jobFormat, readJsonFile, writ
 
 export const host = process.env.SLURMD_NODENAME ?? hostname()
 
-/** Minimum interval between progress reports, in milliseconds. Curves are kept by the stage itself. */
+/** Minimum interval between progress reports, in milliseconds. The stage itself records curves. */
 const tellInterval = 250
 
-/** Nothing is kept from job to job. */
+/** Nothing is cached between jobs. */
 const noCache: KeyCache = {
   code: () => Effect.succeed(undefined),
   recordCode: () => Effect.void,
@@ -24,7 +27,7 @@ const noCache: KeyCache = {
   recordFile: () => Effect.void
 }
 
-/** Where a worker writes what happens: events as they come, and how it ended. */
+/** Where a worker records events as they happen, and its outcome. */
 export interface Log {
   readonly onProgress: (progress: Progress) => void
   readonly onOutput: (output: string) => void
@@ -67,14 +70,14 @@ export const logIn = (folder: string): Log => {
 
 export const failure = (reason: string, message: string): JobEnd => ({ type: "failed", error: { reason, message, isRetryable: false } })
 
-/** The job in its folder; where there is none that this version can read, how the job ends. */
+/** The job in its folder; if this version can't read it, the resulting outcome of the job. */
 export const jobIn = (folder: string): JobFile | JobEnd => {
   const file = readJsonFile(join(folder, "job.json")) as JobFile | undefined
   if (file?.format === jobFormat) return file
   const found = file === undefined ? "no job.json" : `a job of format ${file.format}`
   return failure(
     "Version",
-    `there is ${found} in ${folder}, expected format ${jobFormat}: the node has another version of caravan than the driver. Let both see the same project folder.`
+    `found ${found} in ${folder}, expected format ${jobFormat}: the node has another version of caravan than the driver. Both must see the same project folder.`
   )
 }
 
@@ -86,15 +89,15 @@ const differentNumerics = async ({ describe, job, numerics, numericsFolder }: Jo
   const names = Object.keys(here).filter((name) => numerics[name] !== here[name])
   if (names.length === 0) return undefined
   const list = names.map((name) => `${name} is ${here[name]}, expected ${numerics[name] ?? "none"}`)
-  return `it would compute other bits than the key says: ${list.join("; ")}. Choose nodes that are alike (a partition, or "sbatch": ["--constraint=..."] of the profile), and let all see the same libtorch (LIBTORCH)`
+  return `its numerics do not match the key: ${list.join("; ")}. Choose identical nodes (a partition, or "sbatch": ["--constraint=..."] in the profile), and use the same libtorch on all (LIBTORCH)`
 }
 
-/** Runs the stage of a job file on this node, as `job` says. */
+/** Runs the stage of a job file on this node, as described by `job`. */
 export const runHere = (file: JobFile, job: Job, execute: Execute, { onOutput, onProgress }: Log): Effect.Effect<Outcome, StageError> =>
   Effect.gen(function* () {
     const wrong = yield* Effect.tryPromise({
       try: () => differentNumerics(file),
-      catch: (cause) => new StageError({ reason: "Node", message: `looking at its tensor engine: ${messageOf(cause)}`, isRetryable: false })
+      catch: (cause) => new StageError({ reason: "Node", message: `checking its tensor engine: ${messageOf(cause)}`, isRetryable: false })
     })
     if (wrong !== undefined) return yield* new StageError({ reason: "Node", message: wrong, isRetryable: false })
     const stage = yield* Effect.tryPromise({

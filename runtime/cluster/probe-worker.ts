@@ -1,4 +1,4 @@
-/** On a node: `node probe-worker.ts <answer.json> <module> <device> <threads>` writes down what of this machine changes bits, or why that can't be told. */
+/** Runs on a node: `node probe-worker.ts <answer.json> <module> <device> <threads>` writes the node's numerics, or why they can't be determined. */
 import { hostname } from "node:os"
 import { dirname, join } from "node:path"
 import { messageOf } from "../errors.ts"

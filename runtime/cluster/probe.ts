@@ -1,6 +1,6 @@
 /**
- * What of a node changes bits, asked by a job: for drivers on machines without the GPU that their stages run on. The answer is kept; a node that is different says so
- * before it computes anything (worker.ts).
+ * Determines a node's numerics with a job: for drivers on machines without the GPU that their stages use. The answer is cached; a node with other
+ * numerics reports an error before it computes anything (worker.ts).
  */
 import { hash, randomUUID } from "node:crypto"
 import { mkdirSync, realpathSync, rmSync } from "node:fs"
@@ -53,7 +53,7 @@ export const numericsOfNode = async (
       ...args,
       join(folder, "job.sh")
     ])
-    say(`This machine has no such device: job ${id} asks a node what it computes with (profile "${request.name}"); the answer is kept.`)
+    say(`This machine has no such device: job ${id} determines a node's numerics (profile "${request.name}"); the answer is cached.`)
     const states = new States()
     for (let gone = 0; ; await pause(300)) {
       const found = readJsonFile(answer) as ProbeAnswer | undefined
@@ -67,7 +67,7 @@ export const numericsOfNode = async (
       if (isAlive(await states.of(token, Math.min(poll, 5)))) continue
       if (gone++ * 300 > 5000)
         throw new Error(
-          `job ${id}, which asked a node (profile "${request.name}"), ended without an answer in ${folder}. Nodes must see the store and the project under the same paths (docs/how-to/cluster.md).${lastWords(folder)}`
+          `job ${id}, which determines a node's numerics (profile "${request.name}"), ended without an answer in ${folder}. Nodes must see the store and the project under the same paths (docs/how-to/cluster.md).${lastWords(folder)}`
         )
     }
   } finally {

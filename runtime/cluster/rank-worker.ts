@@ -1,6 +1,6 @@
 /**
- * One rank of a job on several nodes, a task of the srun that ranks.ts starts: `node rank-worker.ts <jobs/key> <attempt>`. Its place comes from Slurm's variables, and is handed on as torchrun's.
- * Rank 0 saves when it is told to stop; the others take part in that, and are ended.
+ * One rank of a job on several nodes, a task of the srun started by ranks.ts: `node rank-worker.ts <jobs/key> <attempt>`. Its place comes from
+ * Slurm's variables and is passed on as torchrun's. Rank 0 saves when asked to stop; the other ranks take part and are then ended.
  */
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
@@ -22,7 +22,7 @@ const own = rankFolder(attempt, rank)
 const log = logIn(own)
 writeJson(join(own, "started.json"), { host })
 
-/** The rank's own GPU, of those of the job on this node. */
+/** The rank's own GPU, among those of the job on this node. */
 const gpuVariables = (): Readonly<Record<string, string>> => {
   const visible = process.env.CUDA_VISIBLE_DEVICES?.split(",").filter((name) => name !== "")
   if (visible === undefined) return { CUDA_VISIBLE_DEVICES: String(localRank) }
@@ -30,7 +30,7 @@ const gpuVariables = (): Readonly<Record<string, string>> => {
   if (gpu === undefined)
     throw new StageError({
       reason: "Ranks",
-      message: `Slurm gave the job ${visible.length} GPUs on this node (CUDA_VISIBLE_DEVICES=${visible.join(",")}), and this is rank ${localRank + 1} on it. Ask for one GPU per rank: "gpus" of the profile, or on({ gpus }).`,
+      message: `Slurm gave the job ${visible.length} GPUs on this node (CUDA_VISIBLE_DEVICES=${visible.join(",")}), and this is rank ${localRank + 1} on it. Request one GPU per rank: "gpus" in the profile, or on({ gpus }).`,
       isRetryable: false
     })
   return { CUDA_VISIBLE_DEVICES: gpu }
@@ -40,7 +40,7 @@ let stopped: string | undefined
 const work = (file: JobFile) =>
   Effect.gen(function* () {
     const { job, port } = readJsonFile(ranksFile(attempt)) as RanksFile
-    // Slurm's address of the node where srun runs, which is that of rank 0.
+    // Slurm's address of the node where srun runs, which is rank 0's node.
     const meeting = { host: MASTER_ADDR ?? SLURM_LAUNCH_NODE_IPADDR ?? "", port: MASTER_PORT === undefined ? port : Number(MASTER_PORT) }
     const gpu = yield* Effect.try({ try: () => (job.device === "cuda" ? gpuVariables() : {}), catch: (cause) => cause as StageError })
     Object.assign(process.env, rankVariables({ rank, localRank, size, ...meeting }), gpu)
@@ -66,7 +66,7 @@ if (Exit.isSuccess(exit)) log.end({ type: "done", outcome: exit.value, files: []
 else if (stopped !== undefined && (rank > 0 || Cause.hasInterruptsOnly(exit.cause))) log.end({ type: "stopped", signal: stopped })
 else {
   const { isRetryable, message, reason } = stageErrorOf(exit.cause)
-  // "Node" is of the job's first node, which the driver names.
+  // "Node" means the job's first node, which the driver names.
   log.end({ type: "failed", error: { reason: reason === "Node" ? "Ranks" : reason, message, isRetryable } })
 }
 process.exit(0)

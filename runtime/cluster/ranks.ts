@@ -1,7 +1,8 @@
 /**
- * A stage's ranks on several nodes of a job: started by one srun, a task for each rank (rank-worker.ts), which tell by files how they fare, as a job tells its driver.
+ * A stage's ranks on several nodes of a job: started by one srun, one task per rank (rank-worker.ts). The ranks report through files, as a job does
+ * to its driver.
  *
- *     <attempt>/ranks.json       the job, and the port at which the ranks meet on the first node
+ *     <attempt>/ranks.json       the job, and the port on the first node where the ranks connect
  *     <attempt>/rank-<n>/        each rank's events.ndjson and outcome.json
  */
 import { execFile, spawn } from "node:child_process"
@@ -15,7 +16,7 @@ import type { Job, Outcome } from "../run/run-stage.ts"
 import { tail } from "./attempts.ts"
 import { type JobOutcome, readJsonFile, writeJson } from "./job-files.ts"
 
-/** Of ranks.json. */
+/** The content of ranks.json. */
 export interface RanksFile {
   readonly job: Job
   readonly port: number
@@ -23,11 +24,14 @@ export interface RanksFile {
 export const ranksFile = (own: string): string => join(own, "ranks.json")
 export const rankFolder = (own: string, rank: number): string => join(own, `rank-${rank}`)
 
-/** How often a rank's files are read; how long a stage may take to save, and srun to end its tasks; how late files may be visible; how long Slurm may take to notice a dead node, and a node to answer. In milliseconds. */
+/**
+ * In milliseconds: how often a rank's files are read; how long a stage may take to save, and srun to end its tasks; how late files may become
+ * visible; how long Slurm may take to notice a dead node, and a node to answer.
+ */
 const times = { look: 200, saving: 120_000, ending: 20_000, visible: 10_000, noticing: 600_000, answering: 20_000 }
 const pause = (milliseconds: number) => new Promise<"late">((resolve) => setTimeout(resolve, milliseconds, "late").unref())
 
-/** Tasks that srun says are lost: "srun: error: n2: tasks 1,3-4: Killed". */
+/** Tasks that srun reports as lost: "srun: error: n2: tasks 1,3-4: Killed". */
 export const lostTasks = (line: string): ReadonlyArray<{ readonly rank: number; readonly node: string; readonly how: string }> => {
   const found = /^srun: error: ([^\s:]+): tasks? ([\d,-]+): (.+)$/.exec(line)
   if (found === null) return []
@@ -40,7 +44,7 @@ export const lostTasks = (line: string): ReadonlyArray<{ readonly rank: number; 
 
 /** A running srun. */
 interface Step {
-  /** Why there will be no outcome of this rank, if that is known. */
+  /** Why this rank will have no outcome, if known. */
   readonly lost: (rank: number) => string | undefined
   readonly node: (rank: number) => string | undefined
   readonly signal: (name: NodeJS.Signals) => void
@@ -52,9 +56,9 @@ const startStep = (folder: string, own: string, size: number, nodes: number): St
   const { SLURM_CPUS_PER_TASK: cpus = "" } = process.env
   const args = [
     ...[`--nodes=${nodes}`, `--ntasks=${size}`, `--ntasks-per-node=${size / nodes}`, "--mpi=none", "--input=none"],
-    // Slurm 22.05 and later do not pass it on from the job.
+    // Since Slurm 22.05 srun does not inherit it from the job.
     ...(cpus === "" ? [] : [`--cpus-per-task=${cpus}`]),
-    // One rank's end is not the others': which one failed first is decided here.
+    // The end of one rank must not end the others: which one failed first is decided here.
     ...["--kill-on-bad-exit=0", "--wait=0"],
     ...[process.execPath, program, folder, own]
   ]
@@ -80,10 +84,10 @@ const startStep = (folder: string, own: string, size: number, nodes: number): St
     lost: (rank) => {
       const task = lost.get(rank)
       if (task !== undefined) return `its process is gone (${task.how.toLowerCase()}).`
-      // Its outcome may not be seen here yet.
+      // Its outcome may not be visible here yet.
       const wait = end?.how === "ended with code 0" ? times.visible : times.look
       if (end === undefined || performance.now() - end.at < wait) return undefined
-      return `srun, which started it, ${end.how}.${said.trim() === "" ? "" : ` Its last words:\n${said.trim().slice(-1500)}`}`
+      return `srun, which started it, ${end.how}.${said.trim() === "" ? "" : ` Its last output:\n${said.trim().slice(-1500)}`}`
     },
     node: (rank) => lost.get(rank)?.node,
     signal: (name) => void srun.kill(name),
@@ -91,13 +95,13 @@ const startStep = (folder: string, own: string, size: number, nodes: number): St
   }
 }
 
-/** Runs a stage as ranks on all nodes of this job. `stop`: Slurm has told the ranks to save and end. */
+/** Runs a stage as ranks on all nodes of this job. `stop`: Slurm has asked the ranks to save and end. */
 export const onNodes =
   (folder: string, own: string, stop: (signal: string) => void): Execute =>
   (work) =>
     Effect.gen(function* () {
       const { nodes, size } = work.job.ranks!
-      // Reached from other nodes: free at every address.
+      // Other nodes connect to it: it must be free on every address.
       const port = yield* freePort("")
       writeJson(ranksFile(own), { job: work.job, port } satisfies RanksFile)
       const step = startStep(folder, own, size, nodes)
@@ -105,15 +109,15 @@ export const onNodes =
       let killing: Promise<void> | undefined
       const kill = (): Promise<void> =>
         (killing ??= (async () => {
-          // Ranks that are done end by themselves.
+          // Finished ranks exit by themselves.
           const areDone = Array.from({ length: size }, (_, rank) => outcomeOf(rank)).every((outcome) => outcome?.type === "done")
           if (areDone) await Promise.race([step.ended, pause(times.visible)])
-          // srun kills its tasks when it is told so.
+          // On this signal srun kills its tasks.
           step.signal("SIGTERM")
           if ((await Promise.race([step.ended, pause(times.ending)])) === "late") step.signal("SIGKILL")
           await step.ended
         })())
-      /** Has rank 0 save, in which all take part. */
+      /** Asks rank 0 to save; all ranks take part. */
       const save = async () => {
         step.signal("SIGUSR1")
         for (const until = performance.now() + times.saving; performance.now() < until; await pause(times.look))
@@ -162,7 +166,10 @@ export const onNodes =
       )
     })
 
-/** Lost ranks may be those of a node that died. Slurm then queues the job again once it notices, and ends this attempt: waits for that as long as a node does not answer. */
+/**
+ * Lost ranks may belong to a node that died. Slurm then requeues the job once it notices, and ends this attempt: waits for that while a node does not
+ * answer.
+ */
 const waitWhileDead = (nodes: number): Effect.Effect<void> =>
   Effect.promise(async (signal) => {
     const answer = () =>

@@ -1,6 +1,6 @@
 /**
- * Stages as Slurm jobs: submits a job for a stage, follows it, and takes what it wrote (docs/decisions/0024-clusters-and-shared-results.md). What the job is, is in its folder (job-files.ts);
- * Slurm is asked only whether to go on waiting.
+ * Runs stages as Slurm jobs: submits a stage's job, follows it, and collects its output (docs/decisions/0024-clusters-and-shared-results.md). The
+ * job's description is in its folder (job-files.ts); Slurm is only asked whether to keep waiting.
  */
 import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
@@ -18,13 +18,13 @@ import { jobFolder, type Submission } from "./job-files.ts"
 import { type Known, isAlive, States } from "./states.ts"
 import { type Engine, findSubmission, submitNew, type Submitting } from "./submission.ts"
 
-/** Between two looks at a job's folder, in milliseconds; longer for a job that goes on long. */
+/** Interval between two checks of a job's folder, in milliseconds; longer for long jobs. */
 const looks = { least: 200, most: 2000 }
-/** What a job wrote last may be seen late here, in milliseconds. */
+/** A job's last files may become visible this much later, in milliseconds. */
 const visible = 10_000
-/** How often a job that ends without a result is submitted again while there is no new checkpoint. */
+/** Maximum number of resubmissions of a job that ends without a result and without a new checkpoint. */
 const mostLost = 3
-/** A clock that is further off than this is worth a word, in milliseconds. */
+/** A clock that is off by more than this is reported, in milliseconds. */
 const clockTolerance = 60_000
 
 export interface SlurmOptions {
@@ -42,7 +42,7 @@ const asStageError = (cause: unknown): StageError => {
 const attempt = <A>(body: (signal: AbortSignal) => A | Promise<A>): Effect.Effect<A, StageError> =>
   Effect.tryPromise({ try: async (signal) => body(signal), catch: asStageError })
 
-/** The newest checkpoint's name: whether there is a new one. */
+/** The newest checkpoint's name: to detect a new one. */
 const checkpointOf = (work: Work): string => {
   try {
     return (
@@ -56,7 +56,7 @@ const checkpointOf = (work: Work): string => {
   }
 }
 
-/** Runs stages as jobs of Slurm. */
+/** Runs stages as Slurm jobs. */
 export const slurm = (options: SlurmOptions): Executor["Service"] => ({
   open: slurmExecute(options),
   claim: Effect.acquireRelease(
@@ -72,7 +72,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
   Effect.sync(() => {
     const states = new States()
     const poll = config.pollSeconds ?? usualPollSeconds
-    /** What is told once a run. */
+    /** Messages reported once per run. */
     const told = new Set<string>()
 
     const prepare = (work: Work) =>
@@ -127,7 +127,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           if (Math.abs(ahead) > clockTolerance && !told.has(host)) {
             told.add(host)
             note(
-              `the clock of ${host} is ${Math.round(Math.abs(ahead) / 1000)} s ${ahead > 0 ? "ahead of" : "behind"} that of the shared file system: times in logs are wrong by that, results are not. Have its clock set (chrony, ntp)`
+              `the clock of ${host} is ${Math.round(Math.abs(ahead) / 1000)} s ${ahead > 0 ? "ahead of" : "behind"} that of the shared file system: times in logs are off by that, but results are correct. Synchronise its clock (chrony, ntp)`
             )
           }
         }
@@ -135,7 +135,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         const { outcome, of } = seen
         if (outcome?.type === "done") {
           if (yield* attempt(() => takeOutput(folder, of!, outcome, work.job))) {
-            // An older attempt, on a node that was thought dead, may have been first.
+            // An older attempt, on a node that seemed dead, may have finished first.
             if (of !== seen.current) yield* Effect.ignore(attempt(() => cancel([id])))
             yield* attempt(() => rmSync(folder, { recursive: true, force: true }))
             return { type: "done", outcome: outcome.outcome } as const
@@ -144,7 +144,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           if (performance.now() - missing > 6 * visible)
             return failed(
               "Cluster",
-              `Its job ${id} on ${outcome.host} is done, and not all of its files are seen in ${join(folder, of!, "output")}. Is that file system shared with ${outcome.host}?`
+              `Its job ${id} on ${outcome.host} is done, but not all of its files are visible in ${join(folder, of!, "output")}. Is that file system shared with ${outcome.host}?`
             )
         }
         if (outcome?.type === "failed" && of?.startsWith(`${id}-`) === true) {
@@ -155,23 +155,25 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
             isRetryable
           )
         }
-        // At its end, as it seems: Slurm is asked at once, and again, how that comes.
+        // The job seems to have ended: query Slurm immediately, and often until it confirms.
         const every: number = outcome?.type === "stopped" || !isAlive(known) ? Math.min(1, poll) : poll
         if (performance.now() - asked >= every * 1000) {
           asked = performance.now()
-          // An answer from before it was submitted knows nothing of it.
+          // A state from before the submission does not contain the job.
           known = yield* attempt(() => states.of(token, Math.min(every / 2, (performance.now() - began) / 1000)))
           if (known === "unknown" && !told.has("down")) {
             told.add("down")
-            note("Slurm's controller does not answer: jobs that run go on, and their results are taken; nothing new is begun until it does")
+            note(
+              "Slurm's controller does not respond: running jobs continue and their results are collected; new jobs wait until it responds"
+            )
           }
           if (known !== "unknown" && known !== "gone" && known.state === "PENDING") {
             const waits = `job ${id} waits in the queue (${known.reason})`
             if (waits !== message) work.onProgress({ message: (message = waits) })
             if (/requeued held/i.test(known.reason)) {
-              // Slurm itself holds a job whose node could not begin it, until somebody looks. Another one may begin elsewhere.
+              // Slurm holds a job whose node could not start it until somebody intervenes. A new job may start elsewhere.
               yield* Effect.ignore(attempt(() => cancel([id])))
-              return { type: "again", why: `job ${id} could not be begun (${known.reason})`, isTime: false }
+              return { type: "again", why: `job ${id} could not be started (${known.reason})`, isTime: false }
             }
             if (known.reason === "BeginTime") yield* Effect.ignore(attempt(() => startNow(id)))
             if (/NodeNotAvail|BadConstraints|NodeConfig|PartitionTimeLimit|PartitionDown|Invalid/i.test(known.reason) && !told.has(waits)) {
@@ -181,7 +183,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           }
         }
         if (!isAlive(known)) {
-          // Its outcome may not be seen yet.
+          // Its outcome may not be visible yet.
           missing ||= performance.now()
           if (outcome?.type === "stopped" || performance.now() - missing > visible * Math.min(1, poll / 2))
             return endOf(given, id, known as Exclude<Known, "unknown">, attemptsIn(folder))
@@ -194,7 +196,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
       Effect.promise(async () => {
         const id = submission?.id ?? undefined
         if (id === undefined) return
-        if (on.onInterruption() === "leave") return note(`its job ${id} goes on: the next run finds it (caravan jobs)`)
+        if (on.onInterruption() === "leave") return note(`its job ${id} continues: the next run finds it (caravan jobs)`)
         await cancel([id]).catch((cause: unknown) => note(`its job ${id} could not be cancelled (${messageOf(cause)}): scancel ${id}`))
         note(`its job ${id} was cancelled`)
       })
@@ -203,10 +205,10 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
       Effect.gen(function* () {
         const given = yield* prepare(work)
         let submission = yield* attempt((signal) => findSubmission(given, signal))
-        // Done while there was no driver.
+        // Finished while there was no driver.
         const before = submission === undefined ? attemptsIn(given.folder) : undefined
         if (before?.outcome?.type === "done" && takeOutput(given.folder, before.of!, before.outcome, work.job)) {
-          given.note(`its job was done meanwhile, on ${before.outcome.host}`)
+          given.note(`its job finished in the meantime, on ${before.outcome.host}`)
           rmSync(given.folder, { recursive: true, force: true })
           return before.outcome.outcome
         }
@@ -225,7 +227,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           if (lost > 0 && end.isTime)
             return yield* new StageError({
               reason: "Timeout",
-              message: `Its ${end.why} (${given.request.minutes ?? "?"} minutes), and there is no new checkpoint to go on from. Give it more time: "minutes" of the profile "${given.request.name}" in caravan.json.`,
+              message: `Its ${end.why} (${given.request.minutes ?? "?"} minutes), and there is no new checkpoint to continue from. Increase its time limit: "minutes" in the profile "${given.request.name}" in caravan.json.`,
               isRetryable: false
             })
           if (lost >= mostLost)
@@ -234,14 +236,14 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
               message: `Its ${end.why}, as ${mostLost} jobs did, with no new checkpoint in between. See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
               isRetryable: true
             })
-          given.note(`${end.why}: submitted again${now === "" ? "" : `, to go on from its checkpoint after step ${Number(now)}`}`)
+          given.note(`${end.why}: submitted again${now === "" ? "" : `, to continue from its checkpoint after step ${Number(now)}`}`)
           submission = undefined
         }
       })
     return (work) => {
       const { on, stage } = work
       const workers = on?.placement.workers ?? 1
-      // The job that joins the shards was submitted before: all are made.
+      // The joining job was submitted before: all shards are done.
       if (stage.sharding === undefined || workers === 1 || existsSync(join(jobFolder(home, on!.key), "submission.json"))) return run(work)
       return Effect.andThen(dealOut(run, work, workers), run(work))
     }

@@ -1,7 +1,7 @@
-/** The states of the user's jobs, asked for all jobs of a run together and not more often than the config says. */
+/** The states of the user's jobs, queried for all jobs of a run together, at most as often as configured. */
 import { type JobState, jobStates, SlurmError } from "./commands.ts"
 
-/** "unknown": the controller does not answer; "gone": it does, and knows no such job. */
+/** "unknown": the controller does not respond; "gone": it responds and does not know the job. */
 export type Known = JobState | "gone" | "unknown"
 
 const alive = [
@@ -26,7 +26,7 @@ export class States {
   #asked = -Infinity
   #answer: Promise<ReadonlyArray<JobState> | "unknown"> = Promise.resolve("unknown")
 
-  /** All jobs, as they were at most so many seconds ago. Rejects where there is no Slurm. */
+  /** All jobs, at most this many seconds old. Rejects if Slurm is not installed. */
   all(seconds: number): Promise<ReadonlyArray<JobState> | "unknown"> {
     if (performance.now() - this.#asked < seconds * 1000) return this.#answer
     this.#asked = performance.now()
@@ -36,7 +36,7 @@ export class States {
     })
     return this.#answer
   }
-  /** By its comment: a controller that was killed may give a number twice. */
+  /** By its comment, because a controller that was killed may reuse a job id. */
   async of(token: string, seconds: number): Promise<Known> {
     const all = await this.all(seconds)
     return all === "unknown" ? all : (all.find((job) => job.comment === token) ?? "gone")

@@ -1,4 +1,4 @@
-/** Submitting a job once: what was submitted under a key before, by this driver or one that died, is found. */
+/** Submits a job once: finds the job already submitted under a key, by this driver or by one that ended. */
 import { randomUUID } from "node:crypto"
 import { chmodSync, mkdirSync, realpathSync, rmSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
@@ -14,16 +14,16 @@ import { isAlive, type States } from "./states.ts"
 
 /** Modules that a job needs and that the runtime does not know. */
 export interface Engine {
-  /** Sets the tensor engine up in a child (child.ts). */
+  /** Sets up the tensor engine in a child (child.ts). */
   readonly prepare?: string | undefined
-  /** Its `numericsOf(device, threads, folder)` tells what of a machine changes bits. */
+  /** Its `numericsOf(device, threads, folder)` reports a machine's numerics. */
   readonly describe?: string | undefined
 }
 
 const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 const beside = (name: string): string => fileURLToPath(import.meta.resolve(`./${name}.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`))
 
-/** Where it really is: links of the home need not lead anywhere on another machine. */
+/** The real path: links of the home may not resolve on another machine. */
 const real = (path: string): string => {
   try {
     return realpathSync(path)
@@ -42,30 +42,30 @@ const realJob = (job: Job): Job => ({
   ) as Job["inputs"]
 })
 
-/** The script of a job, which runs a module of this folder. */
+/** The script of a job that runs a module of this folder. */
 export const scriptOf = (module: "worker" | "probe-worker", args: ReadonlyArray<string>, request: Request): string =>
   [
     "#!/bin/bash",
     "# Written by caravan. Slurm runs it on the job's first node.",
     ...(request.setup === undefined ? [] : [request.setup]),
-    // The worker itself is what Slurm's signals reach.
+    // exec, so that Slurm's signals reach the worker itself.
     `exec ${[process.execPath, beside(module), ...args].map(quoted).join(" ")}`,
     ""
   ].join("\n")
 
 const trouble = (message: string, isRetryable = false) => new StageError({ reason: "Slurm", message, isRetryable })
 
-/** What is wrong with a request that Slurm refused, and what would help. */
+/** Explains a request that Slurm refused, with advice. */
 const refused = async (node: string, request: Request, said: string): Promise<StageError> => {
   const there = await partitions().catch(() => new Map<string, string>())
   const list = [...there].map(([name, has]) => `${name} (${has})`).join(", ")
   const asked = sbatchArguments(request).join(" ")
   return trouble(
-    `Slurm refused the job of node "${node}": ${said}. It was asked for ${asked} (profile "${request.name}" of caravan.json).${list === "" ? "" : ` Its partitions: ${list}.`} Change the profile, or the node's on({ ... }).`
+    `Slurm refused the job of node "${node}": ${said}. The request was ${asked} (profile "${request.name}" in caravan.json).${list === "" ? "" : ` Partitions: ${list}.`} Change the profile, or the node's on({ ... }).`
   )
 }
 
-/** How long a controller that does not answer is waited for when a job is to be submitted, in milliseconds. */
+/** How long to wait for an unresponsive controller when submitting a job, in milliseconds. */
 const patience = 600_000
 const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds))
 
@@ -82,7 +82,7 @@ export interface Submitting {
 
 const path = (folder: string) => join(folder, "submission.json")
 
-/** The job of an earlier driver that still lives; undefined: there is none. */
+/** A living job of an earlier driver; undefined if there is none. */
 export const findSubmission = async (
   { folder, note, request, states }: Submitting,
   signal: AbortSignal
@@ -90,28 +90,28 @@ export const findSubmission = async (
   const found = readJsonFile(path(folder)) as (Submission & { readonly args: string }) | undefined
   if (found === undefined) return undefined
   let all = await states.all(0)
-  if (all === "unknown") note("Slurm's controller does not answer: waiting for it, to find the job that was submitted before")
+  if (all === "unknown") note("Slurm's controller does not respond: waiting for it, to find the job that was submitted before")
   for (const until = performance.now() + patience; all === "unknown" && performance.now() < until && !signal.aborted;) {
     await pause(2000)
     all = await states.all(0)
   }
   if (all === "unknown")
     throw trouble(
-      "Slurm's controller does not answer (scontrol ping), and whether a job of this node runs is not known. Run again once it does.",
+      "Slurm's controller does not respond (scontrol ping), so it is unknown whether a job of this node is running. Run again once it responds.",
       true
     )
   const job = all.find(({ comment }) => comment === found.token)
   if (job === undefined || !isAlive(job)) return undefined
   if (job.state === "PENDING" && found.args !== sbatchArguments(request).join(" ")) {
-    note(`job ${job.id} of an earlier run waits with another profile: it is cancelled and submitted anew`)
+    note(`job ${job.id} of an earlier run is pending with another profile: it is cancelled and submitted again`)
     await cancel([job.id])
     return undefined
   }
-  note(`job ${job.id} of an earlier run goes on (${job.state.toLowerCase()}): waiting for it`)
+  note(`job ${job.id} of an earlier run continues (${job.state.toLowerCase()}): waiting for it`)
   return { ...found, id: job.id }
 }
 
-/** Submits a new job. What was in its folder goes; checkpoints are elsewhere. */
+/** Submits a new job. Its folder is emptied first; checkpoints are elsewhere. */
 export const submitNew = async (given: Submitting, signal: AbortSignal): Promise<Submission> => {
   const { engine, folder, home, note, on, request, states, work } = given
   const submission: Submission = { token: `caravan-${randomUUID()}`, id: null, node: on.node, profile: request.name, at: Date.now() }
@@ -155,21 +155,21 @@ export const submitNew = async (given: Submitting, signal: AbortSignal): Promise
   for (const until = performance.now() + patience; ; await pause(2000)) {
     try {
       const id = await submit(args)
-      // The run was interrupted meanwhile: nobody follows it.
+      // The run was interrupted in the meantime: nobody follows the job.
       if (signal.aborted && on.onInterruption() === "cancel") await cancel([id])
       const made = { ...submission, id }
       writeJson(path(folder), { ...made, args: sbatchArguments(request).join(" ") })
       return made
     } catch (cause) {
       if (!(cause instanceof SlurmError))
-        throw trouble(`Writing down the job of node "${on.node}" in ${folder}: ${messageOf(cause)}.${fullness(home)}`)
+        throw trouble(`Recording the job of node "${on.node}" in ${folder}: ${messageOf(cause)}.${fullness(home)}`)
       if (signal.aborted) throw cause
       if (cause.kind === "none") throw trouble(`${cause.message}. Run where Slurm's commands are (a login node), or without --on slurm.`)
       if (cause.kind === "refused") throw await refused(on.node, request, cause.message)
       if (performance.now() > until)
         throw trouble(`Submitting the job of node "${on.node}": ${cause.message}. See \`scontrol ping\`, then run again.`, true)
-      note(`Slurm's controller does not answer (${cause.message}): its job is submitted once it does`)
-      // It may have taken the job and failed to say so.
+      note(`Slurm's controller does not respond (${cause.message}): the job will be submitted once it does`)
+      // It may have accepted the job without confirming it.
       const all = await states.all(0)
       const taken = all === "unknown" ? undefined : all.find(({ comment }) => comment === submission.token)
       if (taken !== undefined) return { ...submission, id: taken.id }

@@ -1,6 +1,7 @@
 /**
- * A job on its first node, started by the script that slurm.ts submits: `node worker.ts <jobs/key>`. It runs the stage in a child, as a run does (process-pool.ts), or as ranks on several nodes
- * (ranks.ts). It writes what happens and the outcome into its folder, and has the stage save when Slurm is about to end it.
+ * A job on its first node, started by the script that slurm.ts submits: `node worker.ts <jobs/key>`. Runs the stage in a child process, as a run does
+ * (process-pool.ts), or as ranks on several nodes (ranks.ts). Writes events and the outcome into its folder, and lets the stage save when Slurm is
+ * about to end it.
  */
 import { readdirSync, statSync, utimesSync, writeFileSync } from "node:fs"
 import { join, relative } from "node:path"
@@ -18,13 +19,13 @@ import { onNodes } from "./ranks.ts"
 const folder = process.argv[2]!
 const { SLURM_JOB_ID = "0", SLURM_JOB_NODELIST, SLURM_RESTART_COUNT = "0" } = process.env
 const attempt = `${SLURM_JOB_ID}-${SLURM_RESTART_COUNT === "" ? "0" : SLURM_RESTART_COUNT}`
-/** How often it looks whether it is still the newest attempt, in milliseconds. */
+/** Interval between checks whether this is still the newest attempt, in milliseconds. */
 const lookInterval = 5000
 
 const own = makeAttempt(folder, attempt)
 const log = logIn(own)
 
-/** The node's clock against that of the file system. */
+/** The node's clock relative to the file system's. */
 const ahead = (): number => {
   const path = join(own, "clock")
   writeFileSync(path, "")
@@ -62,14 +63,14 @@ const stop = (signal: string) => {
 const work = (file: JobFile) =>
   Effect.gen(function* () {
     const job: Job = { ...file.job, output: join(own, "output"), sidecar: join(own, "sidecar") }
-    // Each rank looks at its own node.
+    // Each rank checks its own node.
     if (nodes > 1) return yield* runHere({ ...file, describe: null }, job, onNodes(folder, own, stop), log)
     return yield* runHere(file, job, yield* processPool(file.prepare ?? undefined), log)
   }).pipe(Effect.scoped)
 const fiber = Effect.runFork(work(file))
 for (const signal of ["SIGTERM", "SIGUSR1", "SIGINT"] as const) process.on(signal, () => stop(signal))
 process.on("SIGHUP", () => {})
-// A node that was thought dead may still run this while another attempt has begun elsewhere.
+// A node that seemed dead may still run this while another attempt has started elsewhere.
 const looking = setInterval(() => {
   if (readWhole(join(folder, "current")) !== attempt) stop("overtaken")
 }, lookInterval)
@@ -78,7 +79,7 @@ const exit = await Effect.runPromise(Fiber.await(fiber))
 clearInterval(looking)
 if (Exit.isSuccess(exit)) {
   const files = sizes(join(own, "output"))
-  // What is in the folder is seen by others once its time has changed.
+  // Others see the folder's content once its time has changed.
   utimesSync(join(own, "output"), new Date(), new Date())
   log.end({ type: "done", outcome: exit.value, files })
 } else if (stopped !== undefined && Cause.hasInterruptsOnly(exit.cause)) {

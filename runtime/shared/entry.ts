@@ -1,4 +1,4 @@
-/** What shared results say of a key: the result's digest, and what its trace has. The first line is the sha256 of what follows. */
+/** A key's entry in the shared results: the result's digest, and its trace. The first line is the sha256 of the rest. */
 import { hash } from "node:crypto"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
@@ -24,7 +24,7 @@ const Entry = Schema.Struct({
       reasons: Schema.Record(Schema.String, Schema.Number)
     })
   ),
-  /** The code that it was made with: a pinned stage's is not in the key. */
+  /** The code that made it: a pinned stage's code is not in the key. */
   code: Schema.String,
   files: Texts
 })
@@ -47,32 +47,32 @@ export const encodeEntry = (entry: Entry): Uint8Array => {
 }
 
 export const decodeEntryOf = (key: string, bytes: Uint8Array): Entry => {
-  const lying = (what: string) => new SharedError("lying", `its entry of the key ${key} ${what}`)
+  const lying = (what: string) => new SharedError("lying", `its entry for the key ${key} ${what}`)
   const text = Buffer.from(bytes).toString("utf8")
   const end = text.indexOf("\n")
   const body = text.slice(end + 1)
   if (end === -1 || hash("sha256", body) !== text.slice(0, end)) throw lying("is damaged")
   const decoded = decodeEntry(JSON.parse(body))
-  if (Exit.isFailure(decoded)) throw lying("has a format that this version of caravan does not know")
-  if (decoded.value.key !== key) throw lying(`is of another key, ${decoded.value.key}`)
+  if (Exit.isFailure(decoded)) throw lying("has a format that this version of caravan does not support")
+  if (decoded.value.key !== key) throw lying(`belongs to another key, ${decoded.value.key}`)
   return decoded.value
 }
 
-/** A manifest whose bytes have the digest that it is asked for by. Its paths stay below the folder that they are written to. */
+/** A manifest whose bytes match the requested digest. Its paths stay below the folder that they are written to. */
 export const decodeManifest = (digest: string, bytes: Uint8Array): SharedManifest => {
   const lying = (what: string) => new SharedError("lying", `its manifest ${digest} ${what}`)
   let parsed: unknown
   try {
     parsed = JSON.parse(Buffer.from(bytes).toString("utf8"))
   } catch {
-    throw lying("is no JSON")
+    throw lying("is not JSON")
   }
   const decoded = decodeManifestJson(parsed)
-  if (Exit.isFailure(decoded)) throw lying("is no manifest that this version of caravan knows")
+  if (Exit.isFailure(decoded)) throw lying("is not a manifest that this version of caravan supports")
   const wrong = decoded.value.files.find(
     ({ path, size }) =>
       !Number.isSafeInteger(size) || size < 0 || path.split("/").some((part) => ["", ".", ".."].includes(part)) || path.includes("\0")
   )
-  if (wrong !== undefined) throw lying(`names a file that no result has: ${JSON.stringify(wrong.path)}`)
+  if (wrong !== undefined) throw lying(`lists an invalid file path: ${JSON.stringify(wrong.path)}`)
   return decoded.value
 }

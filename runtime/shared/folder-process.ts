@@ -1,6 +1,6 @@
 /**
- * The process that touches a folder of shared results, for folder.ts: where the folder's file system hangs, this process hangs and the run does not. Nothing but Node is
- * imported, so that it starts quickly. A file is written under another name and renamed, so none is ever seen half written.
+ * The process that accesses a folder of shared results, for folder.ts: if the folder's file system hangs, this process hangs and the run does not.
+ * Imports only Node modules, so that it starts quickly. Files are written under another name and renamed, so that none is ever seen half written.
  */
 import { createHash, randomUUID } from "node:crypto"
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises"
@@ -17,16 +17,16 @@ export type Call = { readonly id: number } & (
   | { readonly does: "send"; readonly name: string; readonly path: string }
 )
 export type Answer =
-  /** The call goes on. */
+  /** The call is making progress. */
   | { readonly id: number; readonly moving: true }
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly trouble: Trouble; readonly message: string }
 
 const root = process.argv[2]!
 const isReadOnly = process.argv[3] === "read-only"
-/** An entry is a few hundred bytes; with a thousand metrics it would be 50 KB. */
+/** An entry has a few hundred bytes; with a thousand metrics it would have 50 KB. */
 const largestEntry = 1 << 20
-/** What killed runs left of files that they were writing. */
+/** Age of partial files left by killed runs after which they are deleted, in milliseconds. */
 const abandonedAfter = 24 * 3600 * 1000
 
 class Told extends Error {
@@ -38,11 +38,11 @@ class Told extends Error {
 }
 
 const pathOf = (kind: "ac" | "cas", name: string) => {
-  if (!/^[0-9a-f]{64}$/.test(name)) throw new Error(`${name} is no sha256`)
+  if (!/^[0-9a-f]{64}$/.test(name)) throw new Error(`${name} is not a sha256`)
   return join(root, kind, name.slice(0, 2), name)
 }
 
-/** undefined when there is no such file; an error when the folder itself is not there. */
+/** undefined if the file does not exist; an error if the folder itself does not exist. */
 const ifThere = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
   try {
     return await body()
@@ -59,7 +59,7 @@ const begin = async (): Promise<void> => {
     if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return undefined
     throw cause
   })
-  if (found === undefined) throw new Told("gone", "there is no such folder: mount it, or make it (mkdir)")
+  if (found === undefined) throw new Told("gone", "the folder does not exist: mount it, or create it (mkdir)")
   if (!found.isDirectory()) throw new Told("gone", "it is not a folder")
 }
 
@@ -72,7 +72,7 @@ const sweep = async (): Promise<void> => {
   }
 }
 
-/** Copies a file, hashing it; gives its sha256. `lasts`: it is to be there after a loss of power. */
+/** Copies a file and hashes it; returns its sha256. `lasts`: sync it to disk. */
 const copy = async (from: string, to: string, lasts: boolean, moved: () => void): Promise<string> => {
   const source = await open(from, "r")
   try {
@@ -97,9 +97,9 @@ const copy = async (from: string, to: string, lasts: boolean, moved: () => void)
   }
 }
 
-/** Writes a new file below the root by `body`, and renames it to its place. */
+/** Writes a new file below the root with `body`, and renames it to its place. */
 const place = async (to: string, body: (path: string) => Promise<void>): Promise<void> => {
-  // Not with all above it: a folder that was unmounted is not made anew on the disk below.
+  // Not recursive: an unmounted folder must not be recreated on the disk below.
   for (const folder of [join(root, "tmp"), dirname(dirname(to)), dirname(to)])
     await mkdir(folder).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code !== "EEXIST") throw cause
@@ -144,18 +144,18 @@ const work = async (call: Call, moved: () => void): Promise<unknown> => {
           const from = pathOf("cas", call.name)
           const { size } = await stat(from)
           if (call.size !== undefined && size !== call.size) throw new Told("lying", `${from} has ${size} bytes, expected ${call.size}`)
-          // What is fetched is made to last when it is committed.
+          // Downloaded files are synced when they are committed.
           if ((await copy(from, call.path, false, moved)) === call.name) return true
           await rm(call.path, { force: true })
-          // Named by its content, it is worth nothing to anybody: the next who has the content puts it back.
+          // Content that does not match its name is useless: delete it, so that the next run that has the content stores it again.
           if (!isReadOnly) await rm(from, { force: true }).catch(() => undefined)
-          throw new Told("lying", `${from} is not what its name says`)
+          throw new Told("lying", `${from} does not match its name`)
         })) ?? false
       )
     case "send":
       return place(pathOf("cas", call.name), async (path) => {
         if ((await copy(call.path, path, true, moved)) !== call.name)
-          throw new Told("refused", `${call.path} has changed: \`caravan verify --store\` sets it aside`)
+          throw new Told("refused", `${call.path} has changed: \`caravan verify --store\` moves it to quarantine`)
       })
   }
 }

@@ -1,4 +1,4 @@
-/** Shared results in a folder, through a process of its own (folder-process.ts) and with a deadline for each call. */
+/** Shared results in a folder, accessed through a separate process (folder-process.ts) with a deadline per call. */
 import { type ChildProcess, fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { type SharedFiles, SharedError } from "./files.ts"
@@ -6,7 +6,7 @@ import type { Answer, Call } from "./folder-process.ts"
 
 type Without<C> = C extends Call ? Omit<C, "id"> : never
 
-/** `seconds`: how long a call may take without a byte being moved. */
+/** `seconds`: how long a call may take without progress. */
 export const sharedFolder = (
   folder: string,
   { isReadOnly, seconds }: { readonly isReadOnly: boolean; readonly seconds: number }
@@ -29,7 +29,7 @@ export const sharedFolder = (
     }
     started.once("exit", lost)
     started.once("error", lost)
-    // It keeps nobody waiting: neither does its channel, but while an answer is awaited.
+    // It does not keep the run alive, except while a call is pending.
     started.unref()
     started.channel?.unref()
     return started
@@ -48,7 +48,7 @@ export const sharedFolder = (
       }
       const late = () =>
         done(() => {
-          // It may hang for good: what it does next is not waited for.
+          // It may hang forever: do not wait for it.
           process.kill("SIGKILL")
           if (child === process) child = undefined
           reject(new SharedError("slow", `no answer within ${seconds} s`))

@@ -1,12 +1,12 @@
-/** Opening the place where results are shared. */
+/** Opens the storage of shared results. */
 import { sharedFolder } from "./folder.ts"
 import type { SharedFiles } from "./files.ts"
 
 export interface SharedPlace {
   readonly folder: string
-  /** What is there is used, and nothing is written. */
+  /** Use existing results, but write none. */
   readonly isReadOnly?: boolean
-  /** How long a call may take without a byte being moved, in seconds; 20 unless given. */
+  /** Seconds that a call may take without progress. Default: 20. */
   readonly seconds?: number
 }
 

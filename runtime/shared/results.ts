@@ -1,11 +1,11 @@
-/** Whole results to and from the place where they are shared (files.ts). */
+/** Copies complete results to and from the shared storage (files.ts). */
 import { mkdir, readFile, rm, statfs } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { manifestName } from "../store/objects.ts"
 import { decodeEntryOf, decodeManifest, encodeEntry, type Entry } from "./entry.ts"
 import { SharedError, type SharedFiles } from "./files.ts"
 
-/** Files of one result that are copied at once. */
+/** Maximum number of a result's files copied concurrently. */
 const atOnce = 4
 const forEach = async <A>(items: ReadonlyArray<A>, body: (item: A) => Promise<void>): Promise<void> => {
   const left = [...items]
@@ -24,19 +24,19 @@ export const entryOf = async (shared: SharedFiles, key: string): Promise<Entry |
 }
 
 /**
- * Copies a result's files into an empty folder: each is what its name says. False where some are gone, as those of an old result may be. What they are together the
- * caller checks.
+ * Copies a result's files into an empty folder; each file matches its name. Returns false if some are missing, as can happen for an old result. The
+ * caller checks the digest of the result.
  */
 export const fetchObject = async (shared: SharedFiles, digest: string, folder: string): Promise<boolean> => {
   const manifestFile = join(folder, manifestName)
   if (!(await shared.fetch(digest, manifestFile))) return false
   const { files } = decodeManifest(digest, await readFile(manifestFile))
-  // Sealing writes it anew, and finds a digest of its own.
+  // Sealing writes it again and computes its digest.
   await rm(manifestFile)
   const size = files.reduce((sum, file) => sum + file.size, 0)
   const { bavail, bsize } = await statfs(folder)
   if (size > bavail * bsize)
-    throw new SharedError("refused", `its result ${digest} has ${size} bytes, more than the store's disk has room for`)
+    throw new SharedError("refused", `its result ${digest} has ${size} bytes, more than the free space on the store's disk`)
   let isWhole = true
   await forEach(files, async ({ path, sha256, size }) => {
     const to = join(folder, path)
@@ -46,7 +46,7 @@ export const fetchObject = async (shared: SharedFiles, digest: string, folder: s
   return isWhole
 }
 
-/** Copies a result of the store there, those of its files that are not there yet; the manifest last. */
+/** Copies a stored result there, except files that already exist; the manifest last. */
 const sendObject = async (shared: SharedFiles, digest: string, folder: string): Promise<void> => {
   const manifestFile = join(folder, manifestName)
   const bytes = await readFile(manifestFile)
@@ -56,7 +56,7 @@ const sendObject = async (shared: SharedFiles, digest: string, folder: string): 
   if ((await shared.has(digest)) !== bytes.length) await shared.send(digest, manifestFile)
 }
 
-/** Shares a result that is in the store. Its entry comes last: who finds it finds all it names. */
+/** Shares a stored result. Its entry is written last, so that everything it names exists. */
 export const sendResult = async (shared: SharedFiles, entry: Entry, pathOf: (digest: string) => string): Promise<void> => {
   const there = await entryOf(shared, entry.key).catch((cause: unknown) => {
     if (cause instanceof SharedError && cause.trouble === "lying") return undefined
@@ -64,6 +64,6 @@ export const sendResult = async (shared: SharedFiles, entry: Entry, pathOf: (dig
   })
   await sendObject(shared, entry.digest, pathOf(entry.digest))
   if (entry.sidecar !== null) await sendObject(shared, entry.sidecar, pathOf(entry.sidecar))
-  // The first stays, as in the journal.
+  // The first entry stays, as in the journal.
   if (there === undefined) await shared.putEntry(entry.key, encodeEntry(entry))
 }
