@@ -75,7 +75,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     slurm.kill(`slurmd-${node}`)
     const said = await expectRight(driver, 4)
     expect(said).toMatch(
-      /walk-1: job \d+, restart 1 runs on n\d|walk-1: job \d+ on n\d ended .*: submitted again, to go on from its checkpoint/
+      /walk-1: job \d+, restart 1 runs on n\d|walk-1: job \d+ on n\d ended .*: submitted again, to continue from its checkpoint/
     )
     slurm.script("node", node)
   })
@@ -92,7 +92,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
   it("results are used although the controller is killed; the next job waits for it", async () => {
     const driver = await begun()
     slurm.kill("slurmctld")
-    await driver.says(/Slurm's controller does not answer/)
+    await driver.says(/Slurm's controller does not respond/)
     await driver.says(/walk-1: done in[^]*walk-2: done in|walk-2: done in[^]*walk-1: done in/, 120)
     await driver.says(/meet: running/)
     await pausing(3000)
@@ -106,7 +106,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     await first.ended
     slurm.kill("slurmctld")
     const driver = place.start(onSlurm)
-    await driver.says(/Slurm's controller does not answer: waiting for it, to find the job that was submitted before/)
+    await driver.says(/Slurm's controller does not respond: waiting for it, to find the job that was submitted before/)
     slurm.script("controller")
     await expectRight(driver, 0)
   })
@@ -138,7 +138,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     place = makePlace(slurm.environment, { steps: 100, pause: 650 })
     place.configure(configOf({}, { minutes: 1, saveSeconds: 15 }))
     const said = await expectRight(await begun(), 6)
-    expect(said).toMatch(/walk-1: job \d+ on n\d came to the end of its time: submitted again, to go on from its checkpoint after step \d+/)
+    expect(said).toMatch(/walk-1: job \d+ on n\d reached its time limit: submitted again, to continue from its checkpoint after step \d+/)
   })
 
   it("a stage without a new checkpoint within its time limit fails, and says what it needs", async () => {
@@ -148,7 +148,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     const { code, document } = await place.start([...onSlurm, "--only", "walk-1"]).ended
     expect([code, document!.nodes.find(({ id }) => id === "walk-1")!.error]).toEqual([
       1,
-      expect.stringMatching(/came to the end of its time \(1 minutes\), and there is no new checkpoint.*"minutes" of the profile "default"/)
+      expect.stringMatching(/reached its time limit \(1 minutes\), and there is no new checkpoint.*"minutes" in the profile "default"/)
     ])
   })
 
@@ -156,7 +156,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     const { status, stderr } = place.caravan("plan", trains, "--device", "cuda")
     expect([status, stderr]).toEqual([
       2,
-      expect.stringMatching(/This machine has no such device: job \d+ asks a node[^]*on node n\d \(job \d+, profile "default"\): .*CUDA/)
+      expect.stringMatching(/This machine has no such device: job \d+ determines a node's numerics[^]*on node n\d \(job \d+, profile "default"\): .*CUDA/)
     ])
   })
 
@@ -188,14 +188,14 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       const second = await other.start(onSlurm).ended
       expect([second.code, second.said]).toEqual([
         2,
-        expect.stringMatching(/No job can be submitted: the folder .* belongs to the store .*home.*Give each store a folder of its own/)
+        expect.stringMatching(/Jobs can't be submitted: the folder .* belongs to the store .*home.*Give each store a separate folder/)
       ])
       other.remove()
       const third = makePlace(slurm.environment)
       await third.start([]).ended
       third.configure(configOf({ folder: mkdtempSync(join(folder, "another-")) }))
       const { said } = await third.start([...onSlurm, "--force", "meet"]).ended
-      expect(said).toMatch(/has results of its own in objects\/.*mv .*objects/)
+      expect(said).toMatch(/has its own results in objects\/.*mv .*objects/)
       third.remove()
     })
 
@@ -205,7 +205,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       const driver = JSON.parse(readFileSync(file, "utf8")) as object
       writeFileSync(file, JSON.stringify({ ...driver, host: "login7", space: "elsewhere" }))
       const { said } = await place.start([...onSlurm, "--force", "meet"]).ended
-      expect(said).toMatch(/another driver works in .*process \d+ on login7, which was there \d+ s ago/)
+      expect(said).toMatch(/another driver uses .*process \d+ on login7, last active \d+ s ago/)
     })
 
     it("that is full fails what can't be stored, reports it, and continues once there is space", async ({ skip }) => {

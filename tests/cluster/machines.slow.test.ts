@@ -46,7 +46,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 400_000 }, () => {
     expect([status, stderr]).toEqual([
       1,
       expect.stringMatching(
-        /Its job \d+ can't run on n\d: it would compute other bits than the key says: .*expected.*Choose nodes that are alike/
+        /Its job \d+ can't run on n\d: its numerics do not match the key: .*expected.*Choose identical nodes/
       )
     ])
   })
@@ -70,7 +70,7 @@ int gettimeofday(struct timeval *t, void *zone) { int done = syscall(SYS_gettime
     const { code, document, said } = await place.start(["--on", "slurm"]).ended
     expect([code, digestsOf(document)]).toEqual([0, expected])
     expect(said).toMatch(
-      /the clock of n\d is 7[12]\d\d s ahead of that of the shared file system: times in logs are wrong by that, results are not/
+      /the clock of n\d is 7[12]\d\d s ahead of that of the shared file system: times in logs are off by that, but results are correct/
     )
   })
 

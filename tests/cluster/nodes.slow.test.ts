@@ -122,7 +122,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     slurm.command("sbatch", "-p", "high", "-N3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
     const said = await expectRight(driver)
     // // The ranks are notified before the job is ended, so they may have saved by then.
-    expect(said).toMatch(/marched: job \d+(, restart 1 runs on| on .* told to stop\): submitted again)/)
+    expect(said).toMatch(/marched: job \d+(, restart 1 runs on| on .* asked to stop\): submitted again)/)
     expect(said).toMatch(/goes on after step \d+/)
   })
 
@@ -139,7 +139,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     writeFileSync(prolog, `#!/bin/sh\n[ "$SLURM_PROCID" = 1 ] && echo export ATEN_CPU_CAPABILITY=default\nexit 0\n`, { mode: 0o755 })
     configure({ setup: `export SLURM_TASK_PROLOG=${prolog}` })
     expect(await errorOf(march(), "marched")).toMatch(
-      /^Rank 1 of 2 on n\d: it would compute other bits than the key says: .*expected.*Choose nodes that are alike/
+      /^Rank 1 of 2 on n\d: its numerics do not match the key: .*expected.*Choose identical nodes/
     )
   })
 

@@ -61,7 +61,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     const listed = JSON.parse(place.caravan("jobs", "--json").stdout) as { jobs: Array<{ node: string; state: string }> }
     expect(listed.jobs.map(({ node, state }) => `${node} ${state}`).sort()).toEqual(["walk-1 RUNNING", "walk-2 RUNNING"])
     const said = await succeeds()
-    expect(said).toMatch(/walk-1: job \d+ of an earlier run goes on \(running\): waiting for it/)
+    expect(said).toMatch(/walk-1: job \d+ of an earlier run continues \(running\): waiting for it/)
     expect(jobs().split("\n").length).toBe(before.split("\n").length + 1)
     expect(place.diary().length).toBe(80)
   })
@@ -73,7 +73,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     first.process.kill("SIGKILL")
     await first.ended
     await until("both jobs are done", () => !/RUNNING|COMPLETING|PENDING/.test(jobs()))
-    expect(await succeeds()).toMatch(/walk-1: its job was done meanwhile, on n\d/)
+    expect(await succeeds()).toMatch(/walk-1: its job finished in the meantime, on n\d/)
     expect(place.diary().length).toBe(80)
   })
 
@@ -82,11 +82,11 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     await first.says(/walk-1: job \d+ runs on/)
     await first.says(/walk-2: job \d+ runs on/)
     first.process.kill("SIGINT")
-    expect((await first.ended).said).toMatch(/its job \d+ goes on: the next run finds it/)
+    expect((await first.ended).said).toMatch(/its job \d+ continues: the next run finds it/)
     expect(jobs()).toMatch(/RUNNING/)
     const second = place.start([...onSlurm, "--on-interrupt", "cancel"])
-    await second.says(/walk-1: job \d+ of an earlier run goes on/)
-    await second.says(/walk-2: job \d+ of an earlier run goes on/)
+    await second.says(/walk-1: job \d+ of an earlier run continues/)
+    await second.says(/walk-2: job \d+ of an earlier run continues/)
     second.process.kill("SIGTERM")
     expect((await second.ended).code).toBe(130)
     await until("no job runs", () => !/RUNNING|COMPLETING|PENDING/.test(jobs()))
@@ -124,7 +124,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     const { code, document } = await run.ended
     expect([code, statusesOf(document)]).toEqual([1, { "walk-1": "failed", "walk-2": "ran", meet: "skipped" }])
     expect(document!.nodes.find(({ id }) => id === "walk-1")!.error).toMatch(
-      /job \d+.* was cancelled .*Run again: it goes on from its last checkpoint/
+      /job \d+.* was cancelled .*Run again to continue from its last checkpoint/
     )
     const said = await succeeds()
     expect(said).not.toMatch(/walk-2: job/)
@@ -140,7 +140,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
       process.kill(pid, "SIGKILL")
     const { code, document, said } = await run.ended
     expect([code, digestsOf(document)]).toEqual([0, expected])
-    expect(said).toMatch(/walk-1: job \d+ on n\d ended \(failed\): submitted again, to go on from its checkpoint after step \d+/)
+    expect(said).toMatch(/walk-1: job \d+ on n\d ended \(failed\): submitted again, to continue from its checkpoint after step \d+/)
     expect(place.diary().length).toBeLessThanOrEqual(82)
   })
 
@@ -180,7 +180,7 @@ describe("without Slurm", () => {
     const place = makePlace({ ...process.env, PATH: "/nowhere" })
     const { code, document } = await place.start(["--on", "slurm"]).ended
     expect(code).toBe(1)
-    expect(document!.nodes[0]!.error).toMatch(/there is no Slurm here: the command sbatch was not found\. Run where Slurm's commands are/)
+    expect(document!.nodes[0]!.error).toMatch(/Slurm is not installed here: the command sbatch was not found\. Run where Slurm's commands are/)
     place.remove()
   })
 })

@@ -227,7 +227,7 @@ describe.skipIf(noGloo)("a rank that misbehaves", () => {
       "leaves",
       1,
       "Crash",
-      /^Rank 1 of 2: The process of stage misbehaving ended with code 3\. Its last words:\nthis is rank 1$/
+      /^Rank 1 of 2: The process of stage misbehaving exited with code 3\. Its last output:\nthis is rank 1$/
     ])
   ])("and %s stops all with its own error", async (how, which, reason, message) => {
     const error = await ends(how, which)

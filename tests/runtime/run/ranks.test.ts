@@ -171,7 +171,7 @@ describe("a gang", () => {
   it("ends with the last output of a rank whose wait timed out", async () => {
     const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is idle."
     const { work } = gangOf(
-      () => Effect.fail(crash(`The process ended with code 75. Its last words:\nline\n${words}`)),
+      () => Effect.fail(crash(`The process exited with code 75. Its last output:\nline\n${words}`)),
       () => Effect.never
     )
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe(words)
@@ -195,7 +195,7 @@ describe("a gang", () => {
   })
   it("whose ranks are on several machines names those of all that it speaks of", async () => {
     const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is in none."
-    const members = [Effect.fail(crash(`Its last words:\n${words}`)), Effect.never].map((ends) => ({
+    const members = [Effect.fail(crash(`Its last output:\n${words}`)), Effect.never].map((ends) => ({
       execute: () => ends,
       kill: () => Promise.resolve()
     }))

@@ -176,7 +176,7 @@ describe("a failure", () => {
       (await fixture.run({ "wait.die": die }, { until: "wait" })).nodes.find((node) => node.id === "wait")!
     expect(await error("exit")).toMatchObject({
       status: "failed",
-      error: expect.stringMatching(/process of stage wait ended with code 3\. Its last words:\nout of paper/)
+      error: expect.stringMatching(/process of stage wait exited with code 3\. Its last output:\nout of paper/)
     })
     expect(await error("kill")).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed \(out of memory\?\)/) })
     expect(await error("throw")).toMatchObject({

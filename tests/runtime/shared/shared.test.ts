@@ -106,13 +106,13 @@ describe("a wrong shared result", () => {
 
   it("with wrong bytes is made locally, and repaired in the folder", async () => {
     invert(dataOf(first, "shout"))
-    await expectMadeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is computed here/)
+    await expectMadeHere("shout", /its shared result in .* can't be used \(.* does not match its name\): it is computed here/)
     rmSync(join(other.folder, "home"), { recursive: true })
     expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
   })
   it("with wrong bytes stays if the folder is read-only", async () => {
     invert(dataOf(first, "shout"))
-    await expectMadeHere("shout", /is not what its name says/, true)
+    await expectMadeHere("shout", /does not match its name/, true)
     expect(existsSync(dataOf(first, "shout"))).toBe(true)
   })
   it("with a wrong length is made locally", async () => {
@@ -121,10 +121,10 @@ describe("a wrong shared result", () => {
   })
   it("with a damaged entry, or another key's entry, is made locally", async () => {
     invert(entryPath(keyOf(first, "shout")))
-    await expectMadeHere("shout", /its entry of the key .* is damaged/)
+    await expectMadeHere("shout", /its entry for the key .* is damaged/)
     rmSync(join(other.folder, "home"), { recursive: true })
     writeFileSync(entryPath(keyOf(first, "shout")), readFileSync(entryPath(keyOf(first, "wait"))))
-    await expectMadeHere("shout", /is of another key/)
+    await expectMadeHere("shout", /belongs to another key/)
   })
   it("with a wrong content digest is made locally: its dependents use that digest", async () => {
     const path = entryPath(keyOf(first, "shout"))
@@ -155,7 +155,7 @@ describe("a wrong shared result", () => {
       mkdirSync(join(blobPath(digest), ".."), { recursive: true })
       writeFileSync(blobPath(digest), manifest)
       writeFileSync(path, encodeEntry({ ...entry, digest }))
-      await expectMadeHere("shout", /names a file that no result has/)
+      await expectMadeHere("shout", /lists an invalid file path/)
       expect(readdirSync(other.folder, { recursive: true }).filter((file) => String(file).includes("evil"))).toEqual([])
       rmSync(join(other.folder, "home"), { recursive: true })
     }
@@ -176,7 +176,7 @@ describe("a folder of shared results that fails", () => {
     rmSync(folder, { recursive: true })
     expectSurvived(
       await other.run({}, { shared: { folder } }),
-      /can't be read \(gone: there is no such folder: mount it, or make it \(mkdir\)\); the run continues without it/
+      /can't be read \(gone: the folder does not exist: mount it, or create it \(mkdir\)\); the run continues without it/
     )
     expect(existsSync(folder)).toBe(false)
   })
