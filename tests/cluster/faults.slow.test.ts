@@ -156,7 +156,9 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     const { status, stderr } = place.caravan("plan", trains, "--device", "cuda")
     expect([status, stderr]).toEqual([
       2,
-      expect.stringMatching(/This machine has no such device: job \d+ determines a node's numerics[^]*on node n\d \(job \d+, profile "default"\): .*CUDA/)
+      expect.stringMatching(
+        /This machine has no such device: job \d+ determines a node's numerics[^]*on node n\d \(job \d+, profile "default"\): .*CUDA/
+      )
     ])
   })
 

@@ -45,9 +45,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 400_000 }, () => {
     )
     expect([status, stderr]).toEqual([
       1,
-      expect.stringMatching(
-        /Its job \d+ can't run on n\d: its numerics do not match the key: .*expected.*Choose identical nodes/
-      )
+      expect.stringMatching(/Its job \d+ can't run on n\d: its numerics do not match the key: .*expected.*Choose identical nodes/)
     ])
   })
 

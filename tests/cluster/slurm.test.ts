@@ -180,7 +180,9 @@ describe("without Slurm", () => {
     const place = makePlace({ ...process.env, PATH: "/nowhere" })
     const { code, document } = await place.start(["--on", "slurm"]).ended
     expect(code).toBe(1)
-    expect(document!.nodes[0]!.error).toMatch(/Slurm is not installed here: the command sbatch was not found\. Run where Slurm's commands are/)
+    expect(document!.nodes[0]!.error).toMatch(
+      /Slurm is not installed here: the command sbatch was not found\. Run where Slurm's commands are/
+    )
     place.remove()
   })
 })
