@@ -51,7 +51,7 @@ describe("the site's sidebar", () => {
     const wanted = documents.filter((name) => name.startsWith("docs/") || ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].includes(name))
     expect([...pages()].sort()).toEqual(wanted.sort())
   })
-  it("has a title for each, in the order in which one reads", () => {
+  it("has a title for each, in reading order", () => {
     expect(pages().filter((page) => titleOf(page) === page)).toEqual([])
     expect(navigation().map(({ text }) => text)).toEqual(["Start", "How-to", "The recipe", "Reference", "Internals"])
     expect(navigation().filter((section) => section.pages.length === 0)).toEqual([])

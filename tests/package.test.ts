@@ -121,7 +121,7 @@ describe("the package, installed in another project", () => {
     })
   })
 
-  it("makes other projects, with the very same package", () => {
+  it("creates another project that uses the installed package", () => {
     const other = init(project, "npx", "caravan", "init", join(folder, "other"))
     expect(other.caravan).toBe(`file:${archive}`)
     const listed = (path: string) => run(path, "tar", "-tzf", archive).split("\n").sort()

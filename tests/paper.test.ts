@@ -74,7 +74,7 @@ describe("docs/paper.md", () => {
     const named = new Set(shownIn([...part("Sections"), ...part("Figures"), ...part("Tables")].flat()))
     expect(Object.keys(catalogue).filter((name) => !named.has(name))).toEqual([])
   })
-  it("says for each figure of the report which of the paper's figures it is", () => {
+  it("gives the paper's number for each figure of the report", () => {
     const rows = [...part("Figures").map((row) => ["figure", ...row]), ...part("Tables").map((row) => ["table", ...row])]
     for (const [name, paper] of Object.entries(catalogue)) {
       if (paper === null || paper.startsWith("§")) continue

@@ -204,7 +204,7 @@ const serve = async (status: number, body: Buffer, use: (url: string) => Promise
 const canUnpack = ["unzip", "python3"].some((program) => spawnSync(program, ["-h"]).error === undefined)
 
 describe.skipIf(!canUnpack)("downloading libtorch's archive", () => {
-  it("unpacks it where it is then found", async () => {
+  it("unpacks it to the folder where it is looked up later", async () => {
     const files = { "libtorch/include/ATen/ATen.h": "", "libtorch/lib/libtorch_cpu.so": "library" }
     await serve(200, zip(files), (url) => fetchArchive(url, join(folder, "libtorch")))
     expect(readdirSync(join(folder, "libtorch")).sort()).toEqual(["include", "lib"])

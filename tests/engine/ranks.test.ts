@@ -91,7 +91,7 @@ describe.skipIf(noGloo)("a group that is incomplete", () => {
 })
 
 describe.skipIf(noGloo && environment().gpus < 2)("a group whose ranks can't connect", () => {
-  it("says over what, and what names the interface", async () => {
+  it("names the backend and the variable that selects the interface", async () => {
     const device = noGloo ? "cuda" : "cpu"
     const interfaces = { GLOO_SOCKET_IFNAME: "nosuch0", NCCL_SOCKET_IFNAME: "=nosuch0" }
     const [first] = await runRanks("collectives", { size: 2, device, joining: 5, environment: interfaces })

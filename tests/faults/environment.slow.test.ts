@@ -65,7 +65,7 @@ describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
     })
   })
 
-  it("that jumps during a run for which another waits changes nothing either", async () => {
+  it("that jumps while another run waits changes nothing either", async () => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, "jumps"), { apart: "true" })
       const other = new Runner()

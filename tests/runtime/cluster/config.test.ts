@@ -87,7 +87,7 @@ describe("a job requests", () => {
   })
 })
 
-describe("what srun says of tasks that are lost", () => {
+describe("srun's messages about lost tasks", () => {
   it("names their ranks, node and end", () => {
     expect(lostTasks("srun: error: n2: task 1: Killed")).toEqual([{ rank: 1, node: "n2", how: "Killed" }])
     expect(lostTasks("srun: error: gpu-07: tasks 0,2-3: Exited with exit code 1").map(({ rank }) => rank)).toEqual([0, 2, 3])

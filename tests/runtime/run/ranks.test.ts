@@ -48,7 +48,7 @@ describe("the number of ranks of a stage", () => {
     expect(ranksOf(nodeOf(spreading, { gpus: 4 }), { device: "cpu", ranks: 2 })).toBe(2)
     expect(ranksOf(nodeOf(single, { gpus: 4 }), { device: "cuda" })).toBe(1)
   })
-  it("is part of the key of a stage whose sums it changes, with how they are spread; of no other stage's, and not where it is one", () => {
+  it("is part of the key of a stage whose results it affects, together with the sharding; not of other stages' keys, and not if it is one", () => {
     const numericsOf = (stage: Stage.AnyStage, asked: Parameters<typeof machineOf>[0]) => {
       const code = new Map([["n", { digest: "c", exportName: "", root: "", files: {}, packages: {} }]])
       return keyParts(nodeOf(stage), { code, numerics: { device: "cpu" }, machine: machineOf(asked) }, () => "").numerics
@@ -193,7 +193,7 @@ describe("a gang", () => {
     )
     expect(seen).toEqual([])
   })
-  it("whose ranks are on several machines names those of all that it speaks of", async () => {
+  it("whose ranks are on several machines names the machine of each rank that it mentions", async () => {
     const words = "Rank 0 of 2 waited 5 s for the others in operation 2, a sum. Rank 1 is in none."
     const members = [Effect.fail(crash(`Its last output:\n${words}`)), Effect.never].map((ends) => ({
       execute: () => ends,
