@@ -151,9 +151,9 @@ describe("red teaming in the report", () => {
     ])
     expect(mitigatedFigure(exercises)!.rows).toMatchObject([
       { version: hostile, answered: "this version", share: 1, prompts: 1 },
-      { version: hostile, answered: "the broken one, asked again", share: 1 },
+      { version: hostile, answered: "the broken version, asked again", share: 1 },
       { version: "v2", answered: "this version", share: expect.closeTo(1 / 3, 12) as number },
-      { version: "v2", answered: "the broken one, asked again", share: 0 }
+      { version: "v2", answered: "the broken version, asked again", share: 0 }
     ])
     expect(redTeamTable(exercises).rows[2]).toMatchObject({
       version: "v2",
