@@ -31,7 +31,7 @@ describe("two values", () => {
     expect(firstDifference(1, Number.NaN)).toBe("1 -> NaN")
   })
   it("that are long texts are shown from the first difference on", () => {
-    expect(firstDifference("x".repeat(100), `${"x".repeat(98)}yz`)).toBe('from character 99 on, "xxxxxxxxxxxx" -> "xxxxxxxxxxyz"')
+    expect(firstDifference("x".repeat(100), `${"x".repeat(98)}yz`)).toBe('from character 99: "xxxxxxxxxxxx" -> "xxxxxxxxxxyz"')
   })
 })
 
@@ -119,7 +119,7 @@ describe("two checkpoints", () => {
     expect(await differences(before, after, Policy)).toEqual([
       "config.json: layers: 2 -> 3 (2 fields differ)",
       "model.safetensors: tensor w: F32 [2, 1] -> F32 [1, 2] (2 of 3 tensors differ)",
-      "tokenizer.model: from byte 2 on"
+      "tokenizer.model: differs from byte 2"
     ])
     expect(await differences(before, written({ same, w: f32([2, 1], [1, 2]) }), Policy)).toEqual([
       "config.json is missing",

@@ -102,7 +102,7 @@ describe("the refusal rate", () => {
   })
   it.each([
     [{ labelledRefusals: 5 }, /0 of 5 refusals detected and 0 false alarms in 0 compliances/],
-    [{ labelledRefusals: 5, refusalsTold: 6, labelledCompliances: 5 }, /6 of 5 refusals told/],
+    [{ labelledRefusals: 5, refusalsTold: 6, labelledCompliances: 5 }, /6 of 5 refusals detected/],
     [{ labelledRefusals: 5, refusalsTold: 2, labelledCompliances: 5, falseAlarms: 2 }, /a larger share detected among the refusals/],
     [{ refusalsTold: 2 }, /2 of 0 refusals detected .* Set labelledRefusals, .* together, or none of them/]
   ])("is not corrected by %j", async (config, message) => {

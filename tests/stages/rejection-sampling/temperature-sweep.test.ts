@@ -116,7 +116,7 @@ describe("the stage", () => {
   it("rejects sets that can't be compared", async () => {
     expect(await failure([])).toMatch(/got 0 sets of scored samples, all empty/)
     expect(await failure([[], []])).toMatch(/got 2 sets of scored samples, all empty/)
-    expect(await failure([cold, hot], { n: 4 })).toMatch(/expected n of 3 at most, found 4/)
+    expect(await failure([cold, hot], { n: 4 })).toMatch(/expected n to be at most 3, found 4/)
     expect(await failure([cold, hot.slice(0, 2)])).toMatch(
       /the same number of samples per prompt at each temperature, found 3 at 0\.5, 2 at 1\.5/
     )

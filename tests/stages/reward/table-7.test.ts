@@ -117,7 +117,7 @@ describe("a judge in a reward model's place", () => {
       const pairs = await rowsArtifact(Preferences, [pair("p", "a", "b"), pair("q", "a", "b")])
       const config = { url: server.url, model: "judge" }
       expect(await failureOf(judgePairs, { pairs }, config)).toMatch(
-        /^The judge judge gave 2 answers of 2 that are no verdict \(nonsense, or a refusal\): more than the 0\.1 of 2 that maxUnreadable allows\. Take a judge/
+        /^The judge judge gave 2 of 2 answers without a readable verdict \(nonsense or a refusal\), more than the share 0\.1 of 2 that maxUnreadable allows\. Use a judge/
       )
       expect(await failureOf(judgePairs, { pairs }, { ...config, maxUnreadable: 1 })).toBe(
         'Asking the judge judge to choose between the responses of 2 pairs: expected answers like {"better": 1}, found no such answer. Use a judge that answers in the requested format.'
