@@ -252,10 +252,65 @@ describe("a judge", async () => {
     expect(node(graph, "preferences-safety-1").config.annotator).toBe("file")
     expect(ofStage(whole, "judged-win-rate")).toEqual([])
   })
+  it("rates answers of versions whose answers are in no pairs, checks instructions, and is a row of table 7 (figures 28, 29)", () => {
+    expect(node(graph, "calibration").inputs).toMatchObject({
+      scored: ["judged-rlhf-v5-rs", "judged-rlhf-v5"],
+      ratings: ["ratings-rlhf-v5-rs", "ratings-rlhf-v5"]
+    })
+    const drew = (node(graph, "calibration").inputs["trainedOn"] as ReadonlyArray<string>).flatMap((id) =>
+      Object.values(node(graph, id).inputs)
+    )
+    for (const version of ["rlhf-v5-rs", "rlhf-v5"]) expect(drew).not.toContain(version)
+    for (const version of ["sft", "rlhf-v1", "rlhf-v4"]) expect(drew).toContain(version)
+    for (const [name, policy] of [
+      ["before", "rlhf-v3"],
+      ["after", "rlhf-v5"]
+    ] as const) {
+      expect(node(graph, `judged-ghost-attention-${name}`).inputs).toEqual({ samples: `judged-dialogues-${name}` })
+      expect(node(graph, `judged-dialogues-${name}`)).toMatchObject({ config: { instruction: "first turn" }, inputs: { policy } })
+      expect(node(whole, `never-trained-${name}`).inputs).toMatchObject({ policy, dialogues: "never-trained-dialogues" })
+    }
+    expect(node(graph, graph.outputs["accuracy-judge-by-source"]!).inputs["scores"]).toHaveLength(9)
+  })
+  it("that labelled the pairs gives no ratings and no row of table 7, because they would not be independent", async () => {
+    const labelled = await graphOf({ ...judge, annotator: "judge" })
+    for (const stage of ["judge-ratings", "calibration", "judge-pairs"]) expect(ofStage(labelled, stage)).toEqual([])
+  })
   it("without an address or a name is rejected before anything runs", async () => {
     for (const params of [{ url: judge.url }, { annotator: "judge" }, { annotator: "judge", judge: "m" }])
       expect(await refused(params)).toContain('Reading the parameters "url" and "judge": expected both')
     expect(ofStage(await graphOf({ ...judge, annotator: "judge" }), "annotate")[0]!.config).toMatchObject({ annotator: "judge" })
+  })
+})
+
+describe("figures of the paper", () => {
+  it("10: the attention of the last version and of the last one without Ghost Attention, in the same dialogue", () => {
+    expect(node(whole, "ghost-attention-map").inputs).toEqual({ without: "rlhf-v3", with: "rlhf-v5", samples: "ghost-attention-samples" })
+    expect(node(whole, "ghost-attention-samples").inputs).toMatchObject({ policy: "rlhf-v5" })
+  })
+  it("26: SFT's answers to each round's helpfulness prompts, scored by one reward model", () => {
+    const rounds = [1, 2, 3, 4, 5]
+    expect(node(whole, "curriculum").inputs["scored"]).toEqual(rounds.map((round) => `curriculum-scores-${round}`))
+    for (const round of rounds) {
+      expect(node(whole, `curriculum-answers-${round}`).inputs).toEqual({ policy: "sft", prompts: `curriculum-prompts-${round}` })
+      expect(node(whole, `curriculum-prompts-${round}`).inputs).toEqual({ datasets: [`questions-helpfulness-${round}`] })
+      expect(node(whole, `curriculum-scores-${round}`).inputs).toMatchObject({ reward: "best-helpfulness-5" })
+    }
+  })
+  it("table 7: another open reward model is a row if its folder is given", async () => {
+    const graph = await graphOf({ openReward: "./rm" })
+    const scores = node(graph, graph.outputs["accuracy-open-reward-by-source"]!).inputs["scores"] as ReadonlyArray<string>
+    expect(scores).toHaveLength(9)
+    expect(new Set(scores.map((id) => node(graph, id).inputs["reward"]))).toEqual(new Set(["open-reward"]))
+    expect(ofStage(whole, "import-general-reward")).toEqual([])
+  })
+  it("hobbies and public figures are listed by the model with ghostLists=model (§3.3)", async () => {
+    const graph = await graphOf({ ghostLists: "model" })
+    const [made] = ofStage(graph, "ghost-instructions").filter(({ inputs }) => inputs["lists"] !== null)
+    expect(made!.inputs["lists"]).toBe("ghost-lists")
+    expect(JSON.stringify(made!.config)).not.toContain("Napoleon")
+    expect(node(graph, "ghost-lists").inputs).toEqual({ policy: "rlhf-v3" })
+    expect(ofStage(whole, "ghost-lists")).toEqual([])
   })
 })
 

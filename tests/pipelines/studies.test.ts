@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import factualSources from "../../pipelines/studies/factual-sources.ts"
 import fromSft from "../../pipelines/studies/from-sft.ts"
+import ghostAttention from "../../pipelines/studies/ghost-attention.ts"
 import margins from "../../pipelines/studies/margins.ts"
 import policyOptimisation from "../../pipelines/studies/policy-optimisation.ts"
 import openPreferences from "../../pipelines/studies/open-preferences.ts"
@@ -307,5 +308,50 @@ describe("the study of policy optimisation", async () => {
   it("rejects another number of settings for one of them", async () => {
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1" })).rejects.toThrow("found 3, 3, 3, 1")
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1,x,1" })).rejects.toThrow('found "0.1,x,1"')
+  })
+})
+
+describe("the study of Ghost Attention", async () => {
+  const graph = await graphOf(ghostAttention)
+  it("tunes the base model with its data and without, and checks both on instructions of the kinds that were trained and of one that never was", () => {
+    expect(outputs(graph)).toEqual([
+      "policy",
+      "trained-without",
+      "trained-with",
+      "never-trained-without",
+      "never-trained-with",
+      "attention"
+    ])
+    expect(ancestors(graph, ["ghost-attention"]).has("ghost-data")).toBe(true)
+    expect(ancestors(graph, ["sft"]).has("ghost-data")).toBe(false)
+    for (const [which, policy] of [
+      ["without", "sft"],
+      ["with", "ghost-attention"]
+    ] as const) {
+      expect(node(graph, `trained-${which}`).inputs).toEqual({ policy, dialogues: "held-out-dialogues" })
+      expect(node(graph, `never-trained-${which}`).inputs).toEqual({ policy, dialogues: "never-trained-dialogues" })
+    }
+    const kindsOf = (id: string) => JSON.stringify(node(graph, id).config["constraints"])
+    expect(kindsOf("held-out-dialogues")).toBe(kindsOf("dialogues"))
+    expect(kindsOf("never-trained-dialogues")).toContain("From now on call me")
+    expect(kindsOf("dialogues")).not.toContain("From now on call me")
+    expect([node(graph, "prompts").config["split"], node(graph, "held-out-prompts").config["split"]]).toEqual(["train", "heldOut"])
+  })
+  it("maps the attention of both models in a held-out dialogue", () => {
+    expect(node(graph, "attention").inputs).toEqual({ without: "sft", with: "ghost-attention", samples: "held-out-samples" })
+    expect(node(graph, "held-out-samples").inputs).toMatchObject({ policy: "ghost-attention", dialogues: "held-out-dialogues" })
+  })
+})
+
+describe("table 7's other rows", () => {
+  it("are an open reward model and a judge, on both test sets", async () => {
+    const graph = await graphOf(openPreferences, { openReward: "./rm", url: "http://127.0.0.1:1/v1", judge: "judge" })
+    for (const [name, stage] of [
+      ["open-reward", "score-pairs"],
+      ["judge", "judge-pairs"]
+    ] as const) {
+      expect(node(graph, graph.outputs[name]!).inputs["scores"]).toEqual([`${name}-on-own`, `${name}-on-open`])
+      expect(node(graph, `${name}-on-own`)).toMatchObject({ stage: { name: stage }, inputs: { pairs: "helpfulness-test" } })
+    }
   })
 })

@@ -50,6 +50,16 @@ describe("the demo", () => {
     })
     expect(node(without, "ghost-attention-left-out").inputs).toMatchObject({ policy: "rlhf-v5" })
   })
+  it("compares scores with ratings only for models whose answers are in no pairs, and maps attention before and after Ghost Attention (figures 10, 29)", () => {
+    const outside = ["rlhf-v5-rs", "rlhf-v5", "sft-as-many-steps", "random-of-k"]
+    expect(node(short, "calibration").inputs).toMatchObject({
+      scored: outside.map((name) => `judged-${name}`),
+      ratings: outside.map((name) => `ratings-${name}`)
+    })
+    expect(node(short, "attention").inputs).toEqual({ without: "rlhf-v3", with: "rlhf-v5", samples: "attention-samples" })
+    expect(node(short, "attention-dialogues").inputs).toMatchObject({ prompts: "attention-dialogues-prompts" })
+    expect(node(short, "attention-dialogues-prompts").config).toMatchObject({ split: "heldOut", count: 8 })
+  })
   it("leaves out the given parts", async () => {
     expect(stages(await graphOf(demo, { without: "ppo" })).has("ppo")).toBe(false)
     expect(stages(await graphOf(demo, { without: "ghost-attention" })).has("ghost-training-data")).toBe(false)
@@ -118,6 +128,15 @@ describe("the study", () => {
     expect(node(full, "prompts-3").inputs.datasets).toEqual(["batch-helpfulness-3", "dialogues-3"])
     expect(node(full, "dialogues-3").inputs).toEqual({ prompts: "prompts-2", preferences: "preferences-helpfulness-2" })
     expect(node(full, "pairs-safety-3").inputs.prompts).toBe("batch-safety-3")
+  })
+  it("answers each round's helpfulness prompts with SFT, and scores the answers with one reward model (figure 26)", () => {
+    const rounds = [1, 2, 3, 4, 5]
+    expect(node(full, "curriculum").inputs["scored"]).toEqual(rounds.map((round) => `curriculum-scores-${round}`))
+    expect(node(full, "curriculum-prompts-3").inputs).toEqual({ datasets: ["prompts-3"] })
+    for (const round of rounds) {
+      expect(node(full, `curriculum-answers-${round}`).inputs["policy"]).toBe("sft")
+      expect(node(full, `curriculum-scores-${round}`).inputs["reward"]).toBe("best-helpfulness-5")
+    }
   })
   it("guards against reward hacking with a model that saw no pair used for tuning", () => {
     const above = ancestors(full, ["general-reward"])
