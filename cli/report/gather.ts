@@ -70,7 +70,7 @@ const curveOf = (node: string, stage: string, table: Table): NodeCurve => {
 }
 
 /** Stages that report progress but learn nothing: a run has about a hundred of them. */
-const samples = /^(sample|score|collect|classif|ghost-sample|grade|annotate|compare|safety-recall|evaluate|policy-kl)/
+const samples = /^(sample|score|collect|classif|ghost-sample|ghost-lists|judge|grade|annotate|compare|safety-recall|evaluate|policy-kl)/
 
 export const gather = (run: PastRun) =>
   Effect.gen(function* () {
