@@ -33,7 +33,7 @@ export const attentionMapFigure = ({ dialogue, instruction, maps, parts, tokens,
   return {
     id: "attention-map",
     title: "Attention in a dialogue with an instruction",
-    caption: `The same dialogue (${JSON.stringify(dialogue)}, ${tokens} tokens) read by both models, with the instruction ${quoted(instruction)} only in its first turn. Darker is a larger attention weight: the maximum over ${layers} layers x ${heads} heads and over bins of ${tokensPerBin} tokens, from 0 to 1. Rows are attending bins of tokens, columns attended bins; dotted lines mark the start of questions. With Ghost Attention the column of the instruction should stay dark further down. A single dialogue illustrates the weights, but does not show a general difference.`,
+    caption: `The same dialogue (${JSON.stringify(dialogue)}, ${tokens} tokens) read by both models, with the instruction ${quoted(instruction)} only in its first turn. A stronger colour is a larger attention weight: the maximum over ${layers} layers x ${heads} heads and over bins of ${tokensPerBin} tokens, from 0 to 1. Rows are attending bins of tokens, columns attended bins; dotted lines mark the start of questions. With Ghost Attention the column of the instruction should keep its colour in later turns. A single dialogue illustrates the weights, but does not show a general difference.`,
     rows,
     spec: {
       facet: { column: { field: "model", type: "nominal", title: null, sort: Object.values(names) } },

@@ -52,7 +52,10 @@ export const ratingByScoreFigure = (found: Calibration, names: ReadonlyArray<str
             mark: { type: "rule", color: palette[0]!, opacity: 0.6 },
             encoding: { x, y: axis("low", "median rating", scale), y2: { field: "high" } }
           },
-          { mark: { type: "line", point: true, color: palette[0]! }, encoding: { x, y: axis("rating", "median rating", scale) } }
+          {
+            mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! },
+            encoding: { x, y: axis("rating", "median rating", scale) }
+          }
         ]
       }
     }
@@ -83,7 +86,10 @@ export const scoreByRatingFigure = (found: Calibration, names: ReadonlyArray<str
             mark: { type: "area", opacity: 0.15, color: palette[0]! },
             encoding: { x, y: axis("low", "mean score", unit), y2: { field: "high" } }
           },
-          { mark: { type: "line", point: true, color: palette[0]! }, encoding: { x, y: axis("score", "mean score", unit) } }
+          {
+            mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! },
+            encoding: { x, y: axis("score", "mean score", unit) }
+          }
         ]
       }
     }

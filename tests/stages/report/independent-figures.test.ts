@@ -62,7 +62,9 @@ describe("figure 29 in the report", () => {
     expect(byRating!.rows[0]).toMatchObject({ rating: 6, score: 0.9, low: expect.closeTo(0.7, 10) as unknown, high: 1 })
     expect(byScore!.caption).toContain("median rating of 3 raters, who made no training labels")
     expect(byScore!.caption).toContain(evil)
-    expect(byScore!.caption).toContain("Left out: 7 answers of policies that drew some, 0 without a rating, 2 without a score")
+    expect(byScore!.caption).toContain(
+      "Left out: 7 answers from policies that generated training pairs, 0 without a rating, 2 without a score"
+    )
     expect(byScore!.caption).toContain("rank correlation 0.51; R_s, safety prompts: 20 answers, no correlation: one side does not vary")
   })
   it("is not there where nothing was rated", async () => {
@@ -89,7 +91,7 @@ describe("figure 26 in the report", () => {
       [2, "greatest of 4", 2],
       [2, "median", 1]
     ])
-    expect(falling.caption).toContain("the answers of sft by one reward model")
+    expect(falling.caption).toContain("of sft's answers from one reward model")
     expect(falling.caption).toContain("Prompts grow from 1.0 to 2.0 turns.")
     expect(falling.caption).not.toContain("overlap")
     const flat = await figureOf([batch(1, 1), batch(2, 1.05)])
