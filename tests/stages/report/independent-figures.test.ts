@@ -86,9 +86,9 @@ describe("figure 26 in the report", () => {
     }
     const falling = await figureOf([batch(1, 2), batch(2, 1)])
     expect(falling.rows.map(({ batch: number, reward, score }) => [number, score, reward])).toEqual([
-      [1, "greatest of 4", 3],
+      [1, "maximum of 4", 3],
       [1, "median", 2],
-      [2, "greatest of 4", 2],
+      [2, "maximum of 4", 2],
       [2, "median", 1]
     ])
     expect(falling.caption).toContain("of sft's answers from one reward model")
