@@ -48,6 +48,8 @@ export const scriptOf = (module: "worker" | "probe-worker", args: ReadonlyArray<
     "#!/bin/bash",
     "# Written by caravan. Slurm runs it on the job's first node.",
     ...(request.setup === undefined ? [] : [request.setup]),
+    // Compiled code is kept on the node: it halves the CPU time of a worker's start.
+    `export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-\${TMPDIR:-/tmp}/node-compile-cache}"`,
     // exec, so that Slurm's signals reach the worker itself.
     `exec ${[process.execPath, beside(module), ...args].map(quoted).join(" ")}`,
     ""

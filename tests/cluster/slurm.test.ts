@@ -2,6 +2,7 @@
 import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { backendOf } from "../../engine/ranks/build.mjs"
 import { bringUp, digestsOf, makePlace, type Place, pausing, processes, type Slurm, statusesOf, until } from "./harness.ts"
 
 const found = bringUp()
@@ -160,6 +161,15 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     appendFileSync(file, "one more\n")
     place.run("rows.ts", [`file=${file}`, "workers=2", `diary=${diary}`], onSlurm)
     expect(readFileSync(diary, "utf8").trim().split("\n").length).toBe(12)
+  })
+
+  it.skipIf(backendOf() !== "gloo")("runs the ranks of a stage on two nodes: the result of two ranks here", () => {
+    const flags = ["--ranks", "2", "--until", "sums"]
+    const here = makePlace(slurm.environment)
+    const alone = digestsOf(here.run("nodes.ts", [], flags))
+    here.remove()
+    place.configure({ slurm: { pollSeconds: 1, profiles: { default: { partition: "low", cpus: 1, memory: 1200, nodes: 2 } } } })
+    expect(digestsOf(place.run("nodes.ts", [], [...flags, ...onSlurm]))).toEqual(alone)
   })
 
   it("reports what Slurm refused and what is available", async () => {
