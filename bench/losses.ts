@@ -36,7 +36,7 @@ const spread = spreadOver(parameters)
 const optimizer = new AdamW({ parameters: spread.parameters })
 
 /** Token t of a row of the batch: a learnable sequence, different in each row. */
-const token = (row: number, t: number): number => 3 + ((row * 31 + t * 7) % 997)
+const token = (row: number, t: number): number => 3 + ((row * 31 + t * 7) % 251)
 for (let step = 0; step < steps; step++) {
   const rows = Array.from({ length: batch }, (_, i) => (step * ranks() + rank()) * batch + i)
   let mine = 0

@@ -17,7 +17,7 @@ shard = dict(mesh=init_device_mesh(device, (world,)), mp_policy=MixedPrecisionPo
 for layer in model.model.layers: fully_shard(layer, **shard)
 fully_shard(model, **shard)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
-token = lambda row, t: 3 + (row * 31 + t * 7) % 997
+token = lambda row, t: 3 + (row * 31 + t * 7) % 251
 for step in range(steps):
     rows = [(step * world + rank) * batch + i for i in range(batch)]
     tokens = torch.tensor([[token(row, t) for t in range(length + 1)] for row in rows], device=device)
