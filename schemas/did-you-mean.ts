@@ -1,5 +1,8 @@
-/** Suggests the closest candidate for a misspelt word: ' Did you mean "learningRate"?'; without a close one, lists all candidates. */
-export const didYouMean = (word: string, candidates: Iterable<string>): string => {
+/**
+ * Suggests the closest candidate for a misspelt word: ' Did you mean "learningRate"?'; without a close one, lists all candidates if there are at most
+ * `listed`.
+ */
+export const didYouMean = (word: string, candidates: Iterable<string>, listed = Infinity): string => {
   const all = [...candidates]
   let best: string | undefined
   let least = Math.max(2, Math.floor(word.length / 3)) + 1
@@ -12,7 +15,7 @@ export const didYouMean = (word: string, candidates: Iterable<string>): string =
     }
   }
   if (best !== undefined) return ` Did you mean "${best}"?`
-  return all.length === 0 ? "" : ` Available: ${all.join(", ")}.`
+  return all.length === 0 || all.length > listed ? "" : ` Available: ${all.join(", ")}.`
 }
 
 /** Damerau-Levenshtein distance with adjacent transpositions. */

@@ -51,7 +51,7 @@ const shapeOf = (given: Given): string => {
   const name = given.flag("shape") ?? "auto"
   const names = shapes.map((shape) => shape.name)
   if (name !== "auto" && !names.includes(name))
-    throw new UsageError(`--shape ${name}: unknown shape.${didYouMean(name, names)} Known shapes: ${names.join(", ")}.`)
+    throw new UsageError(`--shape ${name}: unknown shape.${didYouMean(name, names, 0)} Known shapes: ${names.join(", ")}.`)
   return name
 }
 

@@ -22,11 +22,8 @@ export type Located =
 const short = (digest: string): string => digest.slice(0, 12)
 const shortRun = (run: string): string => run.slice(0, 8)
 
-/** The nearest name, instead of the list of all names, which may be long. */
-const nearest = (word: string, names: ReadonlyArray<string>): string => {
-  const found = didYouMean(word, names)
-  return names.length > 20 && found.startsWith(" There are") ? "" : found
-}
+/** Longer lists of names are not printed in errors. */
+const listedNames = 20
 
 /** Resolves a run: "latest", "latest~2" (two before it), or a prefix of its id. */
 export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError | StoreError, Journal> =>
@@ -112,7 +109,7 @@ export const findExecution = (
         if (last !== undefined && statuses.includes(last.status)) return last
         return yield* fail(
           last === undefined
-            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${nearest(name, ids)}`
+            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${didYouMean(name, ids, listedNames)}`
             : `"${node}" has no result in run ${shortRun(run.id)}: it ${endOf(last.status)} (\`caravan show ${shortRun(run.id)}\`).`
         )
       }
@@ -168,7 +165,7 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
     return yield* fail(
       isPath
         ? "no such file or folder."
-        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${nearest(text, known)}`
+        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${didYouMean(text, known, listedNames)}`
     )
   })
 
@@ -201,7 +198,7 @@ export const resolveRunOrNode = (
     if (execution === undefined) {
       const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
       return yield* fail(
-        `no run, node, output or digest has that name.${nearest(text, [...known, "latest", ...(yield* names)])} \`caravan runs\` lists the runs.`
+        `no run, node, output or digest has that name.${didYouMean(text, [...known, "latest", ...(yield* names)], listedNames)} \`caravan runs\` lists the runs.`
       )
     }
     return { run: yield* resolveRun(execution.run), node: execution.node }

@@ -76,4 +76,10 @@ describe("didYouMean", () => {
     expect(didYouMean("zzz", ["learning", "rate"])).toBe(" Available: learning, rate.")
     expect(didYouMean("zzz", [])).toBe("")
   })
+
+  it("lists no candidates when there are more than allowed", () => {
+    expect(didYouMean("zzz", ["learning", "rate"], 2)).toBe(" Available: learning, rate.")
+    expect(didYouMean("zzz", ["learning", "rate"], 1)).toBe("")
+    expect(didYouMean("lerning", ["learning", "rate"], 1)).toBe(' Did you mean "learning"?')
+  })
 })
