@@ -61,22 +61,19 @@ export const ghostEvaluation = (params: Params, { ghostPrompts }: Datasets) => {
   const dialogues = dialoguesOf(ghostTurns.turns, "ghost-held-out-dialogues")
   const maxNewTokens = Math.min(params.maxNewTokens, ghostTurns.maxNewTokens)
   const sampling = { ...samplingOf(params), maxNewTokens }
+  const checkedByText = dialoguesOf(6, "never-trained-dialogues", neverTrained.slice(0, 1))
+  const checkedByJudge = dialoguesOf(6, "judged-dialogues", neverTrained)
   return {
     keeping: (policy: Policy, name: string) =>
       evaluateGhostAttention({ policy, dialogues }, sampling).named(`ghost-attention-${name}`).expecting(ghostTurns.expected),
     /** Figure 28, by text, and by a judge if there is one. */
     keepingNeverTrained: (policy: Policy, name: string) => {
-      const [byText] = neverTrained
-      const told = dialoguesOf(6, "never-trained-dialogues", [byText!])
-      const evaluated = evaluateGhostAttention({ policy, dialogues: told }, sampling)
+      const evaluated = evaluateGhostAttention({ policy, dialogues: checkedByText }, sampling)
         .named(`never-trained-${name}`)
         .expecting(ghostTurns.expected)
       const { judge: model, keyVariable, url } = params
       if (url === "") return { [`neverTrained-${name}`]: evaluated }
-      const samples = ghostSample(
-        { policy, dialogues: dialoguesOf(6, "judged-dialogues", neverTrained) },
-        { ...sampling, instruction: "first turn" }
-      )
+      const samples = ghostSample({ policy, dialogues: checkedByJudge }, { ...sampling, instruction: "first turn" })
         .named(`judged-dialogues-${name}`)
         .expecting(ghostTurns.expected)
       return {
