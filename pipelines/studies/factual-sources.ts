@@ -1,7 +1,7 @@
 /**
- * Up-sampling of factual sources (Llama 2 §2.1): base models on as many tokens each, of which a small reference work has a growing share. The reference
- * work states rare facts; everything else is dialogues, which do not mention them. Judged by how many facts a model recalls, and by its loss on held-out
- * dialogues, over several seeds: facts, texts, order and weights are drawn anew for each.
+ * Up-sampling of factual sources (Llama 2 §2.1): base models trained on the same number of texts, with an increasing share of a small reference work. The reference
+ * work states rare facts; all other texts are dialogues, which do not mention them. Evaluated by how many facts a model recalls, and by its loss on held-out
+ * dialogues, over several seeds, each with new facts, texts, order and weights.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,21 +17,24 @@ import { worldFactQuestions, worldFactTexts } from "../../stages/world/facts.ts"
 const Params = Schema.Struct({
   shares: Schema.Array(Schema.Number.check(Schema.isGreaterThan(0), Schema.isLessThan(1)))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed([0.01, 0.03, 0.1, 0.2, 0.4])))
-    .annotate({ description: "the reference work's share of the texts; [0.01,0.03,0.1,0.2,0.4] unless specified" }),
-  seeds: hyperInt(3, "models of each share, with seeds 1, 2, ...", { min: 1 }),
-  factTexts: hyperInt(40, "texts of the reference work, of five statements each", { min: 1 }),
-  texts: hyperInt(6000, "texts that each model is trained on, in all", { min: 100 }),
-  heldOut: hyperInt(200, "held-out dialogues", { min: 1 }),
-  vocabSize: hyperInt(600, "of the tokenizer", { min: 300 }),
+    .annotate({ description: "list of the reference work's shares of the texts, one set of models each; default [0.01,0.03,0.1,0.2,0.4]" }),
+  seeds: hyperInt(3, "number of models per share, with seeds 1, 2, ...", { min: 1 }),
+  factTexts: hyperInt(40, "number of texts in the reference work, with five statements each", { min: 1 }),
+  texts: hyperInt(6000, "total number of training texts per model", { min: 100 }),
+  heldOut: hyperInt(200, "number of held-out dialogues", { min: 1 }),
+  vocabSize: hyperInt(600, "size of the tokenizer's vocabulary", { min: 300 }),
   dim: hyperInt(64, "width of the models, a multiple of 8", { min: 8 }),
-  layers: hyperInt(2, "their blocks", { min: 1 }),
-  steps: hyperInt(600, "optimiser steps, of 8 sequences of 128 tokens each", { min: 1 }),
+  layers: hyperInt(2, "number of their transformer blocks", { min: 1 }),
+  steps: hyperInt(600, "number of optimiser steps, with 8 sequences of 128 tokens each", { min: 1 }),
   learningRate: hyper(3e-3, "peak", { min: 0 })
 })
 
 export default Pipeline.make(
   "factual-sources",
-  { description: "base models on mixtures with a growing share of a factual source, by the facts they recall", params: Params },
+  {
+    description: "base models on mixtures with an increasing share of a factual source, evaluated by the facts they recall",
+    params: Params
+  },
   (params) => {
     const { dim, factTexts: count, shares } = params
     return Object.fromEntries(

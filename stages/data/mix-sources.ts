@@ -1,6 +1,6 @@
 /**
  * Pretraining texts as a mixture of named sources (Llama 2 §2.1, "up-sampling the most factual sources"): each source has its share of the rows,
- * whatever its size. A small source with a large share is read several times.
+ * whatever its size. A small source with a large share is repeated.
  *
  *     times each row of a source is read = share * rows / rows of the source
  */
@@ -17,7 +17,7 @@ import { indicesOf } from "../common/indices.ts"
 import { checkNames } from "../common/pairing.ts"
 import { mixRows } from "./mix.ts"
 
-/** Shares that are no mixture, or a source without texts. */
+/** Invalid shares, or a source without texts. */
 class SourcesError extends ExplainedError<SourcesError>()("SourcesError") {}
 
 /** How often each row of each source is read, so that the sources have their shares of `rows`. */
@@ -27,13 +27,13 @@ export const epochsOf = (sizes: ReadonlyArray<number>, shares: ReadonlyArray<num
 }
 
 export const mixSources = Stage.make("mix-sources", {
-  description: "§2.1 pretraining texts as a mixture of named sources, each with its share",
+  description: "§2.1 mixes named sources of pretraining texts, each with its share",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "what the sources are called, in the order of the inputs" }),
+    names: Schema.Array(Schema.String).annotate({ description: "names of the sources, in the order of the inputs" }),
     shares: Schema.Array(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
-      description: "the part of the mixture that each source has, in the order of the inputs; only their ratios matter"
+      description: "share of each source in the mixture, in the order of the inputs; only their ratios matter"
     }),
-    rows: hyperInt(0, "texts of the mixture; 0: as many as all sources have together", { min: 0 })
+    rows: hyperInt(0, "number of texts in the mixture; 0: as many as all sources have together", { min: 0 })
   }),
   inputs: { sources: Stage.many(Texts) },
   output: Texts,
@@ -46,7 +46,7 @@ export const mixSources = Stage.make("mix-sources", {
         doing,
         expected: `a share for each of ${names.join(", ")}, at least one above 0`,
         found: `[${shares.join(", ")}]`,
-        hint: "Give the shares in the order of the names."
+        hint: "List one share per source, in the order of the names."
       })
     const sets = yield* indicesOf(inputs.sources, Texts)
     const sizes = sets.map(({ length }) => length)
@@ -56,7 +56,7 @@ export const mixSources = Stage.make("mix-sources", {
         doing,
         expected: `texts of "${names[empty]!}", whose share is ${shares[empty]!}`,
         found: "none",
-        hint: "Look at the stage that makes them, or set its share to 0."
+        hint: "Check the stage that makes the texts, or set the share to 0."
       })
     const rows = config.rows === 0 ? sizes.reduce((sum, size) => sum + size, 0) : config.rows
     const epochs = epochsOf(sizes, shares, rows)

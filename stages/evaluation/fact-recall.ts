@@ -1,6 +1,6 @@
 /**
- * What a base model knows (Llama 2 §2.1: factual sources are up-sampled "to increase knowledge and dampen hallucinations"): of questions with several
- * possible continuations, the share whose right one is the most probable; and the loss on other text, which pays for it.
+ * The factual knowledge of a base model (Llama 2 §2.1: factual sources are up-sampled "to increase knowledge and dampen hallucinations"): the share of questions with several
+ * possible continuations whose correct one is the most probable; and the loss on other text, which may increase in return.
  *
  *     recalled = [log P(answer | question) > log P(other | question) for every other],   log P summed over the continuation's tokens
  */
@@ -25,22 +25,22 @@ import { bootstrapMean, mean, proportion } from "../common/statistics.ts"
 import { anyShare } from "../common/unfit.ts"
 import { logProbabilitiesOf } from "../ppo/models.ts"
 
-/** A question as running text, its right continuation, and wrong ones. */
+/** A question as running text, its correct continuation, and wrong ones. */
 export const FactQuestion = Schema.Struct({ question: Schema.String, answer: Schema.String, others: Schema.Array(Schema.String) })
 export const FactQuestions = dataset(FactQuestion, "fact-question/1")
 
 const FactRecall = Schema.Struct({
   facts: Schema.Number,
-  /** Share of the facts whose right continuation is the most probable, with a 95% Wilson interval. */
+  /** Share of the facts whose correct continuation is the most probable, with a 95% Wilson interval. */
   recalled: EstimateSchema,
-  /** The share that guessing would recall. */
+  /** The share expected from guessing. */
   chance: Schema.Number,
-  /** Nats per token of the other texts, mean over texts with a 95% bootstrap interval; null where none are given. */
+  /** Nats per token of the other texts, mean over texts with a 95% bootstrap interval; null if none are given. */
   loss: Schema.NullOr(EstimateSchema)
 })
 export const FactRecallReport = report(FactRecall, "fact-recall/1")
 
-/** BOS and a text's tokens, and those of what follows it. A token that holds the end of the one and the beginning of the other belongs to what follows. */
+/** BOS and a text's tokens, and those of the text after it. A token that spans both belongs to the latter. */
 const tokensOf = (tokenizer: Tokenizer, prompt: string, rest: string) => {
   const [before, both] = [tokenizer.encode(prompt), tokenizer.encode(`${prompt}${rest}`)]
   const differs = before.findIndex((token, i) => token !== both[i])

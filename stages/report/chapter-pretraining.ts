@@ -10,20 +10,20 @@ import type { Results } from "./results.ts"
 const t95 = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093
 ]
-/** Mean over models of different seeds with Student's 95% interval; of one model alone its own. */
+/** Mean over models with different seeds with Student's 95% interval; for a single model its own interval. */
 export const overSeeds = (found: ReadonlyArray<Estimate>): Estimate => {
   if (found.length === 1) return found[0]!
   const values = found.map((one) => one.mean)
-  // Beyond 20 models the normal quantile's first correction is right to three digits (Cornish and Fisher 1938).
+  // Beyond 20 models the first correction of the normal quantile is accurate to three digits (Cornish and Fisher 1938).
   const z = 1.959964
   const half = (t95[values.length - 2] ?? z + (z ** 3 + z) / (4 * (values.length - 1))) * standardError(values)
   return { mean: mean(values), low: mean(values) - half, high: mean(values) + half }
 }
 
-/** A model that was trained on a mixture. */
+/** A model trained on a mixture. */
 export interface Mixed {
   readonly share: number
-  /** Times that each text of the source was in the mixture. */
+  /** How often each text of the source occurred in the mixture. */
   readonly epochs: number
   readonly recalled: Estimate
   readonly chance: number
@@ -52,8 +52,8 @@ export const factRecallFigure = (source: string, models: ReadonlyArray<Mixed>): 
   }
   return {
     id: "fact-recall",
-    title: `What the share of ${source} does to recall`,
-    caption: `Every model read as many texts. Facts recalled: the right continuation is the most probable of all; guessing gives ${(100 * mean(models.map(({ chance }) => chance))).toFixed(0)}%. ${several ? "Means over models of different seeds, bars are Student's 95% intervals." : "One model of each share; bars are 95% intervals over facts and texts."} The paper up-samples the most factual sources and gives no figures.`,
+    title: `Recalled facts by the share of ${source}`,
+    caption: `Every model was trained on the same number of texts. Facts recalled: the correct continuation is the most probable; guessing gives ${(100 * mean(models.map(({ chance }) => chance))).toFixed(0)}%. ${several ? "Means over models with different seeds; bars are Student's 95% intervals." : "One model per share; bars are 95% intervals over facts and texts."} The paper up-samples the most factual sources and gives no figures.`,
     rows,
     spec: {
       facet: { column: { field: "measure", type: "nominal", title: null, sort: measures } },
@@ -73,7 +73,7 @@ export const factRecallFigure = (source: string, models: ReadonlyArray<Mixed>): 
 export const factRecallTable = (source: string, models: ReadonlyArray<Mixed>): Table => ({
   id: "fact-recall",
   title: `Recall by the share of ${source}`,
-  caption: "Read: how often each text of the source was in the mixture.",
+  caption: "Read: how often each text of the source occurred in the mixture.",
   rows: [...Map.groupBy(models, ({ share }) => share)]
     .toSorted(([a], [b]) => a - b)
     .map(([share, some]) => {
@@ -109,7 +109,7 @@ export const pretrainingChapter = Effect.fnUntraced(function* (run: Results) {
   )
   const all = found.flat()
   if (all.length === 0) return []
-  // The source that is up-sampled: the one that is least of some mixture.
+  // The up-sampled source: the one with the smallest share in any mixture.
   const source = all.reduce((least, one) => (one.model.share < least.model.share ? one : least)).name
   const models = all.flatMap(({ model, name }) => (name === source ? [model] : []))
   const section: Section = {

@@ -1,4 +1,4 @@
-/** Rare facts of the small world (data/world/facts.ts): a reference work that states them, and questions about them. To study mixtures of sources (Llama 2 §2.1). */
+/** Rare facts of the small world (data/world/facts.ts): a reference work that states them, and questions about them, for studying mixtures of sources (Llama 2 §2.1). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
@@ -11,12 +11,12 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 import { FactQuestions } from "../evaluation/fact-recall.ts"
 
-const factCount = hyperInt(mostFacts, "people whose home is a fact", { min: 2, max: mostFacts })
+const factCount = hyperInt(mostFacts, "number of people whose home is a fact", { min: 2, max: mostFacts })
 const known = (seed: number, count: number) => facts(new Random(seed, "world", "facts"), count)
 
 export const worldFactTexts = Stage.make("world-fact-texts", {
   description: "a reference work of the small world: texts that state where people live",
-  config: Schema.Struct({ facts: factCount, count: hyperInt(40, "texts, of five statements each", { min: 1 }) }),
+  config: Schema.Struct({ facts: factCount, count: hyperInt(40, "number of texts, with five statements each", { min: 1 }) }),
   inputs: {},
   output: Texts,
   run: Effect.fn("world-fact-texts")(function* ({ config, output, seed }) {
@@ -29,7 +29,7 @@ export const worldFactTexts = Stage.make("world-fact-texts", {
 })
 
 export const worldFactQuestions = Stage.make("world-fact-questions", {
-  description: "questions about the facts of the reference work of the same seed, each with all towns to choose from",
+  description: "questions about the facts of the reference work of the same seed, each with all towns as possible answers",
   config: Schema.Struct({ facts: factCount }),
   inputs: {},
   output: FactQuestions,
