@@ -11,7 +11,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const written = async (name: string, rows: ReadonlyArray<Readonly<Record<string, number>>>): Promise<string> => {
   const curve = new Curve()
-  for (const row of rows) curve.add(row as never)
+  for (const row of rows) curve.add(row)
   const path = join(folder, name)
   writeFileSync(path, await curve.parquet())
   return path

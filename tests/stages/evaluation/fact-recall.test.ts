@@ -112,7 +112,7 @@ describe("a mixture of named sources", () => {
         ).values()
       ]
         .map(({ length }) => length)
-        .sort()
+        .toSorted((a, b) => a - b)
     ).toEqual([2, 2, 3, 3])
     expect(new Set(texts.filter((text) => text.startsWith("d"))).size).toBe(40)
     expect(metrics).toMatchObject({ "d epochs": 0.4, "r epochs": 2.5 })
