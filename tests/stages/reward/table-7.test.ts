@@ -63,7 +63,9 @@ describe("another open reward model", async () => {
       return Effect.runPromise(Effect.result(lookAtReward(labelled)))
     }
     expect(await look({ num_labels: undefined, id2label: { 0: "bad", 1: "good" } })).toMatchObject({
-      failure: { message: expect.stringMatching(/expected a head of one logit.*found a head of 2 logits \(config\.json has 2 labels\)/) as unknown }
+      failure: {
+        message: expect.stringMatching(/expected a head of one logit.*found a head of 2 logits \(config\.json has 2 labels\)/) as unknown
+      }
     })
     expect((await look({ num_labels: 3 }))._tag).toBe("Failure")
     for (const fine of [{}, { num_labels: 1 }, { num_labels: undefined, id2label: undefined }])
