@@ -97,7 +97,7 @@ std::string placeOf(Group& all) {
   std::lock_guard<std::mutex> lock(all.mutex);
   for (auto& [number, pending] : all.pending)
     if (!pending.isDone()) return "is in operation " + std::to_string(number) + ", " + pending.what;
-  return "has done operation " + std::to_string(all.number) + ", " + all.last + ", and is in none";
+  return "has finished operation " + std::to_string(all.number) + ", " + all.last + ", and is idle";
 }
 
 /** Reports this rank's state to the store once per second, with a counter that shows that it is alive. */
