@@ -9,7 +9,7 @@ import { runConclusions } from "../../stages/report/conclusions.ts"
 import { trainingSection } from "../../stages/report/curve-figures.ts"
 import { type AnswerSet, dialogues } from "../../stages/report/dialogues.ts"
 import { asFile } from "../../stages/report/draw.ts"
-import type { Cell, Figure, Rows } from "../../stages/report/figure.ts"
+import type { Cell, Figure, Rows, Section } from "../../stages/report/figure.ts"
 import { pageOf } from "../../stages/report/page.ts"
 import type { Results } from "../../stages/report/results.ts"
 import { runRows } from "../../stages/report/run-figures.ts"
@@ -62,13 +62,23 @@ const unscored = Effect.fnUntraced(function* (run: Results) {
   )
 })
 
+/** For a run whose stages made nothing that a chapter shows. */
+const nothingShown: Section = {
+  title: "Results",
+  text: [
+    "There are no figures: no stage of this run trained a model, collected or rated preferences, scored answers of two versions to the same prompts, or wrote one of the reports that have a figure (docs/paper.md lists them)."
+  ]
+}
+
 export const contentOf = Effect.fnUntraced(function* (run: PastRun, status: string, gathered: Gathered, shownDialogues: number) {
   const { curves, results } = gathered
   const readable = <A>(effect: Effect.Effect<A, { readonly message: string }>, otherwise: A) =>
     effect.pipe(Effect.catch(() => Effect.succeed(otherwise)))
   const versions = yield* readable(versionsOf(results), [])
   const models = yield* readable(modelsChapter(results, curves), [])
-  const sections = [...models, trainingSection(curves), ...(yield* chapters(results, versions)), workSection(gathered)]
+  const found = [...models, trainingSection(curves), ...(yield* chapters(results, versions))]
+  const isEmpty = found.every(({ figures = [], tables = [], text = [] }) => figures.length + tables.length + text.length === 0)
+  const sections = [...(isEmpty ? [nothingShown] : found), workSection(gathered)]
   const sets = versions.length > 0 ? versions : yield* readable(unscored(results), [])
   const lines = yield* readable(linesOf(results, versions), [])
   const conclusions = yield* readable(runConclusions(results, versions), [])

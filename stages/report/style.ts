@@ -26,6 +26,6 @@ article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --ground: #fff; --grid: #ddd; --axis: #888; --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; --c6: #000 }
-  body { max-width: none; margin: 0; font-size: 11px } .on-wide { display: block } .on-narrow { display: none } nav, details { display: none } figure, article, tr { break-inside: avoid } h2, h3 { break-after: avoid } .wide { overflow: visible }
+  body { max-width: none; margin: 0; font-size: 11px } .on-wide { display: block } .on-narrow { display: none } nav, details { display: none } figure, article, tr { break-inside: avoid } h2, h3 { break-after: avoid } .wide { overflow: visible } .wide table { font-size: 8.5px } .wide td, .wide th { white-space: normal; padding: .1rem .25rem; overflow-wrap: break-word }
 }
 `

@@ -73,6 +73,14 @@ describe("caravan report", () => {
     expect(page).toContain("1 of 3 values of loss of descend are NaN or infinite, the first at step 3.")
   })
 
+  it("says what is missing where no stage made anything that it shows", () => {
+    runJson(folder, "descending-pipeline.ts", "--until", "lines")
+    const { stdout } = report("latest", "--to", "bare", "--json")
+    expect((JSON.parse(stdout) as { readonly sections: unknown }).sections).toMatchObject(["Results", expect.anything()])
+    expect(pageIn("bare")).toContain("There are no figures: no stage of this run trained a model")
+    expect(pageIn("hostile")).not.toContain("There are no figures")
+  })
+
   it("says which results are no longer in the store", () => {
     const { outputs } = runJson(folder, "descending-pipeline.ts")
     rmSync(outputs.result!.path, { recursive: true })
