@@ -74,7 +74,16 @@ describe("caravan report", () => {
   })
 
   it("says what is missing where no stage made anything that it shows", () => {
-    runJson(folder, "descending-pipeline.ts", "--until", "lines")
+    writeFileSync(
+      join(folder, "bare-pipeline.ts"),
+      `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { lines } from "./mapped.ts"
+export default Pipeline.make("bare", { params: Schema.Struct({}) }, () => ({ result: lines({ file: fileAt("words.txt") }) }))
+`
+    )
+    runJson(folder, "bare-pipeline.ts")
     const { stdout } = report("latest", "--to", "bare", "--json")
     expect((JSON.parse(stdout) as { readonly sections: unknown }).sections).toMatchObject(["Results", expect.anything()])
     expect(pageIn("bare")).toContain("There are no figures: no stage of this run trained a model")
