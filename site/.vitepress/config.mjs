@@ -18,6 +18,20 @@ const sidebar = navigation().map(({ text, pages, folders }) => ({
   ]
 }))
 
+/** Functions go to the page as their text: they can use nothing from around them. */
+const miniSearch = {
+  options: {
+    processTerm: (term) =>
+      /^(an?|and|are|as|at|be|but|by|for|from|in|is|it|its|of|on|or|that|the|to|was|with)$/i.test(term) ? null : term.toLowerCase()
+  },
+  searchOptions: {
+    prefix: (term) => term.length > 2,
+    fuzzy: (term) => (term.length > 4 ? 0.2 : false),
+    // What was written comes before what TypeDoc makes.
+    boostDocument: (id) => (id.includes("/reference/api/") ? 0.2 : 1)
+  }
+}
+
 export default defineConfig({
   title: "Caravan",
   description: "The Llama 2 RLHF recipe as a typed, cached, resumable dataflow pipeline",
@@ -32,11 +46,7 @@ export default defineConfig({
       link: sidebar.find((each) => each.text === text).items[0].link
     })),
     outline: [2, 3],
-    // What was written comes before what TypeDoc makes.
-    search: {
-      provider: "local",
-      options: { miniSearch: { searchOptions: { boostDocument: (id) => (id.includes("/reference/api/") ? 0.2 : 1) } } }
-    }
+    search: { provider: "local", options: { miniSearch } }
   },
   markdown: {
     // The anchors that GitHub gives.
