@@ -35,10 +35,7 @@ export const repositoryLinks = (md) => {
   md.core.ruler.push("repository-links", ({ env, tokens }) => {
     const page = pageOf(env)
     for (const token of tokens.flatMap(({ children }) => children ?? []))
-      if (token.type === "link_open") {
-        token.attrSet("href", resolveLink(page, token.attrGet("href")))
-        if (token.attrGet("href").startsWith("/source/")) token.attrSet("target", "_self")
-      }
+      if (token.type === "link_open") token.attrSet("href", resolveLink(page, token.attrGet("href")))
   })
   // Code that is indented looks like code between fences.
   md.renderer.rules.code_block = (tokens, i, options, env, self) => md.renderer.rules.fence(tokens, i, options, env, self)
