@@ -1,5 +1,5 @@
 // Links of the Markdown files, as GitHub resolves them: to pages of the site, and to files of the repository, which the site serves as text below source/.
-import { cpSync, existsSync, mkdirSync, statSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { dirname, join, posix, relative } from "node:path"
 import { pages, placeOf, root } from "./navigation.mjs"
 import { api, apiPages, staged } from "./staged.mjs"
@@ -49,6 +49,7 @@ export const copySources = (outDir) => {
   for (const source of sources) {
     const to = join(outDir, "source", `${source}.txt`)
     mkdirSync(dirname(to), { recursive: true })
-    cpSync(join(root, source), to)
+    // The byte order mark says that it is UTF-8, whatever the server says.
+    writeFileSync(to, `\uFEFF${readFileSync(join(root, source), "utf8")}`)
   }
 }

@@ -27,7 +27,8 @@ describe("the site", () => {
     for (const place of places) expect([place, /&lt;!--|&lt;a id=/.test(readFileSync(join(dist, place), "utf8"))]).toEqual([place, false])
   })
   it("has the files of the repository that pages link to", () => {
-    expect(readFileSync(join(dist, "source/stages/ppo/ppo.ts.txt"), "utf8")).toBe(readFileSync(join(root, "stages/ppo/ppo.ts"), "utf8"))
+    const copy = readFileSync(join(dist, "source/stages/ppo/ppo.ts.txt"), "utf8")
+    expect(copy).toBe(`\uFEFF${readFileSync(join(root, "stages/ppo/ppo.ts"), "utf8")}`)
   })
 })
 
