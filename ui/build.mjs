@@ -1,4 +1,4 @@
-// Builds the page into ui/dist, with its packages if they are not there. Does nothing when the sources are those that it was built of. Plain Node, as scripts/setup.mjs.
+// Builds the page into ui/dist, and installs its packages if missing. Does nothing if the sources have not changed. Plain Node, like scripts/setup.mjs.
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -34,7 +34,7 @@ const installed = join(here, "node_modules/.package-lock.json")
 const isInstalled =
   existsSync(installed) &&
   Object.entries(JSON.parse(readFileSync(installed, "utf8")).packages).every(([path, { version }]) => wanted[path]?.version === version)
-// npm itself runs on whatever Node there is, and would warn of what the project wants.
+// npm runs on any Node version, and would warn about the version that the project requires.
 if (!isInstalled) run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"])
 run(process.execPath, ["node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"])
 writeFileSync(stamp, digest)

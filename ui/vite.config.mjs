@@ -4,7 +4,7 @@ export default defineConfig({
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   build: {
     target: "es2022",
-    // The policy of the server (cli/ui/guard.ts) takes no inline scripts and no data but images.
+    // The server's content policy (cli/ui/guard.ts) allows no inline scripts, and data: URLs only for images.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     reportCompressedSize: true
