@@ -211,7 +211,7 @@ describe.skipIf(!canUnpack)("downloading libtorch's archive", () => {
   })
 
   it("leaves nothing behind, and reports the response, if there is none", async () => {
-    await serve(404, Buffer.from("no"), (url) => expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} answered 404`))
+    await serve(404, Buffer.from("no"), (url) => expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} responded with 404`))
     expect(readdirSync(folder)).toEqual([])
   })
 
@@ -253,6 +253,6 @@ describe("caravan doctor", () => {
 
   it("names the store given by CARAVAN_HOME", async () => {
     process.env.CARAVAN_HOME = join(folder, "store")
-    expect((await diagnose(folder)).found.store).toMatch(`${folder}/store (not made yet), writable`)
+    expect((await diagnose(folder)).found.store).toMatch(`${folder}/store (not created yet), writable`)
   })
 })

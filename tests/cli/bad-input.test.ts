@@ -38,7 +38,7 @@ const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
 }
 
 describe("commands and flags", () => {
-  it("an unknown command: the nearest one", () => refuses(["rnu"], /There is no command "rnu"\. Did you mean "run"\?/))
+  it("an unknown command: the nearest one", () => refuses(["rnu"], /Unknown command "rnu"\. Did you mean "run"\?/))
   it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing argument: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
@@ -95,7 +95,7 @@ export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x:
     refuses(["plan", file("wrong.ts", text)], /one of its inputs is 1, not a node/)
     refuses(
       ["plan", file("wrong2.ts", text.replace(", demonstration: 1", ""))],
-      /its input "init" takes a checkpoint:policy, got a dataset:preference\/1|its input "demonstrations" .* is missing/
+      /its input "init" expects a checkpoint:policy, got a dataset:preference\/1|its input "demonstrations" .* is missing/
     )
   })
 })
@@ -107,7 +107,7 @@ describe("parameters", () => {
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
   it("missing", () =>
-    refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Set it with --set preferences=<value>/))
+    refuses(["plan", rlhf], /Pipeline "rlhf" needs a value for "preferences" \(preference pairs: .*\)\. Set it with --set preferences=<value>/))
   it("out of bounds", () =>
     refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>

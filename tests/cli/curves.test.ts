@@ -39,7 +39,7 @@ describe("caravan curves", () => {
     const { stdout, status } = curves("latest", "descend-in-child")
     expect(status).toBe(0)
     // Halved from 1/2 a hundred times; the mean of 2.5 steps per column.
-    expect(stdout).toMatch(/^100 rows in .*\n +values +first +last +least +greatest\n/)
+    expect(stdout).toMatch(/^100 rows in .*\n +values +first +last +min +max\n/)
     expect(stdout).toMatch(/^ {2}loss +100 +0\.5000 +7\.889e-31 +7\.889e-31 +0\.5000 +█▂▁+$/m)
     expect(stdout).toMatch(/^ {2}kl +50 +-2 +-100 +-100 +-2 +█+.*▁$/m)
     for (const series of ["seconds", "memory", "tokens", "tokensPerSecond"]) expect(stdout).toMatch(new RegExp(`^  ${series} `, "m"))

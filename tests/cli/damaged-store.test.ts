@@ -77,10 +77,10 @@ describe("a damaged result", () => {
     madeAgain("counts")
   })
 
-  it("is reported by plan as to be read first, if a file was written to since it was made", async () => {
+  it("is reported by plan as to be checked first, if a file was modified after it was made", async () => {
     invert(fileOf("shout"), { count: 20 })
     expect(caravan(folder, "plan", "pipeline.ts").stdout).toMatch(
-      /^hit +shout +in the store; its files were written to since it was made: a run reads them first$/m
+      /^hit +shout +in the store; its files were modified after it was made: a run checks them first$/m
     )
     madeAgain("shout")
   })

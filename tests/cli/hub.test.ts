@@ -141,7 +141,7 @@ describe("a pipeline", () => {
     expect(await refused("model=hf:me/none")).toMatch(/Looking up hf:me\/none@main: the repository does not exist/)
     expect(await refused("model=hf:me/small@v9")).toMatch(/no such branch, tag or commit/)
     expect(await refused("data=hf:datasets/me/pairs:tran.jsonl")).toMatch(/Did you mean "train\.jsonl"\?/)
-    expect(await refused("data=hf:datasets/me/pairs")).toMatch(/Name those of one: hf:datasets\/me\/pairs@main:t/)
+    expect(await refused("data=hf:datasets/me/pairs")).toMatch(/Select one split: hf:datasets\/me\/pairs@main:t/)
     server.seen.length = 0
     expect(await refused("model=hf:gpt2")).toMatch(/"gpt2" has no owner/)
     expect(server.seen).toEqual([])
@@ -244,7 +244,7 @@ describe("caravan export --push", () => {
       return stderr
     }
     expect(await refused("--push", "me/mine")).toMatch(/expected hf:owner\/name/)
-    expect(await refused("--push", "hf:datasets/me/mine")).toMatch(/this is a model\. Name it hf:me\/mine\./)
+    expect(await refused("--push", "hf:datasets/me/mine")).toMatch(/this is a model\. Use hf:me\/mine\./)
     expect(await refused("--push", "hf:me/mine@v1")).toMatch(/remove the revision and path/)
     expect(await refused("--push", "hf:me/small")).toMatch(/the repository is public\. To push to it anyway, add --public\./)
     server.commit("models/me/closed", { "a.txt": "" }, { isPrivate: true })

@@ -43,10 +43,10 @@ it("says who answers, how, what may be typed, and for a model of the small world
 
 it("suggests no questions to other models", async () => {
   expect(await introduction("tune", presets["7b"], settings)).toMatch(
-    /^A dialogue with tune of mine: a Llama of 6\.7\d+ billion parameters/
+    /^Chat with tune of mine: a Llama model with 6\.7\d+ billion parameters/
   )
   expect(await introduction("tune", presets["7b"], settings)).not.toContain("Example questions")
   vi.stubEnv("CARAVAN_HOME", join(folder, "none"))
-  expect(await introduction("path/to/model", presets["7b"], settings)).toMatch(/^A dialogue with path\/to\/model: /)
+  expect(await introduction("path/to/model", presets["7b"], settings)).toMatch(/^Chat with path\/to\/model: /)
   vi.stubEnv("CARAVAN_HOME", join(folder, "home"))
 })

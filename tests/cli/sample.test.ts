@@ -118,8 +118,8 @@ describe("a dialogue", () => {
       "ab\n/nonsense\n[INST]\n/system be\n/reset\nba\n/quit\nnever\n"
     )
     expect(status).toBe(0)
-    expect(stderr).toMatch(/^Chat with .*policy: a Llama of .* parameters[\s\S]*\/reset starts over/)
-    expect(stdout).toContain("There is no /nonsense: /reset, /system <text> or /quit.")
+    expect(stderr).toMatch(/^Chat with .*policy: a Llama model with .* parameters[\s\S]*\/reset starts over/)
+    expect(stdout).toContain("Unknown command /nonsense. Use /reset, /system <text> or /quit.")
     expect(stdout).toContain("The chat format can't represent that")
     expect(stdout.match(/\(helpfulness /g)!.length).toBeGreaterThan(0)
   })
@@ -165,8 +165,8 @@ describe("a dialogue", () => {
 describe("what can't be sampled", () => {
   it.each([
     [["nowhere"], /no store|no such artifact|nothing has run here/],
-    [["policy", "--temperature=-1"], /--temperature takes a number from 0, got "-1"/],
-    [["policy", "--top-p", "2"], /--top-p takes a number from 0 to 1/],
+    [["policy", "--temperature=-1"], /--temperature must be a number from 0, got "-1"/],
+    [["policy", "--top-p", "2"], /--top-p must be a number from 0 to 1/],
     [["policy", "--json"], /--json needs --prompts/],
     [
       ["reward"],

@@ -97,7 +97,7 @@ describe("freeze and run --locked", () => {
     )
     expect(await prints(2, "run", "pipeline.ts", "--lock", "x.json")).toMatch(/add --locked/)
     expect(await prints(2, "run", "pipeline.ts", "--locked", "--lock", "x.json")).toMatch(
-      /Reading the lock file x\.json: there is no such file/
+      /Reading the lock file x\.json: the file does not exist/
     )
     // A result that differs from the frozen one is a failure.
     const file = join(folder, "pipeline.lock.json")

@@ -167,7 +167,7 @@ describe("a checkpoint", () => {
       expect(await messageOf(Policy.validate(checkpoint("policy", index(name))))).toMatch(/names of \.safetensors files in the same folder/)
     }
     expect(await messageOf(Policy.validate(checkpoint("policy", { "model.safetensors.index.json": "{}" })))).toMatch(
-      /a weight_map, found none/
+      /a weight_map object, found none/
     )
   })
 })

@@ -198,7 +198,7 @@ describe("a lock file", () => {
     expect(await refused(locked)).toEqual(expect.arrayContaining(packages))
     // A lock file that was pulled but is not installed yet.
     lock("sha512-b", "4.1.1")
-    await expect(fixture.run({}, { locked })).rejects.toThrow(/effect is installed in version 4\.1\.0, .* says 4\.1\.1: .*Run npm ci/)
+    await expect(fixture.run({}, { locked })).rejects.toThrow(/effect is installed in version 4\.1\.0, .* expects 4\.1\.1: .*Run npm ci/)
     lock("sha512-a")
     edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
     expect(await refused(locked)).toEqual([expect.stringMatching(/^code of stage shout: .*helper\.ts$/)])

@@ -142,7 +142,7 @@ describe("an installed package", () => {
     await identify(project)
     write(project, locked("1.1.0"))
     await expect(identify(project)).rejects.toThrow(
-      /stage "say".*node_modules\/outer is installed in version 1\.0\.0, and .*package-lock\.json says 1\.1\.0: .*Run npm ci/
+      /stage "say".*node_modules\/outer is installed in version 1\.0\.0, but .*package-lock\.json expects 1\.1\.0: .*Run npm ci/
     )
     write(project, outer("1.1.0"))
     expect((await identify(project)).packages).toMatchObject({ "node_modules/outer": "1.1.0 sha512-1.1.0" })
@@ -157,7 +157,7 @@ describe("an installed package", () => {
         "node_modules/inner": { version: "1.0.0", integrity: "sha512-b", optional }
       })
     const project = projectOf({ ...stage, ...outer("1.0.0"), "package-lock.json": inner(false) })
-    await expect(identify(project)).rejects.toThrow(/node_modules\/inner is not installed, and .* says 1\.0\.0: .*Run npm ci/)
+    await expect(identify(project)).rejects.toThrow(/node_modules\/inner is not installed, but .* expects 1\.0\.0: .*Run npm ci/)
     write(project, { "package-lock.json": inner(true) })
     expect(Object.keys((await identify(project)).packages)).toContain("node_modules/inner")
   })

@@ -333,7 +333,7 @@ describe("a failed job that is recorded as complete (Snakemake)", () => {
 })
 
 describe("an input that changes while it is read (Bazel)", () => {
-  const refused = { status: "failed", error: expect.stringMatching(/words\.txt changed while it was read\. Nothing was recorded/) }
+  const refused = { status: "failed", error: expect.stringMatching(/words\.txt changed while it was being read\. Nothing was recorded/) }
 
   it("and changes back, including times, is detected", async () => {
     const result = await runNodes({ a: (await load())({ file: words() }, { does: "meddle" }) })

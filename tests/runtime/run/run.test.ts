@@ -111,7 +111,7 @@ describe("a run", () => {
     await fixture.run({}, { until: "lines" })
     lock("4.1.1")
     await expect(fixture.plan()).rejects.toThrow(
-      /effect is installed in version 4\.1\.0, and .*package-lock\.json says 4\.1\.1.*Run npm ci/
+      /effect is installed in version 4\.1\.0, but .*package-lock\.json expects 4\.1\.1.*Run npm ci/
     )
     const installed = join(fixture.folder, "node_modules/effect")
     mkdirSync(installed, { recursive: true })
@@ -126,7 +126,7 @@ describe("a run", () => {
     const changed = await loadFixture(fixture.folder, "?more")
     expect(statuses(await changed.run({}, { until: "shout" }))).toMatchObject({ lines: "ran", shout: "ran", more: "skipped" })
     for (const selection of [{ until: "more" }, {}])
-      await expect(changed.run({}, selection)).rejects.toThrow(/Reading the input \/nowhere\/later\.txt: there is no such file/)
+      await expect(changed.run({}, selection)).rejects.toThrow(/Reading the input \/nowhere\/later\.txt: no such file or folder/)
   })
 
   it("selects nodes by only, from, until and force", async () => {
@@ -199,7 +199,7 @@ describe("a failure", () => {
     const failed = await fixture.run({ "lines.touch": "true" })
     expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({
       status: "failed",
-      error: expect.stringMatching(/words\.txt changed while it was read/)
+      error: expect.stringMatching(/words\.txt changed while it was being read/)
     })
     expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
   })

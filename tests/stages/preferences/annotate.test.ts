@@ -70,7 +70,7 @@ describe("people, with a file,", () => {
 
   it("are asked: the pairs are written, and the message says what is awaited and how to continue", async () => {
     expect(await failure(undefined)).toMatch(
-      /Waiting for labels: 3 pairs were written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object per line, for example \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating is how much better \(0 significantly better, .*Then pass that file as the stage's input `labels`, and run again: earlier results are kept/
+      /Waiting for labels: 3 pairs were written to .*pairs\.jsonl\. Label each pair in a file of labels, one JSON object per line, for example \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating is how much better \(0 significantly better, .*Then pass that file as the stage's input `labels`, and run again: earlier results are kept/
     )
     const written = writtenPairs()
       .trim()
