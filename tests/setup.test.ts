@@ -211,7 +211,9 @@ describe.skipIf(!canUnpack)("downloading libtorch's archive", () => {
   })
 
   it("leaves nothing behind, and reports the response, if there is none", async () => {
-    await serve(404, Buffer.from("no"), (url) => expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} responded with 404`))
+    await serve(404, Buffer.from("no"), (url) =>
+      expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} responded with 404`)
+    )
     expect(readdirSync(folder)).toEqual([])
   })
 

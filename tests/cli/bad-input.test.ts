@@ -107,7 +107,10 @@ describe("parameters", () => {
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
   it("missing", () =>
-    refuses(["plan", rlhf], /Pipeline "rlhf" needs a value for "preferences" \(preference pairs: .*\)\. Set it with --set preferences=<value>/))
+    refuses(
+      ["plan", rlhf],
+      /Pipeline "rlhf" needs a value for "preferences" \(preference pairs: .*\)\. Set it with --set preferences=<value>/
+    ))
   it("out of bounds", () =>
     refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
