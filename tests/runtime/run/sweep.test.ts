@@ -129,7 +129,9 @@ describe("a sweep", () => {
 
   it("runs nothing if a metric's node or report field does not exist; stops after the first combination that lacks it", async () => {
     const with_ = (...metrics: ReadonlyArray<string>) => Effect.runPromise(sweep(pipeline(), {}, { times: [1, 2] }, { metrics }).pipe(here))
-    await expect(with_("cuonts.rows")).rejects.toThrow(/--metric cuonts\.rows: .*no node or output is named "cuonts"\. Did you mean "counts"\?/)
+    await expect(with_("cuonts.rows")).rejects.toThrow(
+      /--metric cuonts\.rows: .*no node or output is named "cuonts"\. Did you mean "counts"\?/
+    )
     await expect(with_("counted.row")).rejects.toThrow(/--metric counted\.row: the report has no field "row"\. Did you mean "rows"\?/)
     await expect(with_("constructor")).rejects.toThrow(/no node or output is named "constructor"/)
     expect(readdirSync(folder)).not.toContain("home")
