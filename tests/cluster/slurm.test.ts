@@ -177,7 +177,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     const { code, document } = await place.start(onSlurm).ended
     expect(code).toBe(1)
     expect(document!.nodes[0]!.error).toMatch(
-      /Slurm refused the job of node "walk-1": .*invalid partition.*nope.* Its partitions: low \(3 nodes.*gpu:1\), high/i
+      /Slurm refused the job of node "walk-1": .*invalid partition.*nope.* Partitions: low \(3 nodes.*gpu:1\), high/i
     )
     place.configure({ slurm: { pollSeconds: 1, profiles: { default: { gpus: 8 } } } })
     await pausing(0)
