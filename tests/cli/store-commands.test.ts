@@ -44,13 +44,13 @@ describe("history", () => {
     expect(shown).toMatch(new RegExp(`^  ran  shout   .*${digest(second, "shout").slice(0, 12)}  rows 3$`, "m"))
     expect(shown).toContain(`  loud    ${second!.outputs.loud!.path}`)
     expect((await json("show", "latest~1")).nodes.map((node: { node: string }) => node.node)).toContain("counts")
-    expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": no such run/)
+    expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": no run, node, output or digest has that name/)
     expect(await prints(2, "show")).toMatch(/needs <run\|node>\. For example: caravan show latest/)
   })
 
   it("diff: what differs, and fields of reports", async () => {
     const text = await prints(0, "diff", "latest~1", "latest")
-    expect(text).toMatch(/^asked for times: nothing -> "2"$/m)
+    expect(text).toMatch(/^option times: nothing -> "2"$/m)
     expect(text).toMatch(/^shout\n {2}config times: 1 -> 2\n {2}output: [0-9a-f]{12} -> [0-9a-f]{12}\ncounts\n {2}input sets: /m)
     expect(text).toMatch(/^ {2}report characters: 31 -> 34\n2 nodes differ, 2 are the same\.$/m)
     expect(await json("diff", "latest", "latest")).toMatchObject({ nodes: [], same: 4 })
@@ -128,7 +128,7 @@ describe("du, pin and gc", () => {
     expect(await prints(2, "du", "--by", "tpye")).toMatch(/--by must be node, pipeline or type, got "tpye"\. Did you mean "type"\?/)
     expect(await prints(0, "pin")).toBe("Nothing is pinned.\n")
     expect(await prints(0, "pin", "counts", "--lineage", "--note", "released")).toMatch(
-      /^Pinned counts \([0-9a-f]{12}\) and 2 artifacts it was made from\.\n$/
+      /^Pinned counts \([0-9a-f]{12}\) and 2 artifacts that it was made from\.\n$/
     )
     expect(new Map((await json("pin")).pins.map((pin: { digest: string; note: string }) => [pin.digest, pin.note]))).toEqual(
       new Map(["lines", "shout", "counts"].map((id) => [digest(second, id), "released"]))
@@ -148,7 +148,7 @@ describe("du, pin and gc", () => {
     expect(await prints(0, "lineage", digest(first, "shout"))).toMatch(
       /^no longer in the store; a run that needs it recomputes it\nmade by run/m
     )
-    expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts it was made from\.\n$/)
+    expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts that it was made from\.\n$/)
     expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists the pins\./)
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 3 objects/)
     expect(runJson(folder, "pipeline.ts").outputs).toEqual(first!.outputs)

@@ -215,7 +215,7 @@ describe("a lock file", () => {
       nodes: { ...nodes, renamed: shout!, counts: { ...nodes.counts!, inputs: { sets: ["renamed", "wait"], extra: null } } }
     }
     expect(differences(locked, other)).toEqual([
-      "node shout is gone",
+      "node shout was removed",
       'node counts: input sets: ["shout","wait"] -> ["renamed","wait"]',
       "node renamed is new"
     ])
