@@ -60,7 +60,7 @@ describe("the reference of errors", () => {
   })
   it("lists every reason for a failed node, and none that the code does not use", () => {
     const given = filesIn("runtime").flatMap((source) =>
-      [...source.matchAll(/\breason: "([A-Z]\w+)"|\bfail(?:ed)?\(\s*"([A-Z]\w+)"|\? "(Failure)" : "Defect"/g)].map(
+      [...source.matchAll(/\breason: "([A-Z]\w+)"|\bfail(?:ed|ure)?\(\s*"([A-Z]\w+)"|\? "(Failure)" : "Defect"/g)].map(
         ([, a, b, c]) => a ?? b ?? c!
       )
     )

@@ -81,7 +81,7 @@ const isText = (node: Node) => node.type === "TemplateLiteral" || (node.type ===
 /** A message with its own words, not only another error's message. */
 const hasWords = (message: string) => /[A-Za-z]{2}/.test(message.replaceAll(/<[\w…]+>/g, ""))
 
-const ownSources = () => sourcesWith(layers, /Error|BadRow|BadLabel|LeftOut|\bfail(ed)?\(|UnsupportedTokenizer|httpApiStatus/)
+const ownSources = () => sourcesWith(layers, /Error|BadRow|BadLabel|LeftOut|\bfail(ed|ure)?\(|UnsupportedTokenizer|httpApiStatus/)
 
 export const errorSources = (
   sources: ReadonlyArray<Source> = ownSources()
@@ -113,7 +113,7 @@ export const errorSources = (
   for (const { file, program } of sources)
     walk(program, (node) => {
       // The helpers of runtime/cluster/ that make a StageError: (reason, message).
-      if (file.startsWith("runtime/cluster/") && node.type === "CallExpression" && /^fail(ed)?$/.test(nameOf(node.callee) ?? "")) {
+      if (file.startsWith("runtime/cluster/") && node.type === "CallExpression" && /^fail(ed|ure)?$/.test(nameOf(node.callee) ?? "")) {
         const [reason, message] = node.arguments as ReadonlyArray<Node>
         if (reason?.type === "Literal" && message !== undefined)
           messages.push({ name: "StageError", reason: String(reason.value), message: sentence(textOf(message)) })
