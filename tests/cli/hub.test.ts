@@ -118,7 +118,7 @@ describe("a pipeline", () => {
     const { status, stderr } = await caravan("run", at("pipeline.ts"), "--locked")
     expect([status, stderr]).toEqual([
       2,
-      expect.stringMatching(/input file:train\.jsonl: other content .*hf:datasets\/me\/pairs@[0-9a-f]{40}:train\.jsonl\)/)
+      expect.stringMatching(/input file:train\.jsonl: content changed .*hf:datasets\/me\/pairs@[0-9a-f]{40}:train\.jsonl\)/)
     ])
     const moved = await running()
     expect(statuses(moved)).toEqual({ pairs: "ran" })

@@ -189,7 +189,7 @@ describe("an invalid model", () => {
       expect([status === 0, stderr + stdout]).toEqual([
         false,
         expect.stringMatching(
-          /Node "base" \(stage import-policy\): Reading the checkpoint .*videos: expected a folder with config\.json, found none\. Give/
+          /Node "base" \(stage import-policy\): Reading the checkpoint .*videos: expected a folder with config\.json, found none\. Pass/
         )
       ])
     } finally {

@@ -194,7 +194,7 @@ void Effect.runPromise(run(pipeline, {}, { limits: ${limits} }).pipe(Effect.prov
       return JSON.parse(stdout)
     }
     expect(once("{ seconds: 20 }")).toEqual([
-      ["failed", expect.stringMatching(/^Stage own is defined in the program's main file, .*program\.ts: .*its own\.$/)]
+      ["failed", expect.stringMatching(/^Stage own is defined in the program's main file, .*program\.ts: .*separate file\.$/)]
     ])
     expect(once("{}")).toEqual([["ran", null]])
     expect(processes()).toHaveLength(2)

@@ -259,7 +259,7 @@ describe("reward models on their base", () => {
       const file = join(path, "config.json")
       writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, "utf8")), rms_norm_eps: 1e-3 }))
     })
-    expect(await failureOf(ppo, { ...given, base: config }, quick)).toContain("expected the base's config.json, found another")
+    expect(await failureOf(ppo, { ...given, base: config }, quick)).toContain("expected the base's config.json, found a different one")
     const safety = await rewardOn(SafetyReward, other, 4)
     expect(await failureOf(ppo, { ...given, safety, base }, quick)).toContain("expected the weights that it was trained on")
   })
