@@ -73,7 +73,7 @@ describe("a damaged result", () => {
     runJson(folder, "pipeline.ts", "--set", "times=2")
     invert(fileOf("counts", "report.json"), { times: "keep" })
     const { status, stdout } = await inProcess(folder, "diff", "latest~1", "latest")
-    expect([status, stdout]).toEqual([0, expect.stringMatching(/^ {2}report can't be compared: the one in .* is damaged/m)])
+    expect([status, stdout]).toEqual([0, expect.stringMatching(/^ {2}report can't be compared: the report in .* is damaged/m)])
     madeAgain("counts")
   })
 

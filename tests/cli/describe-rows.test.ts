@@ -48,7 +48,7 @@ describe("caravan describe", () => {
       inputs: { sets: { arity: "many", columns: "{text:utf8}" }, extra: { arity: "optional" } }
     })
     expect(await says(2, "describe", join(folder, "stages.ts"))).toMatch(
-      /no default export that is a pipeline or a stage\. There are: .*stages\.ts#lines, .*stages\.ts#shout/
+      /no default export that is a pipeline or a stage\. It exports: .*stages\.ts#lines, .*stages\.ts#shout/
     )
     expect(await says(2, "describe", `${join(folder, "stages.ts")}#constructor`)).toMatch(
       /its export "constructor" is neither a pipeline nor a stage/
@@ -63,7 +63,7 @@ describe("caravan describe", () => {
     expect(text).toMatch(/^ {2}loud +dataset:text\/1 +node shout$/m)
     expect(text).toMatch(/^Stages: lines, shout, wait, count$/m)
     const rlhf = await json("describe", new URL("../../pipelines/rlhf.ts", import.meta.url).pathname)
-    expect(rlhf).toMatchObject({ pipeline: "rlhf", outputs: null, open: expect.stringContaining('needs "preferences"') })
+    expect(rlhf).toMatchObject({ pipeline: "rlhf", outputs: null, open: expect.stringContaining('needs a value for "preferences"') })
     expect(rlhf.parameters[0]).toMatchObject({ name: "preferences", required: true })
   })
 })

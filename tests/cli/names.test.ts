@@ -70,7 +70,7 @@ describe("a result", () => {
     writeFileSync(file, readFileSync(join(folder, "pipeline.ts"), "utf8").replace('"fixture"', '"other"'))
     runJson(folder, "other.ts", "--set", "times=3")
     expect(await says(2, "lineage", "shout")).toMatch(
-      /several pipelines have such a node or output:\n {2}other:shout {2}[0-9a-f]{12}, run [0-9a-f]{8}\n {2}fixture:shout {2}[0-9a-f]{12}, run [0-9a-f]{8}\nSay which\./
+      /several pipelines have such a node or output:\n {2}other:shout {2}[0-9a-f]{12}, run [0-9a-f]{8}\n {2}fixture:shout {2}[0-9a-f]{12}, run [0-9a-f]{8}\nChoose one of these names\./
     )
     expect((await json("lineage", "fixture:loud")).artifact.digest).toBe(digest(second, "shout"))
     expect((await json("lineage", "lines")).artifact.digest).toBe(digest(first, "lines"))

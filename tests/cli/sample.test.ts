@@ -164,7 +164,7 @@ describe("a dialogue", () => {
 
 describe("what can't be sampled", () => {
   it.each([
-    [["nowhere"], /no store|no such artifact|nothing has run here/],
+    [["nowhere"], /no run, node, output or digest has that name|the store of this folder .* does not exist/],
     [["policy", "--temperature=-1"], /--temperature must be a number from 0, got "-1"/],
     [["policy", "--top-p", "2"], /--top-p must be a number from 0 to 1/],
     [["policy", "--json"], /--json needs --prompts/],

@@ -82,7 +82,7 @@ export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
     const told = stdout.slice(stdout.indexOf("Skipped rows:")).split("\n")
     expect(told[1]).toMatch(/^ {2}n13: WARNING: skipped 3 of 20 rows \(15%\): 3 not JSON\. They are listed in /)
     expect(told.slice(2, 13).every((line) => line.includes("WARNING: skipped 1 of 20 rows (5%): 1 not JSON"))).toBe(true)
-    expect(told[13]).toMatch(/^ {2}\.\.\. and of 2 more nodes: caravan show [0-9a-f]{8}$/)
+    expect(told[13]).toMatch(/^ {2}\.\.\. and 2 more nodes: caravan show [0-9a-f]{8}$/)
     expect(stderr.match(/WARNING/g)).toHaveLength(times === 1 ? 14 : 12)
   }
 })

@@ -51,7 +51,7 @@ describe("numbers", () => {
     expect(["0.5", "1", "5e-1", "0.25"].map((text) => numberFlag(given(text), "mfu", { above: 0, max: 1 }))).toEqual([0.5, 1, 0.5, 0.25])
     for (const text of ["", " 0.5", "0x1", "Infinity", "NaN", "1_0", "half", "0", "1.1", "1e-400"])
       expect(() => numberFlag(given(text), "mfu", { above: 0, max: 1 })).toThrow(
-        `--mfu takes a number above 0 and at most 1, got "${text}".`
+        `--mfu must be a number above 0 and at most 1, got "${text}".`
       )
     expect(numberFlag(parse(plan, ["x.ts"]), "mfu", {})).toBeUndefined()
   })

@@ -60,7 +60,7 @@ describe("an edit", () => {
         .replace("text: string, times: number", "text: string , times : number")
         .replace("`${text}?`", "`${text}??`")
     )
-    edit(folder, "stages.ts", (text) => text.replace("/** Takes its time", "/** Takes a while"))
+    edit(folder, "stages.ts", (text) => text.replace("/** Takes some time", "/** Takes a while"))
     expect(statuses(run("--until", "shout"))).toMatchObject({ lines: "hit", shout: "hit" })
     edit(folder, "helper.ts", (text) => text.replace('const mark = "!"', 'const mark = "?"'))
     expect(plan().find((node) => node.id === "shout")).toMatchObject({

@@ -129,7 +129,7 @@ describe("the stage", () => {
       /at each of the 1 temperatures \(cut-off ones: drop\)/
     )
     const renamed = hot.map((row) => ({ ...row, prompt: [{ role: "user" as const, content: "another" }] }))
-    expect(await failure([cold, renamed])).toMatch(/an id to stand for one prompt, found two different prompts with the id "a"/)
+    expect(await failure([cold, renamed])).toMatch(/every id to stand for one prompt, found two different prompts with the id "a"/)
   })
 })
 
