@@ -16,11 +16,13 @@ import { dataset } from "../../schemas/dataset.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { report } from "../../schemas/report.ts"
 import { Texts } from "../../schemas/rows.ts"
+import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { rowCount, unknownSize } from "../common/cost/size.ts"
 import { frozen, languageModel, reading } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { scoringFields } from "../common/scoring.ts"
+import { chunks } from "../common/sequences.ts"
 import { bootstrapMean, mean, proportion } from "../common/statistics.ts"
 import { anyShare } from "../common/unfit.ts"
 import { logProbabilitiesOf } from "../ppo/models.ts"
@@ -60,7 +62,7 @@ export const factRecall = Stage.make("fact-recall", {
   },
   output: FactRecallReport,
   resources: { tensors: true },
-  run: Effect.fn("fact-recall")(function* ({ config, inputs, output, seed, device, progress, skipped }) {
+  run: Effect.fn("fact-recall")(function* ({ checkpoints, config, inputs, output, seed, device, progress, skipped }) {
     const questions = yield* readRows(inputs.questions, FactQuestions)
     const isUsable = ({ answer, others }: typeof FactQuestion.Type) => others.length > 0 && !others.includes(answer)
     for (const [i, row] of questions.entries())
@@ -74,8 +76,17 @@ export const factRecall = Stage.make("fact-recall", {
     const continuations = usable.flatMap(({ answer, others, question }) =>
       [answer, ...others].map((one) => tokensOf(tokenizer, question, one))
     )
-    const scores = (yield* Effect.sync(() => logProbabilitiesOf(model, continuations, options))).map(sum)
-    yield* progress({ step: usable.length, total: usable.length })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    /** The log-probabilities of each response, in batches that are kept in the log. */
+    const logProbabilities = Effect.fnUntraced(function* (what: string, rows: ReadonlyArray<ReturnType<typeof tokensOf>>) {
+      const batches = chunks(rows, config.batchSize).map((batch, i) => ({
+        name: `${what} ${i}`,
+        compute: Effect.sync(() => logProbabilitiesOf(model, batch, options).map((row) => [...row])),
+        tell: () => ({ step: Math.min(rows.length, (i + 1) * config.batchSize), total: rows.length, message: what })
+      }))
+      return (yield* log.all(batches)).flat()
+    })
+    const scores = (yield* logProbabilities("continuations", continuations)).map(sum)
     let at = 0
     const recalled = usable.filter(({ others }) => {
       const [right, ...wrong] = scores.slice(at, (at += 1 + others.length)) as [number, ...Array<number>]
@@ -94,7 +105,7 @@ export const factRecall = Stage.make("fact-recall", {
       return fits
     })
     yield* skipped.check("texts", texts.length, anyShare)
-    const losses = logProbabilitiesOf(model, fitting, options).map((values) => -mean(values))
+    const losses = (yield* logProbabilities("texts", fitting)).map((values) => -mean(values))
     return yield* writeReport(output, {
       facts: usable.length,
       recalled: proportion(recalled, usable.length),

@@ -25,10 +25,12 @@ import { safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts
 import { evaluateGhostAttention } from "../../stages/ghost-attention/evaluate.ts"
 import { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
 import { type GhostDialogue, GhostDialogues } from "../../stages/ghost-attention/instructions.ts"
+import { ghostLists } from "../../stages/ghost-attention/lists.ts"
 import { ghostSample } from "../../stages/ghost-attention/sample.ts"
 import { grpo } from "../../stages/critic-free/grpo.ts"
 import { rloo } from "../../stages/critic-free/rloo.ts"
 import { dpo } from "../../stages/dpo/dpo.ts"
+import { factRecall, FactQuestions } from "../../stages/evaluation/fact-recall.ts"
 import { policyKl } from "../../stages/evaluation/policy-kl.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
@@ -131,6 +133,12 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
       { role: "assistant" as const, content: i === 0 ? "Yo! b." : "b." }
     ])
   ])
+  const listing = await talkingPolicy(5, [
+    [
+      { role: "user", content: "ab" },
+      { role: "assistant", content: "abab" }
+    ]
+  ])
   const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: scalarModel(3), tokenizer }))
   const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: scalarModel(4), tokenizer }))
   const general = await artifact(GeneralReward, (slot) => saveCheckpoint(slot, { model: scalarModel(5), tokenizer }))
@@ -144,6 +152,10 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     texts: await rowsArtifact(
       Texts,
       texts.map((text) => ({ text: text.repeat(8) }))
+    ),
+    questions: await rowsArtifact(
+      FactQuestions,
+      ["a", "b", "ab"].map((question) => ({ question, answer: "b", others: ["a", "ba"] }))
     ),
     tokenizer: await artifact(TokenizerModel, (slot) => saveTokenizer(slot, tokenizer)),
     sweep: await artifact(TemperatureSweepReport, (slot) =>
@@ -263,6 +275,15 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [ghostSample, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
     [evaluateGhostAttention, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
     [evaluateWorldGhostAttention, { policy: spelling, dialogues: given.worldDialogues }, { ...sampling, maxNewTokens: 16, batchSize: 1 }],
+    [
+      ghostLists,
+      { policy: listing },
+      {
+        ...{ temperature: 0.7, samples: 4, maxNewTokens: 12, batchSize: 1, least: 1 },
+        questions: [{ kind: "letter", ask: "ab", full: "Like {item}.", short: "{item}" }]
+      }
+    ],
+    [factRecall, { policy, questions: given.questions, texts: given.texts }, { batchSize: 3 }],
     [score, { completions: given.completions, reward: helpfulness }, { batchSize: 4 }],
     [score, { completions: given.completions, reward: general }, { batchSize: 4, precision: "bfloat16" }, "score in bfloat16"],
     [scoreCombined, { completions: given.completions, helpfulness, safety }, { batchSize: 5 }],

@@ -7,6 +7,9 @@ import { resumables } from "./resumable.ts"
 
 const cases = await resumables()
 
+/** Reads one dialogue with two models: there is nothing to resume. */
+const singlePass = ["attention-map"]
+
 describe("resuming", () => {
   it("is tested for every stage that computes with tensors", async () => {
     const folder = new URL("../../stages/", import.meta.url)
@@ -17,7 +20,7 @@ describe("resuming", () => {
       return stage?.resources?.tensors === true ? [stage.name] : []
     })
     expect(names.length).toBeGreaterThan(10)
-    expect(new Set(cases.map(({ stage }) => stage.stage.name))).toEqual(new Set(names))
+    expect(new Set(cases.map(({ stage }) => stage.stage.name))).toEqual(new Set(names.filter((name) => !singlePass.includes(name))))
   })
 })
 
