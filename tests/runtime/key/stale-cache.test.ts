@@ -170,7 +170,10 @@ describe("helper functions that the key does not see (redun, flyte, DVC)", () =>
     expect((await runNodes({ a: speak({}, { words: [1] }) })).became.a).toBe("ran")
     writeFileSync(join(directory, "deep.ts"), sources["deep.ts"].replace('"!"', '"?"'))
     const edited = await runNodes({ a: speak({}, { words: [1] }) })
-    expect(edited.nodes[0]).toMatchObject({ status: "failed", error: expect.stringMatching(/changed since .*loaded.*deep\.ts.*restart the program/) })
+    expect(edited.nodes[0]).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/changed since .*loaded.*deep\.ts.*restart the program/)
+    })
     // Comments do not count, and the new code's result is found.
     writeFileSync(join(directory, "deep.ts"), `// Edited.\n${sources["deep.ts"]}`)
     expect((await runNodes({ a: speak({}, { words: [2] }) })).said.a).toBe(" 2!")
