@@ -117,7 +117,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   }
   for (const [reason, n] of Object.entries(leftOut)) lines.push(`left out: ${n} ${reason}`)
   lines.push(
-    counts.length === 0 ? "problems: none" : "problems:",
+    counts.length === 0 ? "problems: none" : `problems: ${counts.reduce((sum, [, n]) => sum + n, 0)} (of ${count(rows, "row")})`,
     ...counts.sort(([, a], [, b]) => b - a).map(([reason, n]) => `  ${n}: ${reason}`)
   )
   for (const { field, file, line, reason } of problems)

@@ -60,7 +60,11 @@ const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined
     ...lines,
     ...drifting(nodes),
     `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: reused if their inputs do not change).`,
-    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: input files that do not exist yet but that a run needs.`])
+    ...(count("awaited") === 0
+      ? []
+      : [
+          `${count("awaited")} awaited: input files that a run needs and that do not exist. Check their paths, or create them before the run.`
+        ])
   ].join("\n")
 }
 

@@ -56,7 +56,10 @@ const usage = ({ facts, kind }: Contents, base: string | undefined): Array<strin
       ...(facts.chat === true
         ? [
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            'ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt")'
+            `inputs = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=${facts.scores === true ? "False" : "True"}, return_dict=True, return_tensors="pt")`,
+            ...(facts.scores === true
+              ? ["print(model(**inputs).logits)"]
+              : ["print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0], skip_special_tokens=True))"])
           ]
         : [])
     ])

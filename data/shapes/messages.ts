@@ -59,10 +59,11 @@ const contentOf = (message: unknown, at: string): string => {
   throw new BadRow(where, `expected text, found ${kindOfValue(found)}`, inField(where, "not text"))
 }
 
-export const messagesOf = (value: unknown, name: string): Array<Message> => {
+export const messagesOf = (value: unknown, name: string, also: "" | "text" = ""): Array<Message> => {
   if (!Array.isArray(value) || value.length === 0) {
     const found = Array.isArray(value) ? "an empty list" : kindOfValue(value)
-    throw new BadRow(name, `expected a list with at least one message, found ${found}`, inField(name, "not a list of messages"))
+    const [expected, reason] = also === "text" ? ["text or ", "neither text nor a list of messages"] : ["", "not a list of messages"]
+    throw new BadRow(name, `expected ${expected}a list with at least one message, found ${found}`, inField(name, reason))
   }
   return value.map((message: unknown, i) => {
     const at = `${name}[${i}]`
@@ -73,7 +74,8 @@ export const messagesOf = (value: unknown, name: string): Array<Message> => {
 
 /** A prompt given as text or messages. The last message must be the user's. */
 export const promptOf = (value: unknown, name: string): ReadonlyArray<Message> => {
-  const messages = typeof value === "string" ? [{ role: "user" as const, content: wellFormed(value, name) }] : messagesOf(value, name)
+  const messages =
+    typeof value === "string" ? [{ role: "user" as const, content: wellFormed(value, name) }] : messagesOf(value, name, "text")
   if (messages.at(-1)!.role !== "user") throw new BadRow(name, "the last message is not the user's")
   return messages
 }
@@ -183,6 +185,8 @@ export const parsePromptCompletion = (value: unknown, line: number): Demonstrati
   const before = promptOf(field(value, prompt), prompt)
   const found = field(value, completion)
   const answer =
-    typeof found === "string" ? [{ role: "assistant" as const, content: wellFormed(found, completion) }] : messagesOf(found, completion)
+    typeof found === "string"
+      ? [{ role: "assistant" as const, content: wellFormed(found, completion) }]
+      : messagesOf(found, completion, "text")
   return demonstration(line, [...before, ...answer], completion)
 }

@@ -65,7 +65,7 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
 const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>): string => {
   const found = field(value, name)
   const messages: ReadonlyArray<Message> =
-    typeof found === "string" ? [{ role: "assistant", content: wellFormed(found, name) }] : messagesOf(found, name)
+    typeof found === "string" ? [{ role: "assistant", content: wellFormed(found, name) }] : messagesOf(found, name, "text")
   const last = messages.at(-1)!
   if (last.role !== "assistant") throw new BadRow(name, "the last message is not the assistant's")
   const before = messages.slice(0, -1)

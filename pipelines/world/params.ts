@@ -76,7 +76,7 @@ export const worldParams = {
   ppoBatch: hyperInt(96, "answers per PPO iteration", { min: 1 }),
   ppoLearningRate: hyper(5e-5, "PPO's learning rate, constant; the paper's 1e-6 is for 7B and larger", { min: 0 }),
   valueLearningRate: hyper(1e-3, "learning rate of the value model", { min: 0 }),
-  beta: hyper(0.1, "weight of PPO's KL penalty; the paper's 0.01 is for 7B and larger", { min: 0 }),
+  beta: hyper(0.1, "weight of PPO's KL penalty; §3.2.3: 0.01 (7B, 13B), 0.005 (34B, 70B)", { min: 0 }),
   dialogues: hyperInt(100, "number of dialogues for Ghost Attention, and the same number of held-out ones", { min: 4 }),
   heldOut: hyperInt(250, "number of held-out helpfulness prompts for evaluation, and the same number of safety prompts", { min: 10 }),
   answers: hyperInt(1, "number of answers of each version per held-out prompt; more answers reduce the noise of its figures", { min: 1 }),

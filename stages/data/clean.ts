@@ -112,7 +112,7 @@ export const cleaner = (nearDuplicates: number, evaluation: EvaluationWords, row
     return near?.add(texts.join("\n")) === false ? "nearDuplicates" : undefined
   }
   const ruleOf = (parts: Parts): Rule | undefined => {
-    if (!parts.answers.every(says) || !parts.texts.some(says)) return "empty"
+    if (!parts.answers.every(says) || !parts.texts.every(says)) return "empty"
     if (parts.answers.length === 2 && parts.answers[0]!.trim() === parts.answers[1]!.trim()) return "same"
     return evaluation.isIn(parts) ? "contaminated" : seen(parts)
   }

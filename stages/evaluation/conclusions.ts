@@ -18,7 +18,7 @@ export const verdictOf = ({ high, low }: Estimate, value: number, better: "above
 }
 
 const side = (estimate: Estimate, value: number, known: string): string =>
-  estimate.low > value ? `above ${known}` : estimate.high < value ? `below ${known}` : `whose interval holds ${known}`
+  estimate.low > value ? `above ${known}` : estimate.high < value ? `below ${known}` : `whose interval contains ${known}`
 
 /** "The reward model ...: 0.61 (0.52 to 0.70), above chance, 0.5." */
 export const conclusion = (

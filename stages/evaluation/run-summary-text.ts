@@ -91,7 +91,7 @@ export const summaryText = (summary: RunSummary): string => {
     ...(xsTest === null ? [] : xsTestText(xsTest)),
     ...(mtBench === null ? [] : mtBenchText(mtBench)),
     "",
-    "What holds, of held-out prompts and pairs (not shown: the 95% interval holds the value that is compared with):",
+    "What holds, of held-out prompts and pairs (not shown: the 95% interval contains the value that is compared with):",
     ...conclusionLines(conclusions)
   ].join("\n")
 }

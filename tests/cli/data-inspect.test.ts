@@ -95,7 +95,7 @@ describe("one JSON document", () => {
       ["bad.jsonl", 2, "(the line)", "not JSON: Expected property na"],
       ["bad.jsonl", 3, "rejected", "the same as chosen"],
       ["bad.jsonl", 4, "chosen", "the text contains the tag [INS"],
-      ["bad.jsonl", 5, "chosen", "expected a list with at least "]
+      ["bad.jsonl", 5, "chosen", "expected text or a list with a"]
     ])
     expect(found.problemCounts).toMatchObject({
       "not JSON": 1,
@@ -145,6 +145,11 @@ it("the page says how to import it, and shows the first rows", () => {
   expect(stdout).toContain("1 file, jsonl; 3 rows\nshape: pku-safe-rlhf (prompt, response_0,")
   expect(stdout).toContain("; importPreferences\n")
   expect(stdout).toContain("labels (chosen, rejected): safe, safe: 1; safe, unsafe: 1; unsafe, safe: 1\nproblems: none\nexample 1:\n")
+})
+
+it("the page counts the rows that cannot be used", () => {
+  const { stdout } = caravan(folder, "data", "inspect", put("bad.jsonl", pair("q", "a", "b") + pair("q", "a", "") + pair("q", "", "b")))
+  expect(stdout).toContain("\nproblems: 2 (of 3 rows)\n")
 })
 
 it("has help on its arguments", () => {

@@ -69,7 +69,7 @@ describe("columns", () => {
   it("with other types than the shape's, in Parquet: every row is reported, by field", async () => {
     const path = put("types.parquet", await parquetOf(tableOf(pairs(3).map((row, i) => ({ ...row, chosen: i })))))
     expect(await error(path)).toBe(
-      `Reading ${path}: expected rows of the shape prompt-chosen-rejected (prompt, chosen, rejected (text or messages); optional: rating (0 to 3), chosenSafe, rejectedSafe), found none in the first 3 rows; row 1, field chosen: expected a list with at least one message, found number. Set the correct shape, or fix the file.`
+      `Reading ${path}: expected rows of the shape prompt-chosen-rejected (prompt, chosen, rejected (text or messages); optional: rating (0 to 3), chosenSafe, rejectedSafe), found none in the first 3 rows; row 1, field chosen: expected text or a list with at least one message, found number. Set the correct shape, or fix the file.`
     )
   })
   it("with other types than the shape's, a rating as text", async () => {

@@ -20,18 +20,19 @@ const promptRow = (id: string, content: string, more: Partial<Prompt> = {}): Pro
 const words = (from: number, count: number) => Array.from({ length: count }, (_, i) => `word${from + i}`).join(" ")
 
 describe("pairs are cleaned", () => {
-  it("of exact duplicates, empty answers and equal answers: each counted by its rule, the others in order", async () => {
+  it("of exact duplicates, empty prompts and answers, and equal answers: each counted by its rule, the others in order", async () => {
     const rows = [
       pair("1", "q", "yes", "no"),
       pair("2", "q", "yes", "no", { source: "b", rating: 1 }),
       pair("3", "q", "no", "yes"),
       pair("4", "q", "yes", " yes\n"),
       pair("5", "q", " ", "no"),
-      pair("6", "r", "yes", "no")
+      pair("6", "r", "yes", "no"),
+      pair("7", "  ", "yes", "no")
     ]
     const result = await runStage(cleanPreferences, { rows: await rowsArtifact(Preferences, rows), others: [], evaluation: [] })
     expect((await rowsIn(result, Preferences)).map(({ id }) => id)).toEqual(["1", "3", "6"])
-    expect(result.metrics).toEqual({ rows: 3, empty: 1, same: 1, contaminated: 0, duplicates: 1, nearDuplicates: 0 })
+    expect(result.metrics).toEqual({ rows: 3, empty: 2, same: 1, contaminated: 0, duplicates: 1, nearDuplicates: 0 })
   })
 
   it("of near-duplicates, on request", async () => {

@@ -52,11 +52,11 @@ describe("the conclusions of a run", () => {
     expect(linesOf()).toEqual([
       "holds      The helpfulness reward model tells which answer of a held-out pair was chosen: right in 0.650 (0.550 to 0.750), above chance, 0.5.",
       "holds      It tells more than the length of the answers does: right in 0.650 (0.550 to 0.750), above length alone, 0.500.",
-      "not shown  It tells more than a bag of words does: right in 0.650 (0.550 to 0.750), whose interval holds a bag of words, 0.600.",
-      "not shown  Its judge, by which the versions are compared, tells which answer was chosen: right in 0.550 (0.450 to 0.650), whose interval holds chance, 0.5: then differences by it may be differences of nothing.",
+      "not shown  It tells more than a bag of words does: right in 0.650 (0.550 to 0.750), whose interval contains a bag of words, 0.600.",
+      "not shown  Its judge, by which the versions are compared, tells which answer was chosen: right in 0.550 (0.450 to 0.650), whose interval contains chance, 0.5: then differences by it may be differences of nothing.",
       "holds      Choosing the best of K by the reward models is worth something by the judges: logit(R_c) above the mean 0.200 (0.100 to 0.300), above 0.",
       "holds      ppo is better than sft by the judges: R_c higher by 0.030 (0.010 to 0.050), above 0.",
-      "not shown  ppo is better than longer by the judges: R_c higher by 0.010 (-0.020 to 0.040), whose interval holds 0.",
+      "not shown  ppo is better than longer by the judges: R_c higher by 0.010 (-0.020 to 0.040), whose interval contains 0.",
       "no         ppo is better than random by the judges: R_c higher by -0.050 (-0.080 to -0.020), below 0."
     ])
   })
@@ -80,7 +80,7 @@ describe("the conclusions of a run", () => {
       wins: { over: "sft", wins: { ...wins, rate: between(0.52, 0.7) } } as never
     }
     expect(linesOf({ mtBench }).slice(-2)).toEqual([
-      "not shown  ppo is graded higher on MT-Bench than sft: grade higher by 0.100 (-0.100 to 0.300), whose interval holds 0.",
+      "not shown  ppo is graded higher on MT-Bench than sft: grade higher by 0.100 (-0.100 to 0.300), whose interval contains 0.",
       "holds      ppo is preferred to sft on MT-Bench, in both orders: wins of what is decided 0.610 (0.520 to 0.700), above as many losses, 0.5."
     ])
   })

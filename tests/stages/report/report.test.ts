@@ -102,7 +102,7 @@ describe("the summary of a run", () => {
     expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 over sft, safety +0\.750 \(0\.300 to 0\.950\) +4$/m)
     expect(worldConclusions(summary).find(({ text }) => text.includes("chosen more often"))).toEqual({
       verdict: "not shown",
-      text: "By the pairs of the last round, rlhf-v1 over sft, safety: the newer model is chosen more often: chosen in 0.750 (0.300 to 0.950), whose interval holds half of the comparisons."
+      text: "By the pairs of the last round, rlhf-v1 over sft, safety: the newer model is chosen more often: chosen in 0.750 (0.300 to 0.950), whose interval contains half of the comparisons."
     })
     expect((await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).roundWins).toBeNull()
   })
