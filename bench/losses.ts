@@ -9,26 +9,19 @@
 import * as Effect from "effect/Effect"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
-import { joinRanks, rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"
+import { rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"
 import { backward } from "../engine/segments.ts"
 import { spreadOver } from "../engine/spread.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { loadPolicyFrom } from "../models/checkpoint.ts"
+import { joinFromEnvironment } from "./join-ranks.ts"
 
 const [folder, ...words] = process.argv.slice(2)
 const given = Object.fromEntries(words.map((word) => word.split("=") as [string, string]))
 const number = (name: string, otherwise: number) => Number(given[name] ?? otherwise)
 const [steps, batch, length, recompute] = [number("steps", 20), number("batch", 2), number("length", 4096), number("recompute", 0)]
 const device = (given.device ?? "cuda") as "cuda" | "cpu"
-const { MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE } = process.env
-if (RANK !== undefined)
-  joinRanks(
-    {
-      ...{ rank: Number(RANK), size: Number(WORLD_SIZE), host: MASTER_ADDR!, port: Number(MASTER_PORT), joining: 120, deadline: 300 },
-      sharding: (given.sharding ?? "weights") as Sharding
-    },
-    device
-  )
+joinFromEnvironment((given.sharding ?? "weights") as Sharding, device)
 const { model } = await Effect.runPromise(loadPolicyFrom(folder!, { device, dtype: (given.dtype ?? "bfloat16") as DType }))
 const { config, parameters } = model
 for (const weight of Object.values(parameters)) weight.requiresGrad()

@@ -11,13 +11,10 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import type { RunResult } from "../runtime/run/events.ts"
-import { mean, standardError } from "../stages/common/statistics.ts"
+import { mean, standardError, studentMean } from "../stages/common/statistics.ts"
 import type { VersionEvaluation } from "../stages/world/evaluate-version.ts"
 
 class UsageError extends Error {}
-
-/** Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom. */
-const quantiles = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131]
 
 const report = (run: RunResult, output: string): unknown => {
   const found = run.outputs[output]
@@ -53,9 +50,9 @@ const judgedIn = (run: RunResult, arm: string): Judged => {
 const digits = (value: number, places = 3) => (Number.isFinite(value) ? value.toFixed(places) : "–")
 const plusMinus = (values: ReadonlyArray<number>) => `${digits(mean(values))} ± ${digits(standardError(values))}`
 const interval = (values: ReadonlyArray<number>): string => {
-  const half = (quantiles[values.length - 2] ?? 1.96) * standardError(values)
+  const { high, low, mean: middle } = studentMean(values)
   const sign = (value: number) => `${value >= 0 ? "+" : ""}${digits(value)}`
-  return `${sign(mean(values))} (${sign(mean(values) - half)} to ${sign(mean(values) + half)})`
+  return `${sign(middle)} (${sign(low)} to ${sign(high)})`
 }
 const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>): string =>
   [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n")

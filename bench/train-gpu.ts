@@ -13,12 +13,13 @@ import { allowTf32, deviceMemory, environment, synchronize } from "../engine/dev
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
 import { describeProfile, profileGpu } from "../engine/profile.ts"
-import { joinRanks, ranks, type Sharding, sharding } from "../engine/ranks.ts"
+import { ranks, type Sharding, sharding } from "../engine/ranks.ts"
 import { backward } from "../engine/segments.ts"
 import { spreadOver } from "../engine/spread.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { type LlamaConfig, parameterCount } from "../models/config.ts"
 import { trainingFlops } from "../models/cost.ts"
+import { joinFromEnvironment } from "./join-ranks.ts"
 import { randomLlama, sizes } from "./random-llama.ts"
 
 const given = Object.fromEntries(process.argv.slice(2).map((word) => word.split("=") as [string, string]))
@@ -34,15 +35,7 @@ const [batch, length, micro, recompute, steps] = [
 const size = given.size ?? "134m"
 const config: LlamaConfig = { ...sizes[size]!, maxPositions: Math.max(4096, length) }
 const device = (given.device ?? "cuda") as "cuda" | "cpu"
-const { MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE } = process.env
-if (RANK !== undefined)
-  joinRanks(
-    {
-      ...{ rank: Number(RANK), size: Number(WORLD_SIZE), host: MASTER_ADDR!, port: Number(MASTER_PORT), joining: 120, deadline: 300 },
-      sharding: (given.sharding ?? "weights") as Sharding
-    },
-    device
-  )
+joinFromEnvironment((given.sharding ?? "weights") as Sharding, device)
 allowTf32(given.tf32 === "on")
 const model = randomLlama(config, { dtype, device })
 const { parameters } = model

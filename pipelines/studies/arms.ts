@@ -53,12 +53,22 @@ export const checkSettings = (settings: Readonly<Record<string, ReadonlyArray<nu
     })
 }
 
+/** A version of the recipe: its outputs have the versions under their names, such as rlhf-v5-rs. */
+export const versionOf = (recipe: object, name: string): Policy => (recipe as Readonly<Record<string, Policy>>)[name]!
+
+/** The reward models that the recipe ends with. */
+export const scorersOf = ({ helpfulness, safety }: Scorers): Scorers => ({ helpfulness, ...(safety === undefined ? {} : { safety }) })
+
+/** Held-out prompts for evaluation. */
+export const judgingPrompts = ({ heldOut }: WorldParams, judgingSeed: number) =>
+  promptsOfBoth("judging", "heldOut", [heldOut, heldOut], judgingSeed)
+
 /** The evaluation prompts, and the prompts on which settings are chosen: different ones. */
 export const promptsToJudge = (
   world: WorldParams,
   { judgingSeed, tuningPrompts }: { readonly judgingSeed: number; readonly tuningPrompts: number }
 ) => ({
-  judging: promptsOfBoth("judging", "heldOut", [world.heldOut, world.heldOut], judgingSeed),
+  judging: judgingPrompts(world, judgingSeed),
   tuning: promptsOfBoth("tuning", "heldOut", [tuningPrompts, tuningPrompts], judgingSeed + 1_000_000)
 })
 

@@ -27,8 +27,8 @@ import { tunedByPpo } from "../world/ppo.ts"
 import { judgedPairs } from "../world/preferences.ts"
 import { type PromptSets, promptSets, roundOf } from "../world/prompts.ts"
 import { recipeFrom } from "../world/recipe.ts"
-import { accuracyOf, rewardTraining, type Scorers } from "../world/reward-models.ts"
-import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge } from "./arms.ts"
+import { accuracyOf, rewardTraining } from "../world/reward-models.ts"
+import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge, scorersOf, versionOf } from "./arms.ts"
 
 const Params = Schema.Struct({
   ...studyParams,
@@ -136,11 +136,11 @@ const iteratedRloo = (common: Common, { groupSize, rlooIterations }: Params, bet
 const recipeArms = (common: Common, betas: ReadonlyArray<number>) => {
   const { models, sets, world } = common
   const recipe = recipeFrom({ ...world, without: "ppo" }, models, sets)
-  const versionOf = (name: string) => (recipe as Readonly<Record<string, unknown>>)[name] as Policy
-  const scorers: Scorers = { helpfulness: recipe.helpfulness, ...(recipe.safety === undefined ? {} : { safety: recipe.safety }) }
-  const sampled = Array.from({ length: world.rounds }, (_, i) => nameOf(i + 1, world.rounds)).map(
-    (name) => [name, versionOf(name)] as const
-  )
+  const scorers = scorersOf(recipe)
+  const sampled = Array.from({ length: world.rounds }, (_, i) => nameOf(i + 1, world.rounds)).map((name): Arm => [
+    name,
+    versionOf(recipe, name)
+  ])
   const start = sampled.at(-1)![1]
   const optimised = betas.map((beta) => {
     const name = `recipe-${beta}-v${world.rounds}`

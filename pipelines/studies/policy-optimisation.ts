@@ -14,13 +14,13 @@ import { rloo } from "../../stages/critic-free/rloo.ts"
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { dpo } from "../../stages/dpo/dpo.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
-import { kinds, type Policy } from "../nodes.ts"
+import { kinds } from "../nodes.ts"
 import { studyParams } from "../study.ts"
 import { ownPairs, type WorldParams } from "../world/params.ts"
 import { judgedPairs } from "../world/preferences.ts"
 import { promptsOf, promptsOfBoth } from "../world/prompts.ts"
 import { worldRecipe } from "../world/recipe.ts"
-import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge } from "./arms.ts"
+import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge, scorersOf, versionOf } from "./arms.ts"
 
 const Params = Schema.Struct({
   ...studyParams,
@@ -45,9 +45,8 @@ const policyOptimisation = (params: typeof Params.Type) => {
   }
   checkSettings({ ppoBetas: betas.ppo, rlooBetas: betas.rloo, grpoBetas: betas.grpo, dpoBetas: betas.dpo })
   const recipe = worldRecipe(world)
-  // The recipe's outputs include its versions by name.
-  const start = (recipe as Readonly<Record<string, unknown>>)[`rlhf-v${world.rounds}-rs`] as Policy
-  const rewards = { helpfulness: recipe.helpfulness, ...(recipe.safety === undefined ? {} : { safety: recipe.safety }) }
+  const start = versionOf(recipe, `rlhf-v${world.rounds}-rs`)
+  const rewards = scorersOf(recipe)
   const prompts = promptsOfBoth("update-prompts", "train", [world.prompts, Math.ceil(world.prompts / 2)], 2)
 
   const common = {

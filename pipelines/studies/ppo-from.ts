@@ -12,16 +12,14 @@
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper } from "../../schemas/hyper.ts"
-import type { Policy } from "../nodes.ts"
 import { studyParams } from "../study.ts"
 import type { WorldParams } from "../world/params.ts"
 import { worldRecipe } from "../world/recipe.ts"
-import { type Arm, armParams, judgedArms, promptsToJudge } from "./arms.ts"
+import { type Arm, armParams, judgedArms, judgingPrompts, scorersOf, versionOf } from "./arms.ts"
 
-const { tuningPrompts: _, ...judging } = armParams
 const Params = Schema.Struct({
   ...studyParams,
-  ...judging,
+  judgingSeed: armParams.judgingSeed,
   temperatures: hyper(
     "swept",
     "sampling temperature of rejection sampling from the second round on: fixed, or the best of a sweep in the previous round (§3.2.3)",
@@ -35,10 +33,8 @@ export default Pipeline.make(
   ({ judgingSeed, ...rest }) => {
     const world: WorldParams = rest
     const recipe = worldRecipe(world)
-    const versionOf = (name: string) => (recipe as Readonly<Record<string, unknown>>)[name] as Policy
-    const arms: ReadonlyArray<Arm> = [`rlhf-v${world.rounds}-rs`, `rlhf-v${world.rounds}`].map((name) => [name, versionOf(name)])
-    const rewards = { helpfulness: recipe.helpfulness, ...(recipe.safety === undefined ? {} : { safety: recipe.safety }) }
-    const { judging: prompts } = promptsToJudge(world, { judgingSeed, tuningPrompts: 10 })
-    return judgedArms(arms, { prompts, reference: recipe.sft, rewards, world })
+    const arms: ReadonlyArray<Arm> = [`rlhf-v${world.rounds}-rs`, `rlhf-v${world.rounds}`].map((name) => [name, versionOf(recipe, name)])
+    const rewards = scorersOf(recipe)
+    return judgedArms(arms, { prompts: judgingPrompts(world, judgingSeed), reference: recipe.sft, rewards, world })
   }
 )

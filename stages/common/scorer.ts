@@ -21,6 +21,7 @@ import type { Message } from "../../schemas/rows.ts"
 import { redact } from "../../schemas/secrets.ts"
 import { askEndpoint, endpointFault } from "./endpoint.ts"
 import { moduleCommand, ScorerProcess } from "./scorer-process.ts"
+import { jsonIn } from "./json-answer.ts"
 
 /** The folder with a scorer's code, next to its file. */
 export const codeFolder = "code"
@@ -203,7 +204,7 @@ const gradeQuestion = ({ prompt, text }: ScorableAnswer, guideline: string): str
 
 /** Converts a grade g from 0 to 10 to the logit of R = (g + 1/2) / 11; undefined if the text contains no grade. */
 export const readGrade = (said: string): number | undefined => {
-  const { grade } = (parsed(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) ?? {}) as { readonly grade?: unknown }
+  const { grade } = jsonIn(said)
   if (!Number.isInteger(grade) || (grade as number) < 0 || (grade as number) > 10) return undefined
   const share = ((grade as number) + 0.5) / 11
   return Math.log(share / (1 - share))

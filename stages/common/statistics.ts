@@ -33,6 +33,19 @@ export const proportion = (successes: number, n: number): Estimate => {
   return { mean: p, low: Math.max(0, centre - half), high: Math.min(1, centre + half) }
 }
 
+/** Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom. */
+const t95 = [
+  12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093
+]
+/** Mean of at least two values with Student's 95% interval: for a few values, such as one per seed. */
+export const studentMean = (values: ReadonlyArray<number>): Estimate => {
+  if (values.length < 2) throw new RangeError(`studentMean: expected at least two values, got ${values.length}`)
+  const z = 1.959964
+  // Beyond 20 values the first correction of the normal quantile is accurate to three digits (Cornish and Fisher 1938).
+  const half = (t95[values.length - 2] ?? z + (z ** 3 + z) / (4 * (values.length - 1))) * standardError(values)
+  return { mean: mean(values), low: mean(values) - half, high: mean(values) + half }
+}
+
 /** Mean of the values with a 95% percentile bootstrap interval (Efron 1979), resampled `resamples` times. */
 export const bootstrapMean = (values: ReadonlyArray<number>, seed: number, resamples = 2000): Estimate => {
   const random = new Random(seed, "bootstrap")

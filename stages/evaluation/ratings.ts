@@ -16,6 +16,7 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { askJudge, judgeFields } from "../common/judge.ts"
 import { sampleId } from "../common/pairing.ts"
 import { anyShare } from "../common/unfit.ts"
+import { jsonIn } from "../common/json-answer.ts"
 
 const int32 = Schema.Number.annotate({ arrow: "int32" })
 
@@ -42,12 +43,8 @@ const ratingQuestion = ({ prompt, safety, text }: Completion, guideline: string)
 
 /** The rating in a judge's answer; null if there is none. */
 export const readRating = (said: string): number | null => {
-  try {
-    const { rating } = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly rating?: unknown }
-    return Number.isInteger(rating) && (rating as number) >= 1 && (rating as number) <= 7 ? (rating as number) : null
-  } catch {
-    return null
-  }
+  const { rating } = jsonIn(said)
+  return Number.isInteger(rating) && (rating as number) >= 1 && (rating as number) <= 7 ? (rating as number) : null
 }
 
 export const judgeRatings = Stage.make("judge-ratings", {

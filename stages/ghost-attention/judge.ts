@@ -19,6 +19,7 @@ import { proportion } from "../common/statistics.ts"
 import { anyShare } from "../common/unfit.ts"
 import { keepsByText } from "./evaluate.ts"
 import { endingsOf, type GhostSample, GhostSamples } from "./sample.ts"
+import { jsonIn } from "../common/json-answer.ts"
 
 const JudgedGhostAttention = Schema.Struct({
   judge: Schema.String,
@@ -59,12 +60,8 @@ const keptQuestion = ({ instruction, questions }: GhostSample, answer: string, t
 
 /** The verdict in a judge's answer; null if there is none. */
 export const readKept = (said: string): boolean | null => {
-  try {
-    const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly kept?: unknown } | null
-    return typeof found?.kept === "boolean" ? found.kept : null
-  } catch {
-    return null
-  }
+  const { kept } = jsonIn(said)
+  return typeof kept === "boolean" ? kept : null
 }
 
 /** The verdicts on each answer of each dialogue, as figures. */

@@ -6,6 +6,7 @@ import { Random } from "../../engine/random.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 import { askJudge, type JudgeSettings } from "../common/judge.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
+import { jsonIn } from "../common/json-answer.ts"
 
 export interface JudgeOptions extends JudgeSettings {
   readonly seed: number
@@ -24,13 +25,7 @@ const question = (pair: ResponsePair, swapped: boolean, kind: Kind): string => {
 
 /** The verdict in a judge's answer; undefined if it contains none. */
 export const readVerdict = (answer: string, swapped: boolean, kind: Kind): Verdict | undefined => {
-  let found: Record<string, unknown>
-  try {
-    found = JSON.parse(answer.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as Record<string, unknown>
-  } catch {
-    return undefined
-  }
-  const { better, rating, safe1 = null, safe2 = null } = found ?? {}
+  const { better, rating, safe1 = null, safe2 = null } = jsonIn(answer)
   if ((better !== 1 && better !== 2) || !(Number.isInteger(rating) && (rating as number) >= 0 && (rating as number) <= 3)) return undefined
   if (kind === "safety" && (typeof safe1 !== "boolean" || typeof safe2 !== "boolean")) return undefined
   const [safeA, safeB] = (swapped ? [safe2, safe1] : [safe1, safe2]) as [boolean | null, boolean | null]

@@ -2,23 +2,14 @@
 import * as Effect from "effect/Effect"
 import { Texts } from "../../schemas/rows.ts"
 import { within } from "../common/text-table.ts"
-import { type Estimate, mean, standardError } from "../common/statistics.ts"
+import { type Estimate, mean, studentMean } from "../common/statistics.ts"
 import { FactRecallReport } from "../evaluation/fact-recall.ts"
 import { axis, type Figure, free, palette, type Section, type Table } from "./figure.ts"
 import type { Results } from "./results.ts"
 
-const t95 = [
-  12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093
-]
 /** Mean over models with different seeds with Student's 95% interval; for a single model its own interval. */
-export const overSeeds = (found: ReadonlyArray<Estimate>): Estimate => {
-  if (found.length === 1) return found[0]!
-  const values = found.map((one) => one.mean)
-  // Beyond 20 models the first correction of the normal quantile is accurate to three digits (Cornish and Fisher 1938).
-  const z = 1.959964
-  const half = (t95[values.length - 2] ?? z + (z ** 3 + z) / (4 * (values.length - 1))) * standardError(values)
-  return { mean: mean(values), low: mean(values) - half, high: mean(values) + half }
-}
+export const overSeeds = (found: ReadonlyArray<Estimate>): Estimate =>
+  found.length === 1 ? found[0]! : studentMean(found.map((one) => one.mean))
 
 /** A model trained on a mixture. */
 export interface Mixed {

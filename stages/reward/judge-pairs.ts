@@ -15,6 +15,7 @@ import { type PairScore, PairScores, type Preference, Preferences } from "../../
 import { costOf } from "../common/cost/estimator.ts"
 import { askJudge, judgeFields } from "../common/judge.ts"
 import { anyShare } from "../common/unfit.ts"
+import { jsonIn } from "../common/json-answer.ts"
 
 /** A judge gave no readable verdict on any pair. */
 export class NoVerdictsError extends ExplainedError<NoVerdictsError>()("NoVerdictsError") {}
@@ -27,12 +28,8 @@ const choiceQuestion = ({ chosen, prompt, rejected }: Preference, chosenFirst: b
 
 /** The response that a judge's answer prefers, 1 or 2; null if there is no choice. */
 export const readChoice = (said: string): 1 | 2 | null => {
-  try {
-    const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly better?: unknown } | null
-    return found?.better === 1 || found?.better === 2 ? found.better : null
-  } catch {
-    return null
-  }
+  const { better } = jsonIn(said)
+  return better === 1 || better === 2 ? better : null
 }
 
 export const judgePairs = Stage.make("judge-pairs", {

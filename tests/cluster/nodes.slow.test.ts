@@ -104,7 +104,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
   it("end if one rank's worker is killed, and with --retries continue from the checkpoint to the same result", async () => {
     const driver = await begun("--retries", "1")
     const [, second] = nodesOf(driver)
-    // // The worker first: it would report the end of its stage.
+    // The worker first: it would report the end of its stage.
     for (const pid of processesOf(1, second).toSorted((a, b) => a - b)) process.kill(pid, "SIGKILL")
     const said = await expectRight(driver)
     expect(said).toMatch(new RegExp(`marched: failed; retrying \\(1 of 1\\): Rank 1 of 2 on ${second}: its process is gone \\(killed\\)`))
@@ -121,7 +121,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     const driver = await begun()
     slurm.command("sbatch", "-p", "high", "-N3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
     const said = await expectRight(driver)
-    // // The ranks are notified before the job is ended, so they may have saved by then.
+    // The ranks are notified before the job is ended, so they may have saved by then.
     expect(said).toMatch(/marched: job \d+(, restart 1 runs on| on .* asked to stop\): submitted again)/)
     expect(said).toMatch(/goes on after step \d+/)
   })

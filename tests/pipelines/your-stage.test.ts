@@ -60,7 +60,7 @@ describe("the files in docs/how-to/your-stage.md", () => {
   it("filter pairs and measure them before and after", { timeout: 60_000 }, () => {
     const { reportOf, status } = run(join(folder, "pipeline.ts"), "--set", `data=${join(folder, "pairs.jsonl")}`)
     expect(status).toBe("succeeded")
-    // // Longer, longer, shorter: the second is dropped. "Red." is shorter than "Blue.".
+    // Longer, longer, shorter: the second is dropped. "Red." is shorter than "Blue.".
     expect(reportOf("before")).toEqual({ pairs: 3, longerChosen: 1 / 3 })
     expect(reportOf("after")).toEqual({ pairs: 2, longerChosen: 0 })
   })

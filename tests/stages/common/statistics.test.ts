@@ -11,7 +11,8 @@ import {
   ranks,
   spearman,
   standardError,
-  unitHistogram
+  unitHistogram,
+  studentMean
 } from "../../../stages/common/statistics.ts"
 import { float64 } from "../../tolerances.ts"
 
@@ -19,6 +20,15 @@ const close = (value: number | null, expected: number) => {
   expect(value).not.toBeNull()
   expect(Math.abs(value! - expected)).toBeLessThanOrEqual(float64)
 }
+
+describe("Student's interval", () => {
+  it("of three values has t with two degrees of freedom; of one value there is none", () => {
+    // Mean 2, standard error 1 / sqrt 3, t = 4.303.
+    const { high, low, mean } = studentMean([1, 2, 3])
+    expect([low, mean, high]).toEqual([expect.closeTo(2 - 4.303 / Math.sqrt(3), 12), 2, expect.closeTo(2 + 4.303 / Math.sqrt(3), 12)])
+    expect(() => studentMean([1])).toThrow("expected at least two values, got 1")
+  })
+})
 
 describe("the paired bootstrap", () => {
   it("is of the mean difference: with two prompts a resample consists of one of them with probability 1/4", () => {

@@ -14,7 +14,7 @@ const batch = (...prompts: ReadonlyArray<readonly [id: string, ...rewards: Reado
 describe("rewards of annotation batches", () => {
   it("are the expected maximum of n and the median of all samples, averaged over prompts, per batch", async () => {
     const first = await batch(["a", 0, 1, 2], ["b", 4, 4, 4])
-    // // Maximum of two of three, drawn without replacement: (2 + 2 + 1) / 3, and 4.
+    // Maximum of two of three, drawn without replacement: (2 + 2 + 1) / 3, and 4.
     const dialogue = [user("c"), assistant("x"), user("y")]
     const second = await rowsArtifact(ScoredCompletions, [
       scored("c", 0, -1, { prompt: dialogue }),

@@ -38,12 +38,12 @@ describe("a panel of figure 29", () => {
       ],
       { bins: 10, least: 2 }
     )!
-    // // Sorted ratings of the first bin: 1 2 2 3; the first quartile is the first, the third is the third.
+    // Sorted ratings of the first bin: 1 2 2 3; the first quartile is the first, the third is the third.
     expect(panel.byScore).toEqual([
       { score: 0.05, answers: 4, median: 2, low: 1, high: 2 },
       { score: 0.95, answers: 3, median: 7, low: 5, high: 7 }
     ])
-    // // Ratings with a single answer are left out. Scores of those rated 2: 0.09 and 0.04; rated 7: 1 and 0.9.
+    // Ratings with a single answer are left out. Scores of those rated 2: 0.09 and 0.04; rated 7: 1 and 0.9.
     expect(panel.byRating.map((one) => [one.rating, one.answers])).toEqual([
       [2, 2],
       [7, 2]

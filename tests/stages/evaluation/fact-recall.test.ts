@@ -6,6 +6,7 @@ import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { llamaConfig } from "../../../models/config.ts"
 import { initLlama } from "../../../models/llama.ts"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
 import { Texts } from "../../../schemas/rows.ts"
 import { epochsOf, mixSources } from "../../../stages/data/mix-sources.ts"
@@ -16,7 +17,7 @@ import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from ".
 import { talkingPolicy, tokenizer as small } from "../talking.ts"
 
 const question = (text: string, answer: string, ...others: ReadonlyArray<string>) => ({ question: text, answer, others })
-const recallOf = async (policy: any, rows: ReadonlyArray<ReturnType<typeof question>>, texts?: ReadonlyArray<string>) => {
+const recallOf = async (policy: ArtifactRef<any>, rows: ReadonlyArray<ReturnType<typeof question>>, texts?: ReadonlyArray<string>) => {
   const given =
     texts === undefined
       ? {}
@@ -103,7 +104,7 @@ describe("a mixture of named sources", () => {
   it("has each source's share of the rows; a small source with a large share is repeated", async () => {
     const { count, metrics, texts } = await mixed({ names: ["d", "r"], shares: [0.8, 0.2], rows: 50 })
     expect([count("d"), count("r")]).toEqual([40, 10])
-    // // Each of the four texts twice, and half of them a third time.
+    // Each of the four texts twice, and half of them a third time.
     expect(
       [
         ...Map.groupBy(
@@ -142,7 +143,7 @@ describe("the small world's facts", () => {
     expect(new Set(known.map(({ person }) => person)).size).toBe(20)
     const texts = Array.from(factTexts(new Random(1, "y"), known, 40))
     const stated = known.map(({ person }) => texts.join(" ").split(`${person} `).length - 1)
-    // // 200 statements of 20 facts; a third name the person last.
+    // 200 statements of 20 facts; a third name the person last.
     const all = known.map(
       ({ person, town }) =>
         texts.join(" ").match(new RegExp(`(${person} lives in|home of ${person} is|${person} has a house in) ${town}\\.`, "g"))!.length
@@ -174,11 +175,11 @@ describe("recall in the report", () => {
     loss: loss === null ? null : { mean: loss, low: loss - 0.1, high: loss + 0.1 }
   })
   it("has a mean over seeds with Student's interval", () => {
-    // // Mean 0.2, standard error 0.1 / sqrt 3, t with two degrees of freedom 4.303.
+    // Mean 0.2, standard error 0.1 / sqrt 3, t with two degrees of freedom 4.303.
     const found = overSeeds([0.1, 0.2, 0.3].map((mean) => ({ mean, low: 0, high: 1 })))
     expect([found.mean, found.high - found.mean]).toEqual([expect.closeTo(0.2, 12), expect.closeTo((4.303 * 0.1) / Math.sqrt(3), 10)])
     expect(overSeeds([{ mean: 0.5, low: 0.4, high: 0.7 }])).toEqual({ mean: 0.5, low: 0.4, high: 0.7 })
-    // // 30 degrees of freedom: 2.042.
+    // 30 degrees of freedom: 2.042.
     const many = Array.from({ length: 31 }, (_, i) => ({ mean: i, low: 0, high: 0 }))
     expect((overSeeds(many).high - 15) / (Math.sqrt((31 * 32) / 12) / Math.sqrt(31))).toBeCloseTo(2.042, 2)
   })
@@ -191,7 +192,7 @@ describe("recall in the report", () => {
       [0.4, "facts recalled", 2, expect.closeTo(0.95, 12)],
       [0.4, "loss on other text, nats per token", 2, 1]
     ])
-    // // A share stays within 0 and 1, whatever the interval.
+    // A share stays within 0 and 1, whatever the interval.
     expect(rows[0]).toMatchObject({ low: 0, high: 1 })
     expect(factRecallTable("reference", models).rows[0]).toMatchObject({
       share: "1%",

@@ -34,7 +34,7 @@ describe("a dialogue's tokens", () => {
     expect(text(parts[0]!)).toBe("bab")
     expect(parts.slice(1).map(text)).toEqual(["a [/INST]", "ba", "[INST] aa [/INST]", "baa", "[INST] aaa [/INST]", "baaa"])
     expect(parts.at(-1)!.to).toBe(tokens.length)
-    // // Each part begins where the previous one ended.
+    // Each part begins where the previous one ended.
     expect(parts.slice(1).map(({ from }) => from)).toEqual(parts.slice(0, -1).map(({ to }) => to))
   })
   it("have no instruction if its text is not found; it then counts as part of the first question", () => {
@@ -47,7 +47,7 @@ describe("a dialogue's tokens", () => {
 })
 
 describe("a map of attention", () => {
-  // // Five tokens: token 3 attends to 1 with weight 0.5, and so on; nothing above the diagonal.
+  // Five tokens: token 3 attends to 1 with weight 0.5, and so on; nothing above the diagonal.
   const map = [
     [1, 0, 0, 0, 0],
     [0.9, 0.1, 0, 0, 0],
@@ -60,7 +60,7 @@ describe("a map of attention", () => {
     expect(binnedMap(map, 5, 5)).toEqual([[1]])
   })
   it("uses the position before each answer token, where that token is predicted", () => {
-    // // Tokens 3 and 4 are predicted at positions 2 and 3: their maximum weights on tokens 0 and 1 are 0.3 and 0.5.
+    // Tokens 3 and 4 are predicted at positions 2 and 3: their maximum weights on tokens 0 and 1 are 0.3 and 0.5.
     expect(attentionTo(map, 5, { from: 3, to: 5 }, { from: 0, to: 2 })).toBeCloseTo(0.4, 12)
   })
 })
@@ -104,7 +104,7 @@ describe("the stage of figure 10", async () => {
         with: attentionTo(second!, tokens.length, answer, parts[0]!)
       }))
     )
-    // // A single head's weights are below the maximum over both.
+    // A single head's weights are below the maximum over both.
     const one = await reportIn(await runStage(attentionMap, inputs, { bins: 64, heads: [1] }), AttentionMapReport)
     expect(one.maps[0]!.heads).toBe(1)
     expect(one.maps[0]!.rows).not.toEqual(report.maps[0]!.rows)

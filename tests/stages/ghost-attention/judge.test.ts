@@ -19,7 +19,7 @@ describe("verdicts on dialogues", () => {
   ]
   const found = judgedOf("judge", samples, [[true, false, false], [true], [true, null, true]], 1)
   it("count a dialogue that ended early as not following its instruction from there on, and leave out missing verdicts", () => {
-    // // Turn 2: a no, b ended, c without a verdict: none of two. Turn 3: a no, b ended, c yes: one of three.
+    // Turn 2: a no, b ended, c without a verdict: none of two. Turn 3: a no, b ended, c yes: one of three.
     expect(found.byTurn.map(({ answered, dialogues, kept, turn }) => [turn, dialogues, answered, kept.mean])).toEqual([
       [1, 3, 3, 1],
       [2, 2, 1, 0],
@@ -28,7 +28,7 @@ describe("verdicts on dialogues", () => {
     expect(found).toMatchObject({ dialogues: 3, noVerdict: 1, endedEarly: { unfinished: 1 } })
   })
   it("are compared with the check by texts, for instructions that have texts", () => {
-    // // a: yes/yes, no/yes, no/no; b: yes/yes; c has no text.
+    // a: yes/yes, no/yes, no/no; b: yes/yes; c has no text.
     expect(found.besideText).toEqual({ both: 2, neither: 1, judgeAlone: 0, textAlone: 1 })
     expect(judgedOf("judge", samples.slice(2), [[true, true, true]], 0).besideText).toBeNull()
     expect(found.examples).toEqual([
@@ -51,7 +51,7 @@ describe("the stage", () => {
       const report = await reportIn(made, JudgedGhostAttentionReport)
       expect(server.questions).toHaveLength(3)
       expect(server.questions[0]).toMatch(/# Instruction\nEnd with Amen\.\n\n# Question 1\none\n\n# Answer\nAmen\.$/)
-      // // "End with Amen." is in each question: this judge accepts the second answer, the check by texts does not.
+      // "End with Amen." is in each question: this judge accepts the second answer, the check by texts does not.
       expect(report.byTurn.map(({ dialogues, kept }) => [dialogues, kept.mean])).toEqual([
         [2, 0.5],
         [2, 0.5],

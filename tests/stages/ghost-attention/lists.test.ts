@@ -44,7 +44,7 @@ describe("the stage", () => {
     expect(new Set((await rowsIn(made, GhostDialogues)).map(({ instruction }) => instruction))).toEqual(
       new Set(["Built in.", "Like abab $& {item}."])
     )
-    // // Without lists nothing changes.
+    // Without lists nothing changes.
     const alone = await rowsIn(await runStage(ghostInstructions, { prompts }, { constraints, combine: 0 }), GhostDialogues)
     expect(new Set(alone.map(({ instruction }) => instruction))).toEqual(new Set(["Built in."]))
   })

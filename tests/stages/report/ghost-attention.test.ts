@@ -89,13 +89,13 @@ describe("the report on Ghost Attention", async () => {
     ])
   })
   it("shows instructions that occur in no training dialogue separately, and a dialogue of each model (figure 28)", () => {
-    // // The second dialogue has one question: at turn 2, one dialogue counts.
+    // The second dialogue has one question: at turn 2, one dialogue counts.
     expect(rowsOf("never-trained-instructions").map(({ dialogues, kept, model, turn }) => [model, turn, dialogues, kept])).toEqual([
       ["after", 1, 2, 1],
       ["after", 2, 1, 0]
     ])
     expect(shown.all.filter(({ id }) => id === "never-trained-instructions")).toHaveLength(2)
-    // // Values from the training data are found inside longer instructions.
+    // Values from the training data are found inside longer instructions.
     expect(rowsOf("ghost-attention").map(({ model }) => model)).toContain("before")
   })
   it("shows the judge's verdicts as a line, and next to those of the texts", () => {
@@ -119,7 +119,7 @@ describe("the report on Ghost Attention", async () => {
     expect(page).not.toContain("<script")
     expect(page).not.toContain("\u202E")
     expect(page).toContain("&lt;script&gt;")
-    // // The judge's name labels a line and has its colour.
+    // The judge's name labels a line and has its colour.
     expect(page).toContain("after, by &lt;script&gt;")
   })
   it("uses all evaluations for table 30 if nothing was trained", async () => {

@@ -1,8 +1,6 @@
 /** Figures 26 and 29 and table 7's other rows in the report: whose answers they are of, and what they leave out. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
-import { writeReport } from "../../../data/dataset.ts"
-import type { ArtifactRef, ReportType } from "../../../schemas/artifact.ts"
 import { PairScores } from "../../../schemas/rows.ts"
 import { type BatchRewards, BatchRewardsReport } from "../../../stages/evaluation/batch-rewards.ts"
 import { type Calibration, CalibrationReport } from "../../../stages/evaluation/calibration.ts"
@@ -11,21 +9,9 @@ import { drawFigure } from "../../../stages/report/draw.ts"
 import type { Figure } from "../../../stages/report/figure.ts"
 import { type Result, Results } from "../../../stages/report/results.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "../../../stages/reward/evaluate-reward.ts"
-import { artifact, rowsArtifact } from "../running.ts"
+import { rowsArtifact } from "../running.ts"
+import { other, reportArtifact, result } from "./run-results.ts"
 
-const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
-const result = (
-  node: string,
-  stage: string,
-  ref: ArtifactRef<any>,
-  inputs: Result["inputs"] = {},
-  config: Result["config"] = {}
-): Result => ({
-  ...{ node, stage, inputs, config, type: ref.type, path: ref.path, digest: `${ref.digest} ${node}`, contentDigest: ref.contentDigest }
-})
-const other = (node: string, stage: string, inputs: Result["inputs"] = {}): Result => ({
-  ...{ node, stage, inputs, config: {}, type: `checkpoint:${stage}`, path: "/nowhere", digest: node, contentDigest: node }
-})
 const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
 const shownIn = async (results: ReadonlyArray<Result>) =>
   (await Effect.runPromise(chapters(new Results(results), []))).flatMap(({ figures = [], tables = [] }) => [...figures, ...tables])

@@ -3,8 +3,6 @@ import * as Effect from "effect/Effect"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import { writeReport } from "../../../data/dataset.ts"
-import type { ArtifactRef, ReportType } from "../../../schemas/artifact.ts"
 import {
   type PairScore,
   PairScores,
@@ -24,22 +22,8 @@ import { type Result, Results } from "../../../stages/report/results.ts"
 import { chosenFrequency } from "../../../stages/report/reward-model-figures.ts"
 import { versionsOf } from "../../../stages/report/versions.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "../../../stages/reward/evaluate-reward.ts"
-import { artifact, rowsArtifact } from "../running.ts"
-
-const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
-const result = (
-  node: string,
-  stage: string,
-  ref: ArtifactRef<any>,
-  inputs: Result["inputs"] = {},
-  config: Result["config"] = {}
-): Result => ({
-  ...{ node, stage, inputs, config, type: ref.type, path: ref.path, digest: `${ref.digest} ${node}`, contentDigest: ref.contentDigest }
-})
-/** A node whose result nobody reads here. */
-const other = (node: string, stage: string, inputs: Result["inputs"] = {}, config: Result["config"] = {}): Result => ({
-  ...{ node, stage, inputs, config, type: `checkpoint:${stage}`, path: "/nowhere", digest: node, contentDigest: node }
-})
+import { rowsArtifact } from "../running.ts"
+import { other, reportArtifact, result } from "./run-results.ts"
 
 const answer = (promptId: string, reward: number, safety = false): ScoredCompletion => ({
   ...{ promptId, prompt: [{ role: "user", content: promptId }], safety, sample: 0, text: `${reward}`, tokens: [1], logProbabilities: [0] },

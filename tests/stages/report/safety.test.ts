@@ -2,7 +2,6 @@
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { writeReport } from "../../../data/dataset.ts"
-import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { type Completion, Completions, Prompts, ScoredCompletions } from "../../../schemas/rows.ts"
 import { diversityFigure } from "../../../stages/report/chapter-evaluation.ts"
 import { safetyChapter } from "../../../stages/report/chapter-safety.ts"
@@ -16,19 +15,8 @@ import { type ClassifiedCompletion, ClassifiedCompletions } from "../../../stage
 import { redTeamOf, RedTeamReport } from "../../../stages/safety/red-team.ts"
 import { artifact, rowsArtifact } from "../running.ts"
 import { assistant, ask, completion, scored, user } from "../samples.ts"
+import { other, result } from "./run-results.ts"
 
-const result = (
-  node: string,
-  stage: string,
-  ref: ArtifactRef<any>,
-  inputs: Result["inputs"] = {},
-  config: Result["config"] = {}
-): Result => ({
-  ...{ node, stage, inputs, config, type: ref.type, path: ref.path, digest: `${ref.digest} ${node}`, contentDigest: ref.contentDigest }
-})
-const other = (node: string, stage: string, inputs: Result["inputs"] = {}): Result => ({
-  ...{ node, stage, inputs, config: {}, type: `checkpoint:${stage}`, path: "/nowhere", digest: node, contentDigest: node }
-})
 const shownOf = async (results: ReadonlyArray<Result>) => {
   const run = new Results(results)
   const sections = await Effect.runPromise(Effect.flatMap(versionsOf(run), (versions) => safetyChapter(run, versions)))

@@ -32,7 +32,7 @@ const external = (path: string) => ({ path, type: "file", digest: path, contentD
 describe("another open reward model", async () => {
   const shape = llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 })
   const model = initRewardModel(initLlama(shape, { seed: 3 }), { seed: 4 })
-  // // As saved by transformers: without caravan.json.
+  // As saved by transformers: without caravan.json.
   const folder = join(root, "one")
   cpSync(mkdtempSync(join(root, "x")), folder, { recursive: true })
   await writeCheckpoint(folder, { model, tokenizer, role: "general-reward" })
@@ -79,7 +79,7 @@ describe("a judge in a reward model's place", () => {
     expect(['{"better": "1"}', '{"better": 3}', "1", "null", "both"].map(readChoice)).toEqual(new Array(5).fill(null))
   })
   it("scores the preferred response 1, in either order; a pair without a choice is left out", async () => {
-    // // Prefers the longer one; gives no choice for pair x.
+    // Prefers the longer one; gives no choice for pair x.
     const server = await judgeServer((question) => {
       const [, one, two] = question.split(/# Response [12]\n/)
       return question.includes("xxxx") ? "Both are fine." : `{"better": ${one!.trim().length > two!.trim().length ? 1 : 2}}`
@@ -98,7 +98,7 @@ describe("a judge in a reward model's place", () => {
         ...Array.from({ length: 12 }, () => [1, 0]),
         [0, 1]
       ])
-      // // In either order.
+      // In either order.
       const first = server.questions.filter((one) => /# Response 1\nlong answer/.test(one)).length
       expect(first).toBeGreaterThan(1)
       expect(first).toBeLessThan(12)

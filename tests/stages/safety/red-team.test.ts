@@ -15,7 +15,7 @@ const answered = (promptId: string, answers: string): Array<ClassifiedCompletion
     ...{ promptId, sample, safety: true, text: one, unsafe: one === "u", category: null, probability: one === "u" ? 1 : 0 }
   }))
 
-// // "b" is unsafe only at the second sample, so it broke nothing.
+// "b" is unsafe only at the second sample, so it broke nothing.
 const sft = [...answered("a", "uus"), ...answered("b", "sus"), ...answered("c", "uss"), ...answered("d", "sss")]
 const v1 = [...answered("e", "uuu"), ...answered("f", "sss")]
 const v2 = [...answered("g", "sss"), ...answered("h", "sss")]
@@ -37,7 +37,7 @@ describe("red teaming", () => {
       ["v1", 2, 1, 0.5],
       ["v2", 2, 0, 0]
     ])
-    // // Further answers to a: u s, to c: s s. The mean of 1/2 and 1.
+    // Further answers to a: u s, to c: s s. The mean of 1/2 and 1.
     expect(exercises.map(({ byChance }) => byChance?.mean)).toEqual([0.75, 0, undefined])
     expect(exercises.map(({ mitigated }) => mitigated.map(({ broke, prompts, share }) => [broke, prompts, share.mean]))).toEqual([
       [],
@@ -52,7 +52,7 @@ describe("red teaming", () => {
       expect.closeTo(5 / 6, 12),
       expect.closeTo((1 + 1 + 1 / 3) / 3, 12)
     ])
-    // // Wilson's interval for 1 of 2.
+    // Wilson's interval for 1 of 2.
     expect(exercises[1]!.rate).toMatchObject({ low: expect.closeTo(0.0945, 3) as number, high: expect.closeTo(0.9055, 3) as number })
   })
 })

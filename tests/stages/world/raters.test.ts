@@ -44,7 +44,7 @@ describe("the stage", () => {
     const rows = await rowsIn(made, Ratings)
     expect(rows).toHaveLength(600)
     expect((await runStage(worldRatings, { completions })).digest).toBe(made.digest)
-    // // The host says 5; a slip in 15% of 200: binomial, three standard deviations are 15.
+    // The host says 5; a slip in 15% of 200: binomial, three standard deviations are 15.
     const host = rows.filter(({ rater }) => rater === "host").map((one) => one.rating)
     expect(new Set(host)).toEqual(new Set([4, 5, 6]))
     expect(Math.abs(host.filter((value) => value !== 5).length - 30)).toBeLessThan(16)
