@@ -1,5 +1,10 @@
-/** Answers of several versions to the same prompts, side by side: sets of completions, scored or not, joined by prompt and sample. */
+/**
+ * Answers of several versions to the same prompts, side by side: sets of completions, scored or not, joined by prompt and sample. Scoring skips answers that are empty or that the reward
+ * model can't read, so a scored set is completed from the completions that it was made from.
+ */
 import * as Effect from "effect/Effect"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
 import type { Completion, Message, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
 import { refusalOf } from "../../stages/evaluation/refusals.ts"
 import { type AnswersPart, BadRequest, type OneAnswer } from "./api.ts"
@@ -12,7 +17,6 @@ const heldSets = 8
 const mostRows = 40_000
 
 interface Held {
-  readonly row: number
   readonly text: string
   readonly prompt: ReadonlyArray<Message>
   readonly isSafety: boolean
@@ -20,8 +24,10 @@ interface Held {
   readonly helpfulness: number | null
   readonly safety: number | null
   readonly finished: boolean
+  readonly isUnscored: boolean
 }
 interface HeldSet {
+  readonly type: string
   readonly answers: ReadonlyMap<string, Held>
   readonly rows: number
   readonly total: number
@@ -43,21 +49,43 @@ const readSet = (digest: string) =>
         const { prompt, promptId, reward = null, safety, sample, text, finished } = one
         const { helpfulnessScore = null, safetyScore = null } = one
         answers.set(`${promptId}\0${sample}`, {
-          row: row++,
           text,
           prompt,
           isSafety: safety,
           reward,
           helpfulness: helpfulnessScore,
           safety: safetyScore,
-          finished
+          finished,
+          isUnscored: false
         })
+        row++
       }
-    const set = { answers, rows: row, total: file.rowCount }
+    const set = { type, answers, rows: row, total: file.rowCount }
     if (held.size >= heldSets) held.delete(held.keys().next().value!)
     held.set(digest, set)
     return set
   }).pipe(Effect.scoped)
+
+/** The completions that a scored set was made from; undefined if they are no longer in the store. */
+const completionsOf = Effect.fnUntraced(function* (digest: string) {
+  const [journal, store] = [yield* Journal, yield* Store]
+  const found = yield* journal.read((tables) =>
+    [tables.executionsWith(digest, "any").at(-1)?.parts.inputs["completions"] ?? []]
+      .flat()
+      .flatMap((content) => tables.artifactsOfContent(content))
+  )
+  for (const one of found) if (yield* store.present(one.digest)) return one.digest
+  return undefined
+})
+
+/** A set; a scored one also has the answers without a score, after the others. */
+const readComplete = Effect.fnUntraced(function* (digest: string) {
+  const set = yield* readSet(digest)
+  const from = set.type.startsWith("scored-") ? yield* completionsOf(digest) : undefined
+  if (from === undefined) return set
+  const unscored = [...(yield* readSet(from)).answers].filter(([key]) => !set.answers.has(key))
+  return { ...set, answers: new Map([...set.answers, ...unscored.map(([key, one]) => [key, { ...one, isUnscored: true }] as const)]) }
+})
 
 /** Categories by prompt, for the run's prompts. */
 const categories = new Map<string, ReadonlyMap<string, string>>()
@@ -81,8 +109,8 @@ const categoriesOf = (run: string) =>
   }).pipe(Effect.scoped)
 
 const number = (value: number | null) => (value === null ? null : wire(value))
-const answerOf = ({ finished, helpfulness, reward, row, safety, text }: Held): OneAnswer => ({
-  ...{ row, text, finished, reward: number(reward), helpfulness: number(helpfulness), safety: number(safety) },
+const answerOf = ({ finished, helpfulness, isUnscored, reward, safety, text }: Held): OneAnswer => ({
+  ...{ text, finished, isUnscored, reward: number(reward), helpfulness: number(helpfulness), safety: number(safety) },
   refusal: refusalOf(text)?.sign ?? null
 })
 
@@ -100,7 +128,7 @@ export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, li
   const digests = list.split(",")
   if (digests.length > mostSets || digests.some((digest) => !/^[0-9a-f]{64}$/.test(digest)))
     return yield* new BadRequest({ message: `sets must be up to ${mostSets} comma-separated digests of 64 digits.` })
-  const sets = yield* Effect.forEach(digests, readSet)
+  const sets = yield* Effect.forEach(digests, readComplete)
   const known = yield* categoriesOf(run)
   const text = search.toLowerCase()
   const keys = new Set(sets.flatMap(({ answers }) => [...answers.keys()]))

@@ -39,11 +39,16 @@ const Cell = ({
   <div class="answer-cell" aria-label={plain(name)}>
     <span class="role only-narrow">{plain(name)}</span>
     {answer === null ? (
-      <p class="quiet">no answer to this prompt</p>
+      <p class="quiet">no answer in this set</p>
     ) : (
       <>
         {answer.text === "" ? <p class="quiet">an empty answer</p> : <Text text={answer.text} before={before} />}
         <p class="scores small">
+          {answer.isUnscored ? (
+            <span class="quiet" title="Scoring skipped this answer: it is empty, or a reward model can't read it">
+              no score
+            </span>
+          ) : null}
           <Score name="reward" value={answer.reward} />
           <Score name="helpful" value={answer.helpfulness} />
           <Score name="safe" value={answer.safety} />

@@ -26,14 +26,15 @@ export const RowsPart = Schema.Struct({
 export type RowsPart = typeof RowsPart.Type
 
 const OneAnswer = Schema.Struct({
-  row: Schema.Finite,
   text: Schema.String,
   reward: Schema.NullOr(AnyNumber),
   helpfulness: Schema.NullOr(AnyNumber),
   safety: Schema.NullOr(AnyNumber),
   finished: Schema.Boolean,
   /** null: not a refusal. */
-  refusal: Schema.NullOr(Schema.String)
+  refusal: Schema.NullOr(Schema.String),
+  /** The set has scores, but none of this answer: the text is from the completions that were scored. */
+  isUnscored: Schema.Boolean
 })
 export type OneAnswer = typeof OneAnswer.Type
 export const AnswersPart = Schema.Struct({

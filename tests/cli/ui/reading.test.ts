@@ -17,7 +17,8 @@ import { writeDataset } from "../../../data/dataset.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import * as Stage from "../../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../../schemas/hyper.ts"
-import { Demonstrations, Prompts, ScoredCompletions, Texts } from "../../../schemas/rows.ts"
+import { readRows } from "../../../data/dataset.ts"
+import { Completions, Demonstrations, Prompts, ScoredCompletions, Texts } from "../../../schemas/rows.ts"
 import { pretrain } from "../../../stages/training/pretrain.ts"
 import { tokenizer } from "../../../stages/training/tokenizer.ts"
 
@@ -39,15 +40,27 @@ export const answers = Stage.make("some-answers", { ...made, config: Schema.Stru
     finished: i === 0, temperature: 1, policy: "0", reward: i === 0 ? 1.5 : NaN, helpfulnessScore: 0.25, safetyScore: null
   })))
 }) })
+export const sampled = Stage.make("some-samples", { ...made, config: Schema.Struct({}), output: Completions, run: Effect.fn("s")(function* ({ output }) {
+  return yield* writeDataset(output, ["a", "b", "c"].map((id) => ({
+    promptId: id, prompt: [{ role: "user" as const, content: id }], safety: false, sample: 0, text: id === "b" ? "" : "said " + id, tokens: [5, 2], logProbabilities: [-1, -2],
+    finished: true, temperature: 1, policy: "0"
+  })))
+}) })
+export const scores = Stage.make("some-scores", { ...made, inputs: { completions: Completions }, config: Schema.Struct({}), output: ScoredCompletions, run: Effect.fn("sc")(function* ({ inputs, output }) {
+  const rows = yield* readRows(inputs.completions, Completions)
+  return yield* writeDataset(output, rows.filter(({ promptId }) => promptId === "c").map((row) => ({ ...row, reward: 2, helpfulnessScore: 0.5, safetyScore: null })))
+}) })
 
 const sizes = { dim: 8, layers: 1, heads: 2, kvHeads: 2, ffn: 16, contextLength: 64, sequenceLength: 32, steps: 1, batchSize: 2, microBatchSize: 2, warmupSteps: 1 }
 export default Pipeline.make("reading", { params: Schema.Struct({}) }, () => {
   const lines = texts({}).named("texts")
   const words = tokenizer({ texts: lines }, { vocabSize: 300 }).named("words")
+  const said = sampled({}).named("sampled")
   const policy = (learningRate: number) => pretrain({ tokenizer: words, texts: lines }, { ...sizes, learningRate })
   return {
     demonstrations: demonstrations({}).named("demonstrations"), prompts: prompts({}).named("prompts"),
     first: answers({}, { which: "first" }).named("answers-first"), second: answers({}, { which: "second" }).named("answers-second"),
+    sampled: said, scored: scores({ completions: said }).named("scored"),
     policy: policy(1e-3).named("policy"), reference: policy(1e-2).named("reference")
   }
 })
@@ -135,6 +148,28 @@ describe("answers", () => {
     expect(await ids("refusal=differing")).toEqual(["b"])
     expect(await ids("refusal=answered")).toEqual(["a"])
     expect(await ids("from=1&limit=1")).toEqual(["b"])
+  })
+
+  it("that scoring skipped are shown without a score, after the others", async () => {
+    const { prompts, total } = await ask(`/api/answers?run=${run}&sets=${digest("scored")},${digest("sampled")}`)
+    expect(total).toBe(3)
+    expect(prompts.map(({ answers, id }: any) => [id, answers[0].text, answers[0].reward, answers[0].isUnscored])).toEqual([
+      ["c", "said c", 2, false],
+      ["a", "said a", null, true],
+      ["b", "", null, true]
+    ])
+    // A set without any scores has none missing.
+    expect(prompts.map(({ answers }: any) => [answers[1].reward, answers[1].isUnscored])).toEqual(Array(3).fill([null, false]))
+  })
+
+  it("that scoring skipped are omitted if the answers that were scored have been deleted", async () => {
+    const place = join(folder, "home", "objects", digest("sampled").slice(0, 2), digest("sampled"))
+    renameSync(place, `${place}-away`)
+    const other = await serve(join(folder, "home"))
+    const { json } = await other.get(`/api/answers?run=${run}&sets=${digest("scored")}`)
+    await other.close()
+    renameSync(`${place}-away`, place)
+    expect(json.prompts.map(({ id }: any) => id)).toEqual(["c"])
   })
 
   it("of datasets without answers, or of too many sets, are rejected", async () => {
