@@ -155,7 +155,7 @@ const quoted = (word: string): string => (/^[\w./-]+$/.test(word) ? word : `'${w
 
 export const command: Command = {
   name: "init",
-  summary: "Creates a working project: a pipeline with a stage of your own next to stages of the recipe, and data for it.",
+  summary: "Creates a working project: a pipeline that uses its own stage and stages of the recipe, and data for it.",
   positionals: ["<folder>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan init my-chat", "caravan init my-chat && cd my-chat && npm install && npx caravan run pipeline.ts"],

@@ -91,7 +91,7 @@ const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: str
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing. From the Hugging Face Hub it downloads only file lists and config.json.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits on the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing. From the Hugging Face Hub it downloads only file lists and config.json.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,

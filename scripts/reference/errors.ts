@@ -85,7 +85,7 @@ export const errorsPage = (): string => {
     "Error messages say what was being done, what was expected, what was found and what to do. This page lists them by class: search it, or the site, for the words of a message. `<name>` and `<…>` stand for values.",
     "A command prints an error without a stack trace; `CARAVAN_DEBUG=1` adds it. Exit codes are [with the commands](commands.md#exit-codes). An exit code of 70, “This is a bug in caravan”, should be reported.",
     "## Why a node failed",
-    "`caravan show` and the live page give a failed node's reason: one of these, or the name of an error below. Retried means: `--retries` and `limited({ retries })` start the stage again, from its last checkpoint; *sometimes* is where the system refused what it may grant a moment later: too many open files, no connection.",
+    "`caravan show` and the live page give a failed node's reason: one of these, or the name of an error below. The last column says whether `--retries` and `limited({ retries })` start the stage again, from its last checkpoint. *sometimes* means only if the cause is temporary, such as too many open files or no connection.",
     table(
       ["reason", "meaning", "what to do", "retried"],
       Object.entries(reasons)

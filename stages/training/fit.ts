@@ -27,12 +27,12 @@ import type { MicroBatch } from "./cutting.ts"
 export const microBatchField = (rows: string, usual: number) =>
   hyperInt(
     0,
-    `${rows} per micro-batch, a trade-off of memory against speed; it affects the loss only through the order of floating-point sums. 0: as many as fit a GPU of this model, measured in tokens; ${usual} on the CPU`,
+    `${rows} per micro-batch, a trade-off of memory against speed; it affects the loss only through the order of floating-point sums. 0: as many as fit on this type of GPU, measured in tokens; ${usual} on the CPU`,
     { min: 0 }
   )
 
 export const recomputeField = hyperText(
-  "number of blocks, from the first, that recompute their activations in the backward pass instead of keeping them: all, none or a number; the gradients are unchanged. auto: the fewest with which a step fits a GPU of this model; none on the CPU",
+  "number of blocks, from the first, that recompute their activations in the backward pass instead of keeping them: all, none or a number; the gradients are unchanged. auto: the fewest with which a step fits on this type of GPU; none on the CPU",
   (value) =>
     /^(auto|all|none|[0-9]+)$/.test(String(value))
       ? undefined
@@ -48,7 +48,7 @@ export interface Fit {
 /** A fit with the GPU memory that it needs. */
 export interface PlannedFit extends Fit {
   readonly memory: Memory
-  /** Whether it fits the GPU. */
+  /** Whether it fits on the GPU. */
   readonly fits: boolean
 }
 
