@@ -4,7 +4,7 @@
  *
  *     node bench/pairs.ts train|generate [pairs]
  *
- * The peers are plain PyTorch on the same libtorch with one thread (bench/peers/). PYTHON is the path of a Python with torch.
+ * The peers are plain PyTorch with one thread (bench/peers/). PYTHON is the path of a Python with torch; the default, Debian's, is on the same libtorch.
  */
 import { execFileSync } from "node:child_process"
 import { cpus } from "node:os"
@@ -19,6 +19,15 @@ const peer = { train: "torch_train_cpu.py", generate: "torch_generate_cpu.py" }[
 if (ours === undefined || peer === undefined) {
   process.stderr.write("Usage: node bench/pairs.ts train|generate [pairs]\n")
   process.exit(2)
+}
+
+try {
+  execFileSync(python, ["-c", "import torch"], { stdio: "ignore" })
+} catch {
+  process.stderr.write(
+    `The peer needs torch, which ${python} does not have: set PYTHON to a Python that does (on Debian: apt install python3-torch).\n`
+  )
+  process.exit(1)
 }
 
 // Loads libtorch before the first pair: this sets the variable with which the peer gets the same OpenBLAS kernels (engine/kernels.ts).
