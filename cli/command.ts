@@ -63,19 +63,44 @@ export const usage = (command: Command): string => {
   ].join("\n")
 }
 
+/** The arguments for parseArgs, whose own errors name no flag of ours: flags are checked here, and "--timeout -1" is joined so that -1 is a value. */
+const checkedWords = (command: Command, flags: Flags, args: ReadonlyArray<string>): Array<string> => {
+  const fail = (what: string) => new UsageError(`caravan ${command.name}${what}`)
+  const words: Array<string> = []
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!
+    if (arg === "--") return [...words, ...args.slice(i)]
+    const [, name, joined] = /^--([^=]+)(=?)/.exec(arg) ?? []
+    if (name === undefined) {
+      if (/^-[^-]/.test(arg) && arg !== "-h") throw fail(` has no flag ${arg}. If it is a file, write ./${arg}.`)
+      words.push(arg === "-h" ? "--help" : arg)
+      continue
+    }
+    if (!Object.hasOwn(flags, name)) throw fail(` has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
+    const { value } = flags[name]!
+    if (value === undefined && joined !== "") throw fail(`: --${name} has no value: write --${name}.`)
+    if (value === undefined || joined !== "") {
+      words.push(arg)
+      continue
+    }
+    const next = args[++i]
+    if (next === undefined || /^-(?!$|\.?\d)/.test(next))
+      throw fail(
+        `: --${name} needs a value (${value}), found ${next ?? "none"}.${next === undefined ? "" : ` If that is the value, write --${name}=${next}.`}`
+      )
+    words.push(`${arg}=${next}`)
+  }
+  return words
+}
+
 /** Parses the arguments after the command's name. */
 export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
   const flags = { ...command.flags, ...common }
-  for (const arg of args) {
-    if (arg === "--") break
-    const name = /^--([^=]+)/.exec(arg)?.[1]
-    if (name !== undefined && !Object.hasOwn(flags, name))
-      throw new UsageError(`caravan ${command.name} has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
-  }
+  const words = checkedWords(command, flags, args)
   let parsed: { readonly values: Record<string, unknown>; readonly positionals: ReadonlyArray<string> }
   try {
     parsed = parseArgs({
-      args: args.map((arg) => (arg === "-h" ? "--help" : arg)),
+      args: words,
       allowPositionals: true,
       options: Object.fromEntries(
         Object.entries(flags).map(([name, flag]) => [

@@ -192,25 +192,25 @@ export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError"
 
 /**
  * Decodes a config. Unknown fields are errors (with the closest known field), and all errors are reported together. `what` names the config in messages; `how`
- * says how to pass a missing value.
+ * says how to pass a missing value; `noun` is the word for its fields: those of a pipeline are parameters.
  */
 export const decodeConfig = <C extends ConfigSchema>(
   config: C,
   input: unknown,
   what: string,
-  how: (name: string) => string = () => ""
+  { how = () => "", noun = "field" }: { readonly how?: (name: string) => string; readonly noun?: "field" | "parameter" } = {}
 ): Effect.Effect<C["Type"], ConfigError> => {
   const names = Object.keys(config.fields as object)
   if (typeof input === "object" && input !== null) {
     const unknown = Object.keys(input).filter((key) => !names.includes(key))
     if (unknown.length > 0) {
       return Effect.fail(
-        new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") })
+        new ConfigError({ message: unknown.map((key) => `${what} has no ${noun} "${key}".${didYouMean(key, names)}`).join("\n") })
       )
     }
     for (const [name, value] of Object.entries(input)) {
       const reason = infos.get((config.fields as Record<string, object>)[name]!)?.refuse?.(value)
-      if (reason !== undefined) return Effect.fail(new ConfigError({ message: `${what}: field "${name}" ${reason}.` }))
+      if (reason !== undefined) return Effect.fail(new ConfigError({ message: `${what}: ${noun} "${name}" ${reason}.` }))
     }
     if (names.some((name) => !Object.hasOwn(input, name))) {
       const missing = describeConfig(config).filter(({ name, required }) => required && !Object.hasOwn(input, name))

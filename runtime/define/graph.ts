@@ -1,5 +1,6 @@
 /** Turns a pipeline's nodes into a checked graph: names, decoded configs, type-checked wires, topological order. */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
@@ -100,6 +101,21 @@ export const valueOf = (field: Schema.Top | undefined, text: string): unknown =>
   return !fits(parsed) && fits(text) ? text : parsed
 }
 
+/** Maximum number of nodes named in a hint. */
+const hintedNodes = 5
+
+/** For a name that is not a parameter: how to set the config field of that name, if nodes have one. */
+export const fieldHint = (graph: Graph | undefined, name: string, value = "<value>", flag = "--set"): string => {
+  const owners = [...(graph?.nodes.values() ?? [])].flatMap((node) =>
+    node.kind === "stage" && Object.hasOwn(node.stage.config.fields as object, name) ? [node.id] : []
+  )
+  if (owners.length === 0) return ""
+  const names = owners.slice(0, hintedNodes).join(", ")
+  const more = owners.length > hintedNodes ? ` and ${owners.length - hintedNodes} more` : ""
+  const whose = owners.length === 1 ? `Node ${names} has a config field` : `Nodes with a config field`
+  return ` ${whose} of this name${owners.length === 1 ? "" : `: ${names}${more}`}. Set it with ${flag} ${owners[0]}.${name}=${value}.`
+}
+
 /** Builds the pipeline with these parameters and settings, and checks everything before anything runs. */
 export const buildGraph = (
   pipeline: AnyPipeline,
@@ -119,12 +135,20 @@ export const buildGraph = (
       ...params,
       ...Object.fromEntries(settings.flatMap(([name, text]) => (name.includes(".") ? [] : [[name, valueOf(own(fields, name), text)]])))
     }
-    const decoded = yield* decodeConfig(
-      pipeline.params as ConfigSchema,
-      given,
-      `Pipeline "${pipeline.name}"`,
-      (name) => ` Set it with --set ${name}=<value>, or as a parameter in a program.`
-    )
+    const unknown = Object.keys(given).filter((name) => !Object.hasOwn(fields, name))
+    if (unknown.length > 0) {
+      const known = Object.fromEntries(Object.entries(given).filter(([name]) => !unknown.includes(name)))
+      const graph = Option.getOrUndefined(yield* Effect.option(buildGraph(pipeline, known, { seed: options.seed })))
+      const lines = unknown.map(
+        (name) =>
+          `Pipeline "${pipeline.name}" has no parameter "${name}".${fieldHint(graph, name, options.settings?.[name]) || didYouMean(name, Object.keys(fields))}`
+      )
+      return yield* new ConfigError({ message: lines.join("\n") })
+    }
+    const decoded = yield* decodeConfig(pipeline.params as ConfigSchema, given, `Pipeline "${pipeline.name}"`, {
+      how: (name) => ` Set it with --set ${name}=<value>, or as a parameter in a program.`,
+      noun: "parameter"
+    })
     const outputs = yield* Effect.try({
       try: () => pipeline.build(decoded) as Record<string, unknown>,
       catch: (cause) =>

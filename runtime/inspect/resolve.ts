@@ -58,11 +58,25 @@ export const nodeIn = (run: PastRun, name: string, nodes: ReadonlyArray<string>)
 /** All names that a result can have. */
 const names = Effect.gen(function* () {
   const journal = yield* Journal
-  const outputs = (yield* journal.runs({ limit: 100 })).flatMap(({ asked }) =>
-    Object.keys((asked as { readonly outputs?: object } | null)?.outputs ?? {})
-  )
+  const outputs = (yield* journal.runs({ limit: 100 })).flatMap(outputNames)
   return [...new Set([...(yield* journal.nodeNames()), ...outputs])]
 })
+
+/** The hint for a name that nothing has: for "pipeline:name" the nearest name in that pipeline, or the nearest pipeline. */
+const hintFor = (text: string, known: ReadonlyArray<string>): Effect.Effect<string, StoreError, Journal> =>
+  Effect.gen(function* () {
+    const colon = text.indexOf(":")
+    const [owner, name] = [text.slice(0, colon), text.slice(colon + 1)]
+    if (colon < 1 || name.includes("/")) return didYouMean(text, known, listedNames)
+    const journal = yield* Journal
+    const pipelines = [...new Set((yield* journal.runs()).map(({ pipeline }) => pipeline))]
+    if (!pipelines.includes(owner)) return ` No pipeline named "${owner}" has run here.${didYouMean(owner, pipelines, listedNames)}`
+    const nodes = yield* journal.nodeNames(owner)
+    const outputs = (yield* journal.runs({ pipeline: owner, limit: 100 })).flatMap(outputNames)
+    return ` Pipeline "${owner}" has no node or output "${name}".${didYouMean(name, [...new Set([...nodes, ...outputs])], listedNames)}`
+  })
+
+const outputNames = ({ asked }: PastRun): Array<string> => Object.keys((asked as { readonly outputs?: object } | null)?.outputs ?? {})
 
 /** The last executions with a name, one per pipeline: of the node with that name, otherwise of the node of the output with that name. */
 const lastOf = (name: string, statuses: ReadonlyArray<NodeStatus>): Effect.Effect<ReadonlyArray<PastExecution>, StoreError, Journal> =>
@@ -165,7 +179,7 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
     return yield* fail(
       isPath
         ? "no such file or folder."
-        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${didYouMean(text, known, listedNames)}`
+        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${yield* hintFor(text, known)}`
     )
   })
 
@@ -198,7 +212,7 @@ export const resolveRunOrNode = (
     if (execution === undefined) {
       const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
       return yield* fail(
-        `no run, node, output or digest has that name.${didYouMean(text, [...known, "latest", ...(yield* names)], listedNames)} \`caravan runs\` lists the runs.`
+        `no run, node, output or digest has that name.${yield* hintFor(text, [...known, "latest", ...(yield* names)])} \`caravan runs\` lists the runs.`
       )
     }
     return { run: yield* resolveRun(execution.run), node: execution.node }

@@ -3,11 +3,13 @@
  * combination does not affect the others.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import type { ArtifactType, ReportType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { own } from "../../schemas/own.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
-import { buildGraph, type Settings } from "../define/graph.ts"
+import { buildGraph, fieldHint, type Settings } from "../define/graph.ts"
 import { type Measures, measuresOf } from "./measures.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Numerics } from "../key/numerics.ts"
@@ -86,8 +88,11 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
     const fields = Object.keys(pipeline.params.fields as object)
     for (const [name, values] of Object.entries(grid as Readonly<Record<string, ReadonlyArray<unknown>>>)) {
       const fail = (what: string) => new PipelineError({ message: `Sweep of "${pipeline.name}" over ${name}: ${what}` })
-      if (!name.includes(".") && name !== "seed" && !fields.includes(name))
-        return yield* fail(`no such parameter.${didYouMean(name, [...fields, "seed"])}`)
+      if (!name.includes(".") && name !== "seed" && !fields.includes(name)) {
+        const graph = yield* Effect.option(buildGraph(pipeline, { ...(params as object) }, { settings: options.settings ?? {}, seed: 0 }))
+        const hint = fieldHint(Option.getOrUndefined(graph), name, values.map(textOf).join(","), "--over")
+        return yield* fail(`no such parameter.${hint || didYouMean(name, [...fields, "seed"])}`)
+      }
       if (values.length === 0) return yield* fail("the list of values is empty. Give at least one value.")
       if (new Set(values.map(textOf)).size < values.length) return yield* fail("a value is given twice. Give each value once.")
     }
@@ -157,8 +162,8 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
   Effect.gen(function* () {
     const flagOf = (name: string) => (swept.includes(name) ? "--over" : "--set")
     const failures: Array<{ readonly values: Point["values"]; readonly message: string }> = []
-    /** Fields of reports by node and output; the metrics of other results are only known once they are computed. */
-    const measured = new Map<string, ReadonlyArray<string> | undefined>()
+    /** Schemas of reports by node and output; the metrics of other results are only known once they are computed. */
+    const measured = new Map<string, unknown>()
     for (const { params, settings, seed, values } of points) {
       const checked = yield* Effect.result(
         Effect.gen(function* () {
@@ -168,10 +173,10 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
             if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !isInputThere(node))
               return yield* new PipelineError({ message: `the input ${node.path} does not exist.` })
           const names = [...Object.entries(graph.outputs), ...[...graph.nodes.keys()].map((id) => [id, id] as const)]
-          return names.map(([name, id]) => [name, fieldsOf(graph.nodes.get(id)!.type)] as const)
+          return names.map(([name, id]) => [name, contentOf(graph.nodes.get(id)!.type)] as const)
         })
       )
-      if (checked._tag === "Success") for (const [name, fields] of checked.success) measured.set(name, fields)
+      if (checked._tag === "Success") for (const [name, content] of checked.success) measured.set(name, content)
       else failures.push({ values, message: checked.failure.message })
     }
     if (failures.length > 0) {
@@ -185,22 +190,39 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
     }
     for (const metric of options.metrics ?? []) {
       const owners = [...measured].filter(([name]) => metric.startsWith(`${name}.`))
-      const fieldOf = (name: string) => metric.slice(name.length + 1).split(".")[0]!
-      if (owners.some(([name, fields]) => fields === undefined || fields.includes(fieldOf(name)))) continue
-      const [owner] = owners
+      const missing = owners.map(([name, content]) => missingField(content, metric.slice(name.length + 1).split(".")))
+      if (missing.includes(undefined)) continue
+      const [field] = missing
       const name = metric.split(".")[0]!
       const reason =
-        owner === undefined
+        field === undefined
           ? `expected <node>.<metric> or <output>.<field of its report>; no node or output is named "${name}".${didYouMean(name, measured.keys())}`
-          : `the report has no field "${fieldOf(owner[0])}".${didYouMean(fieldOf(owner[0]), owner[1] ?? [])}`
+          : `the report has no field "${field.path}".${didYouMean(field.path, field.known)}`
       return yield* new PipelineError({ message: `--metric ${metric}: ${reason}` })
     }
   })
 
-/** The fields of a report's type; undefined for other types and for untyped reports. */
-const fieldsOf = (type: ArtifactType<any>): ReadonlyArray<string> | undefined => {
-  const content = (type as Partial<ReportType<unknown>>).content as { readonly fields?: object } | undefined
-  return type.kind !== "report" || content?.fields === undefined ? undefined : Object.keys(content.fields)
+/** The schema of a report's content; undefined for other types and for untyped reports. */
+const contentOf = (type: ArtifactType<any>): unknown =>
+  type.kind === "report" ? (type as Partial<ReportType<unknown>>).content : undefined
+
+/** The first field on a path that a report can't have, and the fields that it has in that place. Only structs are looked into. */
+const missingField = (
+  content: unknown,
+  path: ReadonlyArray<string>
+): { readonly path: string; readonly known: Array<string> } | undefined => {
+  let at = content
+  for (const [i, name] of path.entries()) {
+    const fields = (at as { readonly fields?: object } | undefined)?.fields
+    if (fields === undefined) return undefined
+    const before = path
+      .slice(0, i)
+      .map((parent) => `${parent}.`)
+      .join("")
+    if (!Object.hasOwn(fields, name)) return { path: `${before}${name}`, known: Object.keys(fields).map((field) => `${before}${field}`) }
+    at = own(fields as Record<string, unknown>, name)
+  }
+  return undefined
 }
 
 /** Fails if a successful combination lacks a metric: the others would too. */

@@ -237,7 +237,10 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
       }
     },
     /** All node names ever recorded here. */
-    nodeNames: (): Array<string> => database.all("select distinct node from executions").map((row) => row.node as string),
+    nodeNames: (pipeline?: string): Array<string> =>
+      database
+        .all("select distinct node from executions where ?1 is null or pipeline = ?1", pipeline ?? null)
+        .map((row) => row.node as string),
     /** For each artifact, the last node with it as its result. */
     nodesOf: (): Map<string, { readonly pipeline: string; readonly node: string; readonly stage: string }> => {
       // With max(), the other columns come from its row.

@@ -104,7 +104,7 @@ describe("parameters", () => {
   it("unknown: the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", "pretrainStep=3"],
-      /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
+      /has no parameter "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
   it("missing", () =>
     refuses(

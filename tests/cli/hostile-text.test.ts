@@ -16,7 +16,7 @@ describe.each(["constructor", "toString", "__proto__", "hasOwnProperty"])("%s", 
   it("is an unknown parameter, field, node and grouping", async () => {
     const file = join(folder, "pipeline.ts")
     const attempts: ReadonlyArray<readonly [RegExp, ...ReadonlyArray<string>]> = [
-      [/has no field "\w+"/, "plan", file, "--set", `${name}=1`],
+      [/has no parameter "\w+"/, "plan", file, "--set", `${name}=1`],
       [/has no field "\w+"/, "run", file, "--set", `shout.${name}=1`],
       [/no node or output is named "\w+"/, "plan", file, "--set", `${name}.times=1`],
       [/no such node or output/, "run", file, "--only", name],

@@ -48,6 +48,9 @@ describe("a result", () => {
   it("that is missing: the nearest name", async () => {
     expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": expected .*\. Did you mean "loud"\?/)
     expect(await says(2, "lineage", "latest:luod")).toMatch(/run [0-9a-f]{8} \(fixture\) has no node or output "luod"/)
+    expect(await says(2, "lineage", "fixture:luod")).toContain('Pipeline "fixture" has no node or output "luod". Did you mean "loud"?')
+    expect(await says(2, "show", "fixture:shuot")).toContain('Pipeline "fixture" has no node or output "shuot". Did you mean "shout"?')
+    expect(await says(2, "lineage", "fixtrue:loud")).toContain('No pipeline named "fixtrue" has run here. Did you mean "fixture"?')
     expect(await says(2, "pin", "./luod")).toMatch(/Looking for "\.\/luod": no such file or folder/)
     expect(await says(2, "lineage", "latest~9:loud")).toMatch(/Looking for the run "latest~9": there are only 2 runs/)
   })

@@ -156,6 +156,9 @@ describe("caravan sweep", () => {
       status: 2,
       stderr: 'Sweep of "fixture" over tims: no such parameter. Did you mean "times"?\n'
     })
+    expect(caravan(folder, "sweep", "pipeline.ts", "--over", "touch=true,false").stderr).toBe(
+      'Sweep of "fixture" over touch: no such parameter. Node lines has a config field of this name. Set it with --over lines.touch=true,false.\n'
+    )
   })
 })
 

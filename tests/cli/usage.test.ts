@@ -57,6 +57,24 @@ describe("numbers", () => {
   })
 })
 
+describe("a flag's value", () => {
+  it("may be a negative number, which the flag itself rejects", async () => {
+    expect(await refused("run", "x.ts", "--timeout", "-1")).toMatch(/Loading the pipeline x\.ts/)
+    expect(await refused("run", join(folder, "pipeline.ts"), "--timeout", "-1")).toBe(
+      '--timeout must be seconds above 0 and at most 1073741824, got "-1".\n'
+    )
+    expect(parse(plan, ["x.ts", "--set", "-.5"]).flags("set")).toEqual(["-.5"])
+  })
+  it("that is missing, or for a flag without one: what to write", async () => {
+    expect(await refused("run", "x.ts", "--timeout")).toBe("caravan run: --timeout needs a value (seconds), found none.\n")
+    expect(await refused("run", "x.ts", "--set", "--json")).toBe(
+      "caravan run: --set needs a value (name=value), found --json. If that is the value, write --set=--json.\n"
+    )
+    expect(await refused("run", "x.ts", "--json=yes")).toBe("caravan run: --json has no value: write --json.\n")
+    expect(await refused("run", "-x.ts")).toBe("caravan run has no flag -x.ts. If it is a file, write ./-x.ts.\n")
+  })
+})
+
 describe("init", () => {
   it("says why a folder can't be made, and exits", async () => {
     writeFileSync(join(folder, "file"), "")

@@ -155,7 +155,13 @@ describe("configs and settings", () => {
   })
 
   it("for something unknown are rejected, with the nearest name", () => {
-    expect(mistake(() => ({ x: texts() }), { sample: "1" })).toMatch(/Pipeline "test" has no field "sample"\. Did you mean "samples"\?/)
+    expect(mistake(() => ({ x: texts() }), { sample: "1" })).toMatch(/Pipeline "test" has no parameter "sample"\. Did you mean "samples"\?/)
+    // The name of a node's field: how to set it, although "rate" is close to the parameter "name".
+    const two = () => ({ x: read({ file: fileAt("x") }).named("one"), y: read({ file: fileAt("y") }) })
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }) }), { rate: "0.3" })).toBe(
+      'Pipeline "test" has no parameter "rate". Node read has a config field of this name. Set it with --set read.rate=0.3.'
+    )
+    expect(mistake(two, { rate: "0.3" })).toMatch(/Nodes with a config field of this name: one, read\. Set it with --set one\.rate=0\.3\./)
     expect(mistake(() => ({ x: texts() }), { "reed.rate": "1" })).toMatch(/no node or output is named "reed"\. Did you mean "read"\?/)
   })
 })

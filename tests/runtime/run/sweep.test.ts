@@ -11,9 +11,12 @@ import * as Stream from "effect/Stream"
 import { runEvents } from "../../../runtime/run/event-stream.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import { combinations, type Grid, sweep, type SweepPoint } from "../../../runtime/run/sweep.ts"
 import { hyper, hyperInt } from "../../../schemas/hyper.ts"
+import { report } from "../../../schemas/report.ts"
+import { Texts } from "../../../schemas/rows.ts"
 import { removeFolder } from "../../cli/caravan.ts"
 import { fixtureFolder, openHome, opening, services } from "../fixture.ts"
 import { draw, lines, upper } from "../fixtures/mapped.ts"
@@ -37,6 +40,13 @@ const pipeline = () =>
     const loud = upper({ texts: words }, { mark: mark.repeat(times), refuses: mark === refuses ? "beta" : "" })
     return { counted: count({ sets: [loud] }).named("counts"), loud }
   })
+const deep = Stage.make("deep", {
+  config: Schema.Struct({ rate: hyper(1, "rate") }),
+  inputs: { texts: Texts },
+  output: report(Schema.Struct({ accuracy: Schema.Struct({ overall: Schema.Number }) }), "deep/1"),
+  seeded: false,
+  run: () => Effect.die("it is never run")
+})
 const here = <A, E>(work: Effect.Effect<A, E, Layer.Success<ReturnType<typeof services>>>) =>
   Effect.provide(work, services(join(folder, "home")))
 const go = (grid: Grid<typeof Params>, params: Partial<typeof Params.Encoded> = {}) =>
@@ -133,6 +143,13 @@ describe("a sweep", () => {
       /--metric cuonts\.rows: .*no node or output is named "cuonts"\. Did you mean "counts"\?/
     )
     await expect(with_("counted.row")).rejects.toThrow(/--metric counted\.row: the report has no field "row"\. Did you mean "rows"\?/)
+    const nested = Pipeline.make("nested", { params: Schema.Struct({ rate: hyper(1, "rate") }) }, ({ rate }) => ({
+      deep: deep({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { rate })
+    }))
+    const deeply = (metric: string) => Effect.runPromise(sweep(nested, {}, { rate: [1, 2] }, { metrics: [metric] }).pipe(here))
+    await expect(deeply("deep.accuracy.overal")).rejects.toThrow(
+      '--metric deep.accuracy.overal: the report has no field "accuracy.overal". Did you mean "accuracy.overall"?'
+    )
     await expect(with_("constructor")).rejects.toThrow(/no node or output is named "constructor"/)
     expect(readdirSync(folder)).not.toContain("home")
     await expect(with_("upper.rwos")).rejects.toThrow(
