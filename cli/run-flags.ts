@@ -8,7 +8,7 @@ import type { SharedPlace } from "../runtime/shared/open.ts"
 import { type Config, readConfig } from "./config-file.ts"
 import type { CommandLine } from "../runtime/store/asked.ts"
 import { tell } from "./output.ts"
-import { type Shown, showProblems, showProgress } from "./display/progress.ts"
+import { type Shown, showFailures, showProgress } from "./display/progress.ts"
 import { type Flags, type Given, numberFlag, UsageError, wholeNumber } from "./command.ts"
 
 export const runFlags: Flags = {
@@ -43,7 +43,7 @@ export const runFlags: Flags = {
     value: "n",
     help: "with --ranks: how long a rank waits for the others before the stage fails and reports where each one was (default: 600)"
   },
-  quiet: { help: "show only warnings and failures, no progress; stdout is unchanged" },
+  quiet: { help: "show only failures on stderr, no progress or warnings; stdout is unchanged" },
   events: {
     value: "file",
     help: "write events to this file as they happen, one JSON object per line; - writes them to stdout instead of the other output"
@@ -129,7 +129,7 @@ export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
 })
 
 /** What a run shows on stderr. */
-export const progressOf = (given: Given): Shown => (given.has("quiet") ? showProblems() : showProgress())
+export const progressOf = (given: Given): Shown => (given.has("quiet") ? showFailures() : showProgress())
 
 /** Larger than a year in seconds and a PiB in MiB. */
 const most = 2 ** 30

@@ -1,13 +1,16 @@
 /** `caravan plan`: shows what a run would do. */
+import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
-import { dependencies } from "../../runtime/define/graph.ts"
+import { dependencies, type Settings } from "../../runtime/define/graph.ts"
+import { describeMissing, missingInputs } from "../../runtime/run/missing-inputs.ts"
 import { plan, type Plan, type PlannedNode } from "../../runtime/run/plan.ts"
+import type { Since } from "../../runtime/run/changes.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
-import { write, writeJson } from "../output.ts"
+import { tell, write, writeJson } from "../output.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
-import { size } from "../display/units.ts"
+import { shortRun, size } from "../display/units.ts"
 import { diskLines, memoryTable } from "../display/memory-table.ts"
 import { freeBytes } from "../disk.ts"
 import { findHome } from "../../runtime/store/home.ts"
@@ -20,6 +23,9 @@ import { slurmOptions } from "../run-flags.ts"
 const pinOf = ({ drift, parts: { pinned } }: Extract<PlannedNode, { kind: "hit" }>): string =>
   pinned === undefined ? "" : ` (pinned ${pinned}${drift.length > 0 ? `; code has drifted: ${drift.join(", ")}` : ""})`
 
+/** " (compared with run 1a2b3c4d)", unless that is the node's latest result. */
+const comparison = (since: Since | null): string => (since === null || since.isLatest ? "" : ` (compared with run ${shortRun(since.run)})`)
+
 /** The plan's reason for a node, in words. */
 export const reasonOf = (node: PlannedNode): string => {
   switch (node.kind) {
@@ -30,9 +36,9 @@ export const reasonOf = (node: PlannedNode): string => {
     case "hit":
       return `in the store${pinOf(node)}${node.isModified ? "; its files were modified after it was made: a run checks them first" : ""}`
     case "run":
-      return node.why.join("; ")
+      return `${node.why.join("; ")}${comparison(node.since)}`
     case "unknown":
-      return `depends on ${node.until.join(", ")}${node.why.length > 0 && node.why[0] !== "it has never run here" ? `; ${node.why.join("; ")}` : ""}`
+      return `depends on ${node.until.join(", ")}${node.why.length > 0 && node.why[0] !== "it has never run here" ? `; ${node.why.join("; ")}${comparison(node.since)}` : ""}`
   }
 }
 
@@ -88,10 +94,13 @@ const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: str
   )
 }
 
+/** Whether --set named this path. A missing file at a default path may come later; one that was just typed is probably a mistake. */
+const isGiven = (path: string, settings: Settings): boolean => Object.values(settings).some((text) => resolve(text) === path)
+
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits on the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing. From the Hugging Face Hub it downloads only file lists and config.json.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits on the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing; if --set names a file that does not exist, the plan is printed and the exit code is 2. From the Hugging Face Hub it downloads only file lists and config.json.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
@@ -139,6 +148,7 @@ export const command: Command = {
                 status: node.kind,
                 key: "key" in node ? node.key : null,
                 why: node.kind === "hit" ? [] : node.why,
+                since: node.kind === "hit" ? null : node.since,
                 ...pinDocument(made, node),
                 ...(node.kind === "unknown" ? { until: node.until } : {}),
                 cost: cost.nodes.get(node.id) ?? null,
@@ -154,6 +164,8 @@ export const command: Command = {
     const lines = [table(made), ...downloads, ...memoryTable(cost), ...diskLines(cost, free), ...costTable(cost)]
     if (given.has("json")) writeJson(document)
     else write(`${lines.join("\n")}\n`)
-    return exitCodes.ok
+    const wrong = missingInputs(made.graph, made.selected).filter(({ path }) => isGiven(path, options.settings ?? {}))
+    for (const node of wrong) tell(`${describeMissing(node)}\n`)
+    return wrong.length === 0 ? exitCodes.ok : exitCodes.usage
   }
 }

@@ -21,8 +21,7 @@ import { checkFit } from "../fit-check.ts"
 import { jobsAtEnd } from "../ask-jobs.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { commandAgain, progressOf, runFlags, runOptions, slurmOptions } from "../run-flags.ts"
-import { skippedLines } from "../display/skipped.ts"
-import { gib, shortRun } from "../display/units.ts"
+import { count, gib, shortRun } from "../display/units.ts"
 import { plan } from "../../runtime/run/plan.ts"
 import { Store } from "../../runtime/store/store.ts"
 
@@ -88,17 +87,16 @@ const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<str
 /** Maximum number of nodes listed that skipped rows. */
 const shownSkipping = 12
 
-/** Rows that stages could not use, for computed and reused nodes; largest skipped share first. */
+/** The nodes of this run whose stages skipped rows, largest share first. Their reasons were printed when they ended, and `show` prints them. */
 const rowsSkipped = ({ nodes, run }: RunResult): ReadonlyArray<string> => {
-  const shareOf = ({ skipped }: (typeof nodes)[number]) => Math.max(...skipped.map((count) => count.skipped / count.of))
-  const skipping = nodes.filter(({ skipped }) => skipped.length > 0).sort((a, b) => shareOf(b) - shareOf(a))
+  const shareOf = ({ skipped }: (typeof nodes)[number]) => Math.max(...skipped.map((rows) => rows.skipped / rows.of))
+  const skipping = nodes.filter(({ skipped, status }) => status === "ran" && skipped.length > 0).sort((a, b) => shareOf(b) - shareOf(a))
   if (skipping.length === 0) return []
-  const more = skipping.length - shownSkipping
-  return [
-    "Skipped rows:",
-    ...skipping.slice(0, shownSkipping).flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${line}`)),
-    ...(more > 0 ? [`  ... and ${more} more nodes: caravan show ${shortRun(run)}`] : [])
-  ]
+  const counted = skipping
+    .slice(0, shownSkipping)
+    .map(({ id, skipped }) => `${id} (${skipped.map((rows) => `${rows.skipped} of ${rows.of} ${rows.what}`).join(", ")})`)
+  const more = skipping.length > shownSkipping ? ` and ${count(skipping.length - shownSkipping, "more node")}` : ""
+  return [`Skipped rows: ${counted.join(", ")}${more}. caravan show ${shortRun(run)} lists why.`]
 }
 
 /** Reads report outputs, also reused ones, because they are printed: output -> description of the damage. */

@@ -4,26 +4,16 @@ import * as Effect from "effect/Effect"
 import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
 import { loggedNodes, logPath } from "../../runtime/run/node-log.ts"
 import type { KeyParts } from "../../runtime/key/cache-key.ts"
-import { type Asked, askedOf, statusOf } from "../../runtime/store/asked.ts"
+import { askedOf, statusOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import { type ToldOfSkipped, toldOfSkipped } from "../../runtime/store/sidecar.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
+import { describeAsked } from "../display/asked.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { metrics, moment, short, shown, table } from "../display/units.ts"
-
-const describeAsked = (asked: Asked): string =>
-  [
-    ...Object.entries(asked.params).map(([name, value]) => `${name}=${shown(value)}`),
-    ...Object.entries(asked.settings).map(([name, value]) => `${name}=${value}`),
-    ...Object.entries(asked.selection).map(([name, value]) => `--${name} ${[value].flat().join(", ")}`),
-    `seed ${asked.seed}`,
-    asked.device,
-    `${asked.threads} thread${asked.threads === 1 ? "" : "s"}`,
-    ...(asked.ranks === undefined ? [] : [`${asked.ranks} ranks, sharding ${asked.sharding}`])
-  ].join(", ")
 
 const noneSkipped: ToldOfSkipped = { skipped: [], skippedRows: null }
 /** Rows that were skipped when the result was made, if its trace still exists. */
@@ -122,6 +112,7 @@ export const command: Command = {
         print(given.has("json"), { ...run, status, nodes, outputs }, [
           `Run ${run.id} of ${run.pipeline}: ${status}`,
           `Started ${moment(run.started)}${run.finished === null ? "" : `, took ${duration(run.finished - run.started)}`}`,
+          ...(run.error === null ? [] : [`Error: ${run.error}`]),
           ...(asked === undefined ? [] : [`Options: ${describeAsked(asked)}`]),
           "Nodes:",
           ...table(

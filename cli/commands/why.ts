@@ -2,6 +2,8 @@
 import * as Effect from "effect/Effect"
 import { nodeNamed } from "../../runtime/define/graph.ts"
 import { plan } from "../../runtime/run/plan.ts"
+import type { Since } from "../../runtime/run/changes.ts"
+import { type Asked, askedOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import type { Generation, PastBlessing } from "../../runtime/store/traces.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
@@ -12,7 +14,8 @@ import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from
 import { slurmOptions } from "../run-flags.ts"
 import { reasonOf } from "./plan.ts"
 import { showInputs } from "../display/reading.ts"
-import { ago, count, short } from "../display/units.ts"
+import { describeAsked } from "../display/asked.ts"
+import { ago, count, short, shortRun } from "../display/units.ts"
 
 /** Earlier results of a node that was rerun with --force, oldest first, and how the current one was blessed. */
 interface Past {
@@ -28,6 +31,10 @@ const blessingLines = (blessings: Past["blessings"], current: string): Array<str
       ({ at, changes, from, key }) =>
         `  blessed ${ago(at)}: made ${from === key ? "" : `under the key ${short(from)}, `}before this changed: ${changes.join(", ")}`
     )
+
+/** "  compared with run 1a2b3c4d, 2 days ago (times=2, seed 0, cpu, 1 thread), ..." */
+const comparisonLine = (since: Since, asked: Asked | undefined): string =>
+  `  compared with run ${shortRun(since.run)}, ${ago(since.at)}${asked === undefined ? "" : ` (${describeAsked(asked)})`}${since.isLatest ? "" : ", whose result has the fewest differences"}`
 
 /** "It was made 3 times; before: 0123456789ab (2 days ago), ..." */
 const generationLine = (generations: Past["generations"], current: string | undefined): Array<string> => {
@@ -53,13 +60,16 @@ export const command: Command = {
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
     const reading = showInputs()
-    const { made, generations, blessings } = await Effect.runPromise(
+    const { made, compared, generations, blessings } = await Effect.runPromise(
       Effect.gen(function* () {
         const made = yield* plan(pipeline, {}, { ...options, missing: "await", onEvent: reading.onEvent })
         const journal = yield* Journal
         const found = made.nodes.get(nodeNamed(made.graph, name) ?? "")
-        if (found === undefined || !("key" in found)) return { made, generations: [], blessings: [] }
-        return { made, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
+        const since = found !== undefined && "since" in found ? found.since : null
+        const run = since === null ? undefined : yield* journal.runOf(since.run)
+        const compared = { since, asked: run === undefined ? undefined : askedOf(run) }
+        if (found === undefined || !("key" in found)) return { made, compared, generations: [], blessings: [] }
+        return { made, compared, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
       }).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
     ).finally(reading.close)
     const id = nodeNamed(made.graph, name)
@@ -80,7 +90,7 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    if (given.has("json")) writeJson({ node: node.id, chain, parts: parts ?? null, generations, blessings })
+    if (given.has("json")) writeJson({ node: node.id, chain, parts: parts ?? null, since: compared.since, generations, blessings })
     else {
       const verb = {
         file: "is a file",
@@ -91,6 +101,7 @@ export const command: Command = {
       }[node.kind]
       const lines = [
         `${node.id} ${verb}: ${reasonOf(node)}`,
+        ...(compared.since === null ? [] : [comparisonLine(compared.since, compared.asked)]),
         ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`),
         ...(node.kind === "hit" ? blessingLines(blessings, node.trace.digest) : []),
         ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)

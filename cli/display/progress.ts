@@ -2,7 +2,7 @@
  * A run's progress on stderr: on a terminal the live view (live-view.ts), redrawn in place below the permanent lines; when piped, plain lines from
  * time to time.
  */
-import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
+import type { RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
 import { downloadingOf, readingOf, type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
@@ -43,13 +43,6 @@ const describe = (node: RunningNode, now: number): string => {
   return parts.join("  ")
 }
 
-/** Maximum number of reused nodes whose skipped rows are reported individually, so that warnings do not bury each other. */
-const shownSkipping = 12
-const skippedOf = (node: NodeResult, { foundSkipping }: RunState): ReadonlyArray<string> =>
-  node.status === "hit" && foundSkipping > shownSkipping ? [] : skippedLines(node).map((text) => `${node.id}: ${text}`)
-const moreSkipping = ({ foundSkipping }: RunState): ReadonlyArray<string> =>
-  foundSkipping > shownSkipping ? [`${foundSkipping - shownSkipping} more reused nodes had skipped rows: caravan show latest`] : []
-
 /** The permanent line for an event; undefined if it has none. */
 const lineOf = (event: RunEvent, state: RunState): string | undefined => {
   switch (event.type) {
@@ -68,17 +61,17 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
       return `${event.node}: ${event.message}`
     case "node-finished": {
       const { id, status, milliseconds, metrics, error } = event.node
-      const skipped = skippedOf(event.node, state)
-      if (status === "ran") return [`${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`, ...skipped].join("\n")
       if (status === "failed") return `${id}: FAILED after ${duration(milliseconds)}. ${error}`
       if (status === "skipped") return `${id}: skipped`
-      return skipped.length === 0 ? undefined : skipped.join("\n")
+      // The rows that a reused result skipped were reported when it was made; `show` lists them.
+      if (status !== "ran") return undefined
+      const skipped = skippedLines(event.node).map((text) => `${id}: ${text}`)
+      return [`${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`, ...skipped].join("\n")
     }
     case "run-finished": {
       const { fetched, hit } = state.counts
       const elsewhere = fetched > 0 ? `; ${fetched} copied from shared results` : ""
-      const done = `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}${elsewhere}.`
-      return [...moreSkipping(state), done].join("\n")
+      return `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}${elsewhere}.`
     }
   }
 }
@@ -89,18 +82,19 @@ export const showProgress = (
   environment: Readonly<Record<string, string | undefined>> = process.env
 ): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
 
-/** With --quiet: only notes (including warnings), skipped rows and failures. */
-export const showProblems = (stream: NodeJS.WriteStream = process.stderr): Shown => {
+/** With --quiet: only failures. */
+export const showFailures = (stream: NodeJS.WriteStream = process.stderr): Shown => {
   const say = (text: string) => void stream.write(`${visible(text)}\n`)
   const state = new RunState(performance.now())
+  let hasEnded = false
   return {
     say,
     close: () => undefined,
     onEvent: (event) => {
-      state.on(event, performance.now())
-      if (event.type === "node-finished" && event.node.status !== "failed") skippedOf(event.node, state).forEach(say)
-      else if (event.type === "run-finished") moreSkipping(state).forEach(say)
-      else if (event.type === "note" || event.type === "node-finished") say(lineOf(event, state)!)
+      if (event.type === "run-finished") hasEnded = true
+      // After the end, notes are lock file mismatches.
+      const isFailure = event.type === "node-finished" ? event.node.status === "failed" : event.type === "note" && hasEnded
+      if (isFailure) say(lineOf(event, state)!)
     }
   }
 }

@@ -49,8 +49,6 @@ export class RunState {
   /** Node -> the process that computes it. */
   readonly waiting = new Map<string, string>()
   readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, fetched: 0, failed: 0, skipped: 0 }
-  /** Number of reused nodes that had skipped rows when they were computed. */
-  foundSkipping = 0
   total = 0
   started: number
 
@@ -92,8 +90,7 @@ export class RunState {
         this.#progress(event.node, event.progress, now)
         break
       case "node-finished": {
-        const { id, skipped, status } = event.node
-        if (status === "hit" && skipped.length > 0) this.foundSkipping++
+        const { id, status } = event.node
         this.nodes.delete(id)
         this.waiting.delete(id)
         this.counts[status]++

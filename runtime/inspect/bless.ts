@@ -10,7 +10,7 @@ import { PipelineError, type StoreError } from "../errors.ts"
 import { nodeNamed, type StageNode } from "../define/graph.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { changes, codeChanges, codeParts } from "../run/changes.ts"
+import { changes, codeChanges, codeParts, recordRemoved } from "../run/changes.ts"
 import { graphOf } from "../run/inputs.ts"
 import { machineOf, type RunOptions } from "../run/options.ts"
 import { type Plan, planGraph } from "../run/plan.ts"
@@ -120,10 +120,9 @@ const settle = Effect.fnUntraced(function* (
       return { ...base, ...none, key, verdict: "settled" }
     return { ...base, ...none, key, from: same, digest: trace.digest, changes: changed, verdict: "blessed" }
   }
-  const others = changes(node, plan.facts, yield* journal.lastExecution(plan.graph.pipeline, node.id), parts).all.filter(
-    (line) => !/^(code|pinned): /.test(line)
-  )
-  return others.length > 0 && !others.includes("its record was deleted")
+  const { all } = yield* changes(node, { facts: plan.facts, journal, pipeline: plan.graph.pipeline }, parts)
+  const others = all.filter((line) => !/^(code|pinned): /.test(line))
+  return others.length > 0 && !others.includes(recordRemoved)
     ? refused(...others)
     : refused("its earlier result is no longer in the store: run the pipeline to recompute it")
 })

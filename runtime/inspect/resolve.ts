@@ -46,6 +46,27 @@ export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError |
     return yield* fail(`no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
   })
 
+/** Whether a run succeeded or made the result of any node. One that failed and only found earlier results shows nothing new. */
+export const hasResults = ({ nodes, status }: PastRun): boolean => status === "succeeded" || (nodes.ran ?? 0) + (nodes.fetched ?? 0) > 0
+
+/** How many runs are searched at a time. */
+const searchedRuns = 50
+
+/** The latest run with results (`hasResults`), and the runs after it, latest first; undefined if there is none. */
+export const latestWithResults: Effect.Effect<
+  { readonly run: PastRun; readonly after: ReadonlyArray<PastRun> } | undefined,
+  StoreError,
+  Journal
+> = Effect.gen(function* () {
+  const journal = yield* Journal
+  for (let limit = searchedRuns; ; limit *= 4) {
+    const runs = yield* journal.runs({ limit })
+    const at = runs.findIndex(hasResults)
+    if (at >= 0) return { run: runs[at]!, after: runs.slice(0, at) }
+    if (runs.length < limit) return undefined
+  }
+})
+
 /** Whether a name has the form of a run. */
 export const isRun = (text: string): boolean => /^(latest(~\d+)?|[0-9a-f-]{4,36})$/.test(text)
 

@@ -5,7 +5,7 @@ import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import { cacheKey, type KeyParts } from "../key/cache-key.ts"
 import type { CodeIdentity } from "../key/code-identity.ts"
-import type { Execution } from "../store/executions.ts"
+import type { EarlierResult } from "../store/executions.ts"
 import type { JournalOperations } from "../store/journal.ts"
 import type { Trace } from "../store/traces.ts"
 import { type Facts, keyParts } from "./facts.ts"
@@ -53,14 +53,51 @@ export const drifted = (node: StageNode, drift: ReadonlyArray<string>): string =
 
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 
-/** Differences from when this node `last` had a result. `own` excludes the inputs, which may be unknown. */
+/** Says that the result of an unchanged node is no longer recorded. */
+export const recordRemoved = "its earlier result was damaged or deleted, and its record removed"
+
+export interface Changes {
+  /** Without the inputs, which may be unknown. */
+  readonly own: ReadonlyArray<string>
+  readonly all: ReadonlyArray<string>
+  /** The compared result; null: there is none. */
+  readonly since: Since | null
+}
+export interface Since {
+  readonly run: string
+  readonly at: number
+  /** Whether it is the node's latest result. */
+  readonly isLatest: boolean
+}
+
+/** Number of a node's earlier results, under different keys, that are compared. */
+const comparedResults = 20
+
+/**
+ * What changed since an earlier result of this node: the one with the fewest changes, and of those the latest. The latest of all may be from a run
+ * with another seed or other parameters, and explain nothing. `parts`: undefined while its inputs are unknown.
+ */
 export const changes = (
   node: StageNode,
-  facts: Facts,
-  last: Pick<Execution, "key" | "parts" | "files"> | undefined,
+  { facts, journal, pipeline }: { readonly facts: Facts; readonly journal: JournalOperations; readonly pipeline: string },
   parts: KeyParts | undefined
-): { readonly own: Array<string>; readonly all: Array<string> } => {
-  if (last === undefined) return { own: ["it has never run here"], all: ["it has never run here"] }
+): Effect.Effect<Changes, StoreError> =>
+  Effect.map(journal.earlierResults(pipeline, node.id, comparedResults), (results) => {
+    let least: Changes | undefined
+    for (const [i, { at, run, ...earlier }] of results.entries()) {
+      const { all, own } = changesSince(node, facts, earlier, parts)
+      if (least === undefined || all.length < least.all.length) least = { all, own, since: { run, at, isLatest: i === 0 } }
+    }
+    const never = ["it has never run here"]
+    return least ?? { own: never, all: never, since: null }
+  })
+
+const changesSince = (
+  node: StageNode,
+  facts: Facts,
+  last: Pick<EarlierResult, "key" | "parts" | "files">,
+  parts: KeyParts | undefined
+): Pick<Changes, "own" | "all"> => {
   const now = parts ?? keyParts(node, facts, () => "")
   const own: Array<string> = []
   if (last.parts.stage !== now.stage) own.push(`stage ${last.parts.stage} -> ${now.stage}`)
@@ -87,7 +124,7 @@ export const changes = (
         all.push(`input ${port}: new content${ids === null || ids === undefined ? "" : ` of ${[ids].flat().join(", ")}`}`)
       }
     }
-    if (all.length === 0) all.push(last.key === cacheKey(parts) ? "its record was deleted" : "an older key format")
+    if (all.length === 0) all.push(last.key === cacheKey(parts) ? recordRemoved : "an older key format")
   }
   return { own, all }
 }

@@ -11,7 +11,7 @@ import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
 import type { Trace } from "../store/traces.ts"
 import { checkAgreements, lookAtInputs, userFolders } from "./agreements.ts"
-import { changes, driftOf } from "./changes.ts"
+import { changes, driftOf, type Since } from "./changes.ts"
 import { type Facts, gatherFacts } from "./facts.ts"
 import { findAll } from "./found.ts"
 import { digestInput, graphOf, inputName, isInputThere } from "./inputs.ts"
@@ -41,6 +41,8 @@ export type PlannedNode =
       readonly key: string
       readonly parts: KeyParts
       readonly why: ReadonlyArray<string>
+      /** The earlier result that `why` compares with, if any. */
+      readonly since: Since | null
     }
   /** Its key is unknown until its inputs are computed; its result may then be found (early cutoff). */
   | {
@@ -49,6 +51,7 @@ export type PlannedNode =
       readonly stage: string
       readonly until: ReadonlyArray<string>
       readonly why: ReadonlyArray<string>
+      readonly since: Since | null
     }
 
 /** Nodes without known content. */
@@ -120,8 +123,8 @@ export const planGraph = (
       const known = found.get(node.id)
       if (known === undefined) {
         const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
-        const { own } = changes(node, facts, yield* journal.lastExecution(graph.pipeline, node.id), undefined)
-        nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: own })
+        const { own, since } = yield* changes(node, { facts, journal, pipeline: graph.pipeline }, undefined)
+        nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: own, since: own.length > 0 ? since : null })
         continue
       }
       const { key, parts, presence, trace } = known
@@ -131,13 +134,13 @@ export const planGraph = (
         const isModified = presence === "modified"
         nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift, isModified })
       } else {
-        const why =
+        const { all: why, since } =
           force.has(node.id) && isThere
-            ? ["forced"]
+            ? { all: ["forced"], since: null }
             : trace !== undefined
-              ? ["its result is no longer in the store"]
-              : changes(node, facts, yield* journal.lastExecution(graph.pipeline, node.id), parts).all
-        nodes.set(node.id, { kind: "run", id: node.id, stage: node.stage.name, key, parts, why })
+              ? { all: ["its result is no longer in the store"], since: null }
+              : yield* changes(node, { facts, journal, pipeline: graph.pipeline }, parts)
+        nodes.set(node.id, { kind: "run", id: node.id, stage: node.stage.name, key, parts, why, since })
       }
     }
     return { graph, facts, nodes }

@@ -103,8 +103,8 @@ const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode
 export const produce = (run: RunContext, node: StageNode, key: string, parts: KeyParts): Effect.Effect<Produced, StageError | StoreError> =>
   Effect.gen(function* () {
     const { emit, facts, graph, journal, store } = run
-    const last = yield* journal.lastExecution(graph.pipeline, node.id)
-    emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, facts, last, parts).all })
+    const { all: why } = yield* changes(node, { facts, journal, pipeline: graph.pipeline }, parts)
+    emit({ type: "node-started", node: node.id, stage: node.stage.name, why })
     const directory = yield* store.temporary
     // Created only if something is put there.
     const beside = `${directory}-sidecar`

@@ -12,7 +12,7 @@ import { dependencies, type Graph } from "../define/graph.ts"
 import { recordedGraph } from "../define/recorded-graph.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import type { PipelineError, StoreError } from "../errors.ts"
+import { messageOf, type PipelineError, type StoreError } from "../errors.ts"
 import { knownDigest } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import { openShared } from "../shared/open.ts"
@@ -29,6 +29,7 @@ import { findAll } from "./found.ts"
 import { writeLiveSteps } from "./live-steps.ts"
 import { holdResults, holdToLock } from "./hold-to-lock.ts"
 import { graphOf } from "./inputs.ts"
+import { requireInputs } from "./missing-inputs.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
 import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "./options.ts"
@@ -48,6 +49,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     const graph = yield* graphOf(pipeline, params, given)
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
+    yield* requireInputs(graph, selected)
     yield* lookAtInputs(graph, selected)
     const journal = yield* Journal
     const free = yield* Store
@@ -150,7 +152,11 @@ const runGraph = (
         Exit.isSuccess(exit)
           ? Effect.void
           : recorder.flush.pipe(
-              Effect.andThen(journal.finishRun(id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")),
+              Effect.andThen(
+                Cause.hasInterrupts(exit.cause)
+                  ? journal.finishRun(id, "interrupted")
+                  : journal.finishRun(id, "failed", messageOf(Cause.squash(exit.cause)))
+              ),
               // The error may be the journal's own, and is reported. Without its process the run counts as killed.
               Effect.ignore
             )

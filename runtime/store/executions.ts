@@ -28,6 +28,9 @@ export interface PastExecution extends Execution {
   readonly at: number
 }
 
+/** An earlier result of a node, to compare with. */
+export type EarlierResult = Pick<PastExecution, "key" | "parts" | "files" | "run" | "at">
+
 /** A node's outcome, without its key parts. */
 export type Outcome = Omit<PastExecution, "run" | "pipeline" | "parts" | "files">
 
@@ -40,11 +43,13 @@ export interface PastRun {
   readonly started: number
   readonly finished: number | null
   readonly status: string
+  /** Why the run itself failed; null if only its nodes did, if any. */
+  readonly error: string | null
   /** Number of nodes by status. */
   readonly nodes: Readonly<Partial<Record<NodeStatus, number>>>
 }
 
-const runColumns = `id, pipeline, params, started, finished, status,
+const runColumns = `id, pipeline, params, started, finished, status, (select error from errors where run = runs.id) as error,
   (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
 
 /** The latest runs that satisfy a condition. They are selected first, so that statuses are counted only for them. */
@@ -58,6 +63,7 @@ const toRun = (row: Row): PastRun => ({
   started: row.started as number,
   finished: row.finished as number | null,
   status: row.status as string,
+  error: row.error as string | null,
   nodes: parse(row.nodes) as PastRun["nodes"]
 })
 
@@ -123,8 +129,10 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
         Date.now()
       )
     },
-    finishRun: (id: string, status: string): void => {
+    /** `error`: why the run ended before its nodes were settled. */
+    finishRun: (id: string, status: string, error?: string): void => {
       database.run("update runs set finished = ?, status = ? where id = ?", Date.now(), status, id)
+      if (error !== undefined) database.run("insert or replace into errors (run, error) values (?, ?)", id, error)
     },
     recordExecution: (execution: Execution): void => recordExecution(execution, listings.record(execution.files), blessedKeys()),
     recordExecutions: (all: ReadonlyArray<Execution>): void => {
@@ -216,26 +224,26 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     /** The node's executions that have a result, latest first. */
     resultsOfNode: (pipeline: string, node: string, limit: number): Array<PastExecution> =>
       where("pipeline = ? and node = ? and status in ('hit', 'ran', 'fetched') order by id desc limit ?", pipeline, node, limit),
-    /** What is recorded of a node's last execution: to report what changed since. */
-    lastExecution: (pipeline: string, node: string): Pick<Execution, "key" | "parts" | "files" | "status"> | undefined => {
-      const row = database.get(
-        `select key, ${partsColumn}, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran', 'fetched') order by id desc limit 1`,
-        pipeline,
-        node
-      )
-      if (row === undefined) return undefined
-      try {
-        return {
-          key: row.key as string,
-          parts: parse(row.parts) as KeyParts,
-          files: listings.read(row.files as string),
-          status: row.status as NodeStatus
-        }
-      } catch {
-        // A damaged old record: only the reason for rerunning a node is lost, so the node need not fail.
-        return undefined
-      }
-    },
+    /** The node's last result under each key, latest first: to report what changed since. */
+    earlierResults: (pipeline: string, node: string, limit: number): Array<EarlierResult> =>
+      database
+        .all(
+          `select key, ${partsColumn}, files, run, at from executions where id in (select max(id) from executions where pipeline = ? and node = ? and status in ('hit', 'ran', 'fetched') group by key) order by id desc limit ?`,
+          pipeline,
+          node,
+          limit
+        )
+        .flatMap((row) => {
+          try {
+            const parts = parse(row.parts) as KeyParts
+            return [
+              { key: row.key as string, parts, files: listings.read(row.files as string), run: row.run as string, at: row.at as number }
+            ]
+          } catch {
+            // A damaged old record: only the reason for rerunning a node is lost, so the node need not fail.
+            return []
+          }
+        }),
     /** All node names ever recorded here. */
     nodeNames: (pipeline?: string): Array<string> =>
       database

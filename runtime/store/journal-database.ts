@@ -40,6 +40,7 @@ const tables = `
   create table if not exists blessings (key text not null, digest text not null, from_key text not null, code text not null, files text not null, changes text not null, at integer not null) strict;
   create index if not exists blessings_by_key on blessings (key, at);
   create table if not exists notes (run text primary key, tags text not null, note text not null, at integer not null) strict;
+  create table if not exists errors (run text primary key, error text not null) strict;
   create table if not exists files (path text primary key, stamp text not null, digest text not null, sum text) strict;
   create table if not exists code (stage text primary key, value text not null, sum text) strict;
 `

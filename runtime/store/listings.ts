@@ -10,8 +10,12 @@ export interface Listings {
   readonly find: (name: string) => unknown
 }
 
+/** Maximum number of parsed lists kept in memory. */
+const keptLists = 100
+
 export const makeListings = (database: JournalDatabase): Listings => {
   const known = new WeakMap<object, { readonly value: string; readonly digest: string }>()
+  const parsed = new Map<string, Readonly<Record<string, string>>>()
   return {
     record: (files) => {
       let listing = known.get(files)
@@ -26,10 +30,15 @@ export const makeListings = (database: JournalDatabase): Listings => {
     find: (name) => parse(database.get("select value from listings where digest = ?", name)?.value ?? "null"),
     read: (name) => {
       // Older versions stored the list itself.
-      const value = name.startsWith("{")
-        ? name
-        : (database.get("select value from listings where digest = ?", name)?.value as string | undefined)
-      return parse(value ?? "{}") as Record<string, string>
+      if (name.startsWith("{")) return parse(name) as Record<string, string>
+      let list = parsed.get(name)
+      if (list === undefined) {
+        const value = database.get("select value from listings where digest = ?", name)?.value
+        if (value === undefined) return {}
+        if (parsed.size >= keptLists) parsed.clear()
+        parsed.set(name, (list = parse(value) as Record<string, string>))
+      }
+      return list
     }
   }
 }

@@ -40,7 +40,7 @@ export const commandsPage = async (): Promise<string> => {
     ),
     "## Names",
     "Every command names runs and results in the same way:",
-    "- a run: `latest`, `latest~1`, or a prefix of its id;\n- a result: the name of its node or output (`sft`), of an earlier run (`latest~1:sft`), of one pipeline (`rlhf:sft`), its digest or a prefix of it, or its path.",
+    "- a run: `latest` (the last one that started, even if it failed; a call that can't start, for example because of a wrong path, is not a run), `latest~1` (the one before it), or a prefix of its id;\n- a result: the name of its node or output (`sft`), of an earlier run (`latest~1:sft`), of one pipeline (`rlhf:sft`), its digest or a prefix of it, or its path.",
     "## Exit codes",
     table(
       ["code", "meaning"],

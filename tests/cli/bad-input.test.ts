@@ -135,8 +135,15 @@ describe("a device", () => {
 })
 
 describe("files", () => {
-  it("a missing data file", () =>
-    refuses(["run", rlhf, "--set", "preferences=missing.jsonl"], /Reading the input .*missing\.jsonl: no such file or folder/))
+  it("a missing data file: the closest name; plan prints the plan and the same message", () => {
+    const message = /^Reading the input .*paris\.jsonl: no such file or folder\. Did you mean "pairs\.jsonl"\? Check the path/m
+    refuses(["run", rlhf, "--set", "preferences=paris.jsonl"], message)
+    const { status, stderr, stdout } = caravan(folder, "plan", rlhf, "--set", "preferences=paris.jsonl")
+    expect([status, stderr]).toEqual([2, expect.stringMatching(message)])
+    expect(stdout).toMatch(/^wait {2}file:paris\.jsonl .*does not exist yet$/m)
+    // A mistake in the call is not a run.
+    expect(caravan(folder, "runs").stdout).toBe("No runs found.\n")
+  })
   it("an empty path: before the folder that it would mean is read", () =>
     refuses(
       ["run", rlhf, "--set", "preferences="],

@@ -132,7 +132,7 @@ describe("a name without a result", () => {
         expect([args, status]).toEqual([args, 2])
         return stderr
       }
-      await refused("run", join(other, "pipeline.ts"), "--set", "file=none.txt")
+      await refused("run", join(other, "pipeline.ts"), "--set", `file=${join(other, "words.txt")}`, "--only", "counts")
       expect(await refused("pin", "loud")).toMatch(
         /Looking for "loud": it is an output of a pipeline that ran here, but no run has reached it/
       )
@@ -147,5 +147,18 @@ describe("a name without a result", () => {
     } finally {
       removeFolder(other)
     }
+  })
+})
+
+describe("a run", () => {
+  it("that stopped before its nodes were settled is shown with the reason", async () => {
+    const file = join(folder, "pipeline.ts")
+    const args = [file, "--set", `file=${join(folder, "words.txt")}`, "--set", "times=7", "--only", "counts"]
+    const reason = 'Node "shout" is needed but not selected, and its result is not in the store.'
+    expect(await says(2, "run", ...args)).toContain(reason)
+    expect(await says(0, "show", "latest")).toContain(`: failed\nStarted `)
+    expect(await says(0, "show", "latest")).toContain(`\nError: ${reason} Run it first (--until shout)`)
+    expect((await json("show", "latest")).error).toContain(reason)
+    expect((await json("show", "latest~1")).error).toBeNull()
   })
 })

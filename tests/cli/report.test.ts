@@ -73,6 +73,26 @@ describe("caravan report", () => {
     expect(page).toContain("1 of 3 values of loss of descend are NaN or infinite, the first at step 3.")
   })
 
+  it("without a name is on the latest run that made results, and says which later run made none; so does the report on that one", () => {
+    runJson(folder, "descending-pipeline.ts")
+    const first = report("--to", "before", "--json")
+    expect([first.status, first.stderr]).toEqual([0, ""])
+    const before = JSON.parse(first.stdout).run as string
+    const failed = runJson(folder, "descending-pipeline.ts", "--only", "other", "--set", "divergesAt=2", "--force", "other").status
+    expect(failed).toBe("failed")
+    const found = report("--to", "found", "--json")
+    const named = report("latest", "--to", "named", "--json")
+    const empty = JSON.parse(named.stdout).run as string
+    expect([JSON.parse(found.stdout).run, found.stderr]).toEqual([
+      before,
+      `Using run ${before.slice(0, 8)}, the latest that made results. A later run made none: caravan show ${empty.slice(0, 8)}\n`
+    ])
+    expect([named.status, named.stderr]).toEqual([
+      0,
+      `Run ${empty.slice(0, 8)} made no results (failed: caravan show ${empty.slice(0, 8)}). The latest run that did: caravan report ${before.slice(0, 8)}\n`
+    ])
+  })
+
   it("says what is missing where no stage made anything that it shows", () => {
     writeFileSync(
       join(folder, "bare-pipeline.ts"),

@@ -85,7 +85,27 @@ describe("caravan plan, why and graph", () => {
     expect(on("why", "counts", ...words).stdout).toBe(
       "counts would run unless its inputs do not change: depends on shout\n  because of shout: config times: 1 -> 2\n"
     )
+    expect(on("why", "shout", ...words).stdout).toMatch(
+      /^shout would run: config times: 1 -> 2\n {2}compared with run [0-9a-f]{8}, just now \(.*seed 0, cpu, 1 thread\)\n$/
+    )
     expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
+  })
+
+  it("compare with the earlier result with the fewest differences, and say which run that is", () => {
+    const steps = (...more: ReadonlyArray<string>) => [...more, "--until", "wait"]
+    const { run: first } = JSON.parse(on("run", ...steps("--set", "wait.steps=3", "--json")).stdout) as { readonly run: string }
+    on("run", ...steps("--set", "wait.steps=4", "--seed", "1"))
+    // The last run had another seed and other steps.
+    const found = on("plan", ...steps("--set", "wait.steps=5")).stdout
+    expect(found).toMatch(new RegExp(`^run +wait +config steps: 3 -> 5 \\(compared with run ${first.slice(0, 8)}\\)$`, "m"))
+    expect(on("why", "wait", "--set", "wait.steps=5").stdout).toMatch(
+      new RegExp(
+        `^wait would run: config steps: 3 -> 5 .*\n {2}compared with run ${first.slice(0, 8)}, .* \\(.*wait\\.steps=3.*seed 0.*\\), whose result has the fewest differences\n`
+      )
+    )
+    expect(JSON.parse(on("why", "wait", "--set", "wait.steps=5", "--json").stdout)).toMatchObject({
+      since: { run: first, isLatest: false }
+    })
   })
 
   it("say how often a forced node was made, and the earlier results", () => {

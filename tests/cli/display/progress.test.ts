@@ -162,18 +162,15 @@ describe("on a terminal", () => {
     ])
   })
 
-  it("rows left out of cached nodes are reported node by node up to a dozen, then in total at the end", () => {
+  it("skipped rows are reported for nodes that ran, not for reused ones", () => {
     const skipped = [{ what: "pairs", of: 10, skipped: 2, reasons: { "not JSON": 2 } }]
-    const found = (id: string): RunEvent => {
-      const event = ended(id, "hit")
-      return event.type === "node-finished" ? { ...event, node: { ...event.node, skipped, skippedRows: "/rows" } } : event
+    const event = (status: NodeResult["status"]): RunEvent => {
+      const found = ended("sft", status)
+      return found.type === "node-finished" ? { ...found, node: { ...found.node, skipped, skippedRows: "/rows" } } : found
     }
-    const end: RunEvent = { type: "run-finished", status: "succeeded", milliseconds: 9000 }
-    const of = (count: number) => piped([started, ...Array.from({ length: count }, (_, i) => found(`n${i}`)), end])
-    expect(of(12).match(/WARNING: skipped 2 of 10 pairs \(20%\): 2 not JSON\. They are listed in \/rows/g)).toHaveLength(12)
-    expect(of(12)).not.toContain("more nodes")
-    expect(of(15).match(/WARNING/g)).toHaveLength(12)
-    expect(of(15)).toContain("\n3 more reused nodes had skipped rows: caravan show latest\nDone in")
+    const warning = "sft: WARNING: skipped 2 of 10 pairs (20%): 2 not JSON. They are listed in /rows"
+    expect(piped([started, event("ran")])).toContain(warning)
+    for (const status of ["hit", "fetched"] as const) expect(piped([started, event(status)])).not.toContain("skipped 2")
   })
 
   it("past events stay above; at the end the view is removed and the cursor restored", () => {
