@@ -124,7 +124,14 @@ export const planGraph = (
       if (known === undefined) {
         const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
         const { own, since } = yield* changes(node, { facts, journal, pipeline: graph.pipeline }, undefined)
-        nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: own, since: own.length > 0 ? since : null })
+        nodes.set(node.id, {
+          kind: "unknown",
+          id: node.id,
+          stage: node.stage.name,
+          until: [...new Set(until)],
+          why: own,
+          since: own.length > 0 ? since : null
+        })
         continue
       }
       const { key, parts, presence, trace } = known
