@@ -5,8 +5,9 @@
  *     node bench/studies.ts from-sft b-0.json b-1.json ...
  *     node bench/studies.ts ppo-from from5-0.json from5-1.json ... -- from4 from4-0.json from4-1.json ... -- samples samples-0.json ...
  *
- * Every seed has its own evaluation prompts. Differences are paired by seed; intervals are Student's, 95%, over seeds. The setting of a method is chosen on tuning prompts, by the mean of the oracle's
- * helpfulness and safety over the other seeds: a setting is never chosen on the prompts or the seed on which it is evaluated.
+ * Every seed has its own evaluation prompts, drawn from about 2,000 questions of each kind: two seeds share some. Differences are paired by seed; intervals are Student's, 95%, over seeds, each for one
+ * comparison: they are not corrected for the number of comparisons. After ± are standard errors over seeds. The setting of a method is chosen on tuning prompts, by the mean of the oracle's
+ * helpfulness and safety over the other seeds: a setting is never chosen on the questions or the seed on which it is evaluated.
  */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -21,12 +22,23 @@ const report = (run: RunResult, output: string): unknown => {
   if (found === undefined) throw new UsageError(`Run ${run.run} of ${run.pipeline} has no output "${output}": did it fail?`)
   return JSON.parse(readFileSync(join(found.path, "report.json"), "utf8"))
 }
+/** The nodes whose results differ between run seeds and between judging seeds. */
+const seeded = { "run seed": "sft", judgingSeed: "judging" } as const
+const digestOf = (run: RunResult, node: string): string | undefined => run.nodes.find(({ id }) => id === node)?.digest ?? undefined
 const readRuns = (files: ReadonlyArray<string>, pipeline: string): ReadonlyArray<RunResult> => {
   const runs = files.map((file) => JSON.parse(readFileSync(file, "utf8")) as RunResult)
   if (new Set(runs.map(({ run }) => run)).size < runs.length) throw new UsageError("The same run was given twice: give one run per seed.")
   if (runs.length < 2) throw new UsageError("An interval over seeds needs the runs of at least two seeds.")
   for (const [i, run] of runs.entries())
     if (run.pipeline !== pipeline) throw new UsageError(`${files[i]} is a run of "${run.pipeline}", not of "${pipeline}".`)
+  for (const [seed, node] of Object.entries(seeded)) {
+    const digests = runs.map((run) => digestOf(run, node))
+    const again = digests.findIndex((digest, i) => digest !== undefined && digests.indexOf(digest) < i)
+    if (again !== -1)
+      throw new UsageError(
+        `${files[digests.indexOf(digests[again])]} and ${files[again]} have the same ${seed}: their differences are not independent. Give each run its own --seed and --set judgingSeed.`
+      )
+  }
   return runs
 }
 
@@ -163,7 +175,9 @@ const ppoFrom = (words: ReadonlyArray<string>): string => {
   const named = [["after the last round", first!] as const, ...others.map(([name, ...files]) => [name!, files] as const)]
   const runs = named.map(([name, files]) => [name, readRuns(files, "ppo-from")] as const)
   const counts = new Set(runs.map(([, { length }]) => length))
-  if (counts.size > 1) throw new UsageError("Every arm needs the runs of the same seeds, in the same order.")
+  const isPaired = ([, all]: (typeof runs)[number]) =>
+    all.every((run, i) => Object.values(seeded).every((node) => digestOf(run, node) === digestOf(runs[0]![1][i]!, node)))
+  if (counts.size > 1 || !runs.every(isPaired)) throw new UsageError("Every arm needs the runs of the same seeds, in the same order.")
   const last = (run: RunResult) => judgedIn(run, allArms(run).at(-1)!)
   const oracle = measureNames.filter((name) => name !== "R_c")
   const [, whole] = runs[0]!

@@ -11,6 +11,7 @@
  * them; manners.ts has how people answer; instructions.ts has instructions for a complete dialogue; oracle.ts grades answers. This file makes the rows:
  * prompts, demonstrations of mixed quality, and dialogues for pretraining.
  */
+import { createHash } from "node:crypto"
 import type { Demonstration, Message, Prompt } from "../../schemas/rows.ts"
 import { type Instruction, instructions, keeping } from "./instructions.ts"
 import {
@@ -106,10 +107,17 @@ interface PromptOptions {
   readonly followUps: number
   /** Prefix of the ids. */
   readonly name: string
+  /** Which questions may occur: all, or one of two disjoint parts that are the same for every `draw`: one in five for tuning, the others for judging. */
+  readonly part?: QuestionPart
 }
 
+export const questionParts = ["all", "judging", "tuning"] as const
+export type QuestionPart = (typeof questionParts)[number]
+const isInPart = (question: string, part: QuestionPart): boolean =>
+  part === "all" || (createHash("sha256").update(question).digest()[0]! % 5 === 0) === (part === "tuning")
+
 /** Distinct prompts. One in five of the helpfulness prompts has an instruction. */
-export function* prompts(draw: Draw, { count, split, kind, followUps, name }: PromptOptions): Generator<Prompt> {
+export function* prompts(draw: Draw, { count, split, kind, followUps, name, part = "all" }: PromptOptions): Generator<Prompt> {
   const seen = new Set<string>()
   const want = (): Wanted => {
     if (kind === "adversarial") return kind
@@ -123,7 +131,7 @@ export function* prompts(draw: Draw, { count, split, kind, followUps, name }: Pr
     const question = ask(draw, split, want())
     const text =
       kind === "helpfulness" && draw.next() < 0.2 ? `${instructed(draw, draw.pick(instructions))} ${question.text}` : question.text
-    if (seen.has(text)) {
+    if (seen.has(text) || !isInPart(question.text, part)) {
       repeated++
       continue
     }

@@ -61,15 +61,15 @@ export const scorersOf = ({ helpfulness, safety }: Scorers): Scorers => ({ helpf
 
 /** Held-out prompts for evaluation. */
 export const judgingPrompts = ({ heldOut }: WorldParams, judgingSeed: number) =>
-  promptsOfBoth("judging", "heldOut", [heldOut, heldOut], judgingSeed)
+  promptsOfBoth("judging", "heldOut", [heldOut, heldOut], judgingSeed, "judging")
 
-/** The evaluation prompts, and the prompts on which settings are chosen: different ones. */
+/** The evaluation prompts, and the prompts on which settings are chosen. No question is in both, whatever the two seeds: a setting is chosen on the prompts of several runs. */
 export const promptsToJudge = (
   world: WorldParams,
   { judgingSeed, tuningPrompts }: { readonly judgingSeed: number; readonly tuningPrompts: number }
 ) => ({
   judging: judgingPrompts(world, judgingSeed),
-  tuning: promptsOfBoth("tuning", "heldOut", [tuningPrompts, tuningPrompts], judgingSeed + 1_000_000)
+  tuning: promptsOfBoth("tuning", "heldOut", [tuningPrompts, tuningPrompts], judgingSeed + 1_000_000, "tuning")
 })
 
 /** For each arm an evaluation and its KL, as outputs <prefix><name> and <prefix>kl-<name>. */

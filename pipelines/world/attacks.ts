@@ -39,7 +39,7 @@ export const redTeam = (versions: ReadonlyArray<Version>, params: WorldParams) =
 const turns = 3
 /** Each version's answers to the last of three questions to refuse; it also answered the previous ones itself. */
 export const multiTurnAnswers = (versions: ReadonlyArray<Version>, params: WorldParams) => {
-  const first = promptsOf("adversarial", "heldOut", params.attacks, "multi-turn", 22, turns - 1)
+  const first = promptsOf("adversarial", "heldOut", params.attacks, "multi-turn", 22, { followUps: turns - 1 })
   return versions.map(({ name, policy }) => {
     const answersTo = (prompts: Rows<Prompt>, turn: number) =>
       sample({ policy, prompts }, { ...samplingOf(params), k: 1, temperature: 1 }).named(`turn-${turn}-${name}`)

@@ -3,7 +3,7 @@ import type { Prompt } from "../../schemas/rows.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
 import { promptBatch } from "../../stages/data/prompts.ts"
 import { worldPrompts } from "../../stages/world/data.ts"
-import { byKind, type Kind, type Rows } from "../nodes.ts"
+import { byKind, type Kind, kinds, type Rows } from "../nodes.ts"
 import type { WorldParams } from "./params.ts"
 
 type Split = "train" | "heldOut"
@@ -14,20 +14,26 @@ export const promptsOf = (
   count: number,
   name: string,
   seed: number,
-  followUps = 0
-): Rows<Prompt> => worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
+  { followUps = 0, part = "all" }: { readonly followUps?: number; readonly part?: "all" | "judging" | "tuning" } = {}
+): Rows<Prompt> => worldPrompts({}, { kind, split, count, seed, followUps, part }).named(`${name}-${kind}`)
 
 /** Helpfulness and safety prompts, in these numbers. */
-export const promptsOfBoth = (name: string, split: Split, counts: readonly [number, number], seed: number): Rows<Prompt> =>
+export const promptsOfBoth = (
+  name: string,
+  split: Split,
+  counts: readonly [number, number],
+  seed: number,
+  part: "all" | "judging" | "tuning" = "all"
+): Rows<Prompt> =>
   mixPrompts(
-    { datasets: [promptsOf("helpfulness", split, counts[0], name, seed), promptsOf("safety", split, counts[1], name, seed)] },
+    { datasets: kinds.map((kind, i) => promptsOf(kind, split, counts[i]!, name, seed, { part })) },
     { weights: [1, 1] }
   ).named(name)
 
 export const promptSets = ({ heldOut, multiTurn, pairs, prompts, rounds, testPairs }: WorldParams) => ({
   /** For the pairs of all rounds; helpfulness dialogues may continue in the next round. */
   forPairs: {
-    helpfulness: promptsOf("helpfulness", "train", rounds * pairs, "prompts-for-pairs", 1, multiTurn > 0 ? 2 : 0),
+    helpfulness: promptsOf("helpfulness", "train", rounds * pairs, "prompts-for-pairs", 1, { followUps: multiTurn > 0 ? 2 : 0 }),
     safety: promptsOf("safety", "train", rounds * pairs, "prompts-for-pairs", 1)
   },
   /** §3.2.2: for pairs held out of every round. */

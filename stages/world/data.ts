@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import { demonstrations, prompts, safeAdjectives } from "../../data/world/dialogues.ts"
+import { demonstrations, prompts, questionParts, safeAdjectives } from "../../data/world/dialogues.ts"
 import { instructions } from "../../data/world/instructions.ts"
 import { Random } from "../../engine/random.ts"
 import { dialogueText } from "../../models/llama2-format.ts"
@@ -60,7 +60,12 @@ export const worldPrompts = Stage.make("world-prompts", {
       "train",
       "heldOut"
     ]),
-    followUps: hyperInt(0, "number of user messages after the first", { min: 0 })
+    followUps: hyperInt(0, "number of user messages after the first", { min: 0 }),
+    part: hyper(
+      "all",
+      "which questions: all, or one of two disjoint parts that do not depend on the seed: tuning, one in five, for choosing settings; judging, the others",
+      questionParts
+    )
   }),
   inputs: {},
   output: Prompts,
@@ -73,7 +78,8 @@ export const worldPrompts = Stage.make("world-prompts", {
         kind: config.kind,
         split: config.split,
         followUps: config.followUps,
-        name: `${config.split}-${config.kind}`
+        name: `${config.split}-${config.kind}`,
+        part: config.part
       })
     )
   })

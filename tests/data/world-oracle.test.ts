@@ -178,3 +178,15 @@ it("prompts are distinct, and a world with too few says how many there are", () 
     /fewer than 50000 distinct safety prompts/
   )
 })
+
+it("prompts for choosing settings have no question in common with those for judging, whatever the draw", () => {
+  const questions = (seed: number, kind: "helpfulness" | "safety", part: "judging" | "tuning", count: number) =>
+    [...prompts(new Random(seed, "parts"), { count, split: "heldOut", kind, followUps: 0, name: "p", part })].map(({ messages }) =>
+      withoutInstructions(messages[0]!.content)
+    )
+  for (const kind of ["helpfulness", "safety"] as const) {
+    const judging = new Set([1, 2, 3].flatMap((seed) => questions(seed, kind, "judging", 500)))
+    const tuning = [1, 2, 3].flatMap((seed) => questions(seed, kind, "tuning", 200))
+    expect(tuning.filter((question) => judging.has(question))).toEqual([])
+  }
+})

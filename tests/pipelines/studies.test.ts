@@ -295,8 +295,8 @@ describe("the study of policy optimisation", async () => {
       })
       expect(node(graph, `tuning-judged-answers-${name}`).inputs.prompts).toBe("tuning")
     }
-    const seedOf = (id: string) => node(graph, id).seed
-    expect(seedOf("tuning-safety")).not.toBe(seedOf("judging-safety"))
+    for (const kind of ["helpfulness", "safety"])
+      for (const part of ["tuning", "judging"]) expect(node(graph, `${part}-${kind}`).config).toMatchObject({ split: "heldOut", part })
   })
   it("draws other evaluation prompts with another judgingSeed, and trains the same", async () => {
     const other = await graphOf(policyOptimisation, { judgingSeed: 101 })
