@@ -25,10 +25,9 @@ export const promptsOfBoth = (
   seed: number,
   part: "all" | "judging" | "tuning" = "all"
 ): Rows<Prompt> =>
-  mixPrompts(
-    { datasets: kinds.map((kind, i) => promptsOf(kind, split, counts[i]!, name, seed, { part })) },
-    { weights: [1, 1] }
-  ).named(name)
+  mixPrompts({ datasets: kinds.map((kind, i) => promptsOf(kind, split, counts[i]!, name, seed, { part })) }, { weights: [1, 1] }).named(
+    name
+  )
 
 export const promptSets = ({ heldOut, multiTurn, pairs, prompts, rounds, testPairs }: WorldParams) => ({
   /** For the pairs of all rounds; helpfulness dialogues may continue in the next round. */
