@@ -36,7 +36,7 @@ export default Pipeline.make(
     const own = pairsOf("helpfulness")
     const collected = (split: "train" | "heldOut", count: number, part: string, seed: number) => {
       const prompts = promptsOf("helpfulness", split, count, `open-${part}-prompts`, seed)
-      const names = { pairs: `open-${part}-pairs`, preferences: `open-${part}` }
+      const names = { pairs: `open-${part}-pairs`, preferences: `open-${part}`, source: "open" }
       return judgedPairs({ first: variant, second: base, prompts }, "helpfulness", params, names).preferences
     }
     const open =
@@ -49,17 +49,20 @@ export default Pipeline.make(
       open: open.train,
       both: helpfulnessMixture({ helpfulness: [own.train], safety: [], openSource: [open.train] }).named("both")
     }
-    const tests = { own: own.test, open: open.test }
+    const tests = [
+      { on: "own", pairs: own.test, limits: pairLimits },
+      { on: "open", pairs: open.test, limits }
+    ]
     const others = [
       ...(openReward === "" ? [] : [["open-reward", importGeneralReward({ folder: fileAt(openReward) }).named("open-reward")] as const]),
       ...(url === "" ? [] : [["judge", undefined] as const])
     ].map(([name, reward]) => {
-      const scores = Object.entries(tests).map(([on, pairs]) =>
-        (reward === undefined
-          ? judgePairs({ pairs }, { url, model: judge, keyVariable })
-          : scorePairs({ reward, pairs }, { batchPairs: params.inferenceBatch, precision: params.precision })
-        ).named(`${name}-on-${on}`)
-      )
+      const scores = tests.map(({ limits, on, pairs }) => {
+        const full = `${name}-on-${on}`
+        if (reward === undefined) return judgePairs({ pairs }, { url, model: judge, keyVariable }).named(full)
+        const judging = { batchPairs: params.inferenceBatch, precision: params.precision }
+        return scorePairs({ reward, pairs }, judging).named(full).limited(limits)
+      })
       return [name, evaluateReward({ scores }).named(`${name}-accuracy`)] as const
     })
     return Object.fromEntries([

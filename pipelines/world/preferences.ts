@@ -9,15 +9,18 @@ import { everyRound } from "../rounds.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 import { type PromptSets, roundOf } from "./prompts.ts"
 
-/** The models' answers at two temperatures, and the oracle's preference. */
+/** The models' answers at two temperatures, and the oracle's preference; `source` names the pairs in statistics, by default as their kind. */
 export const judgedPairs = (
   models: { readonly first: Policy; readonly second: Policy; readonly prompts: Rows<Prompt> },
   kind: Kind,
   params: Parameters<typeof samplingOf>[0] & Pick<WorldParams, "noise">,
-  names: { readonly pairs: string; readonly preferences: string }
+  names: { readonly pairs: string; readonly preferences: string; readonly source?: string }
 ) => {
   const pairs = collectPairs(models, { ...samplingOf(params), temperatureFirst: 1, temperatureSecond: 1.3 }).named(names.pairs)
-  return { pairs, preferences: annotateByOracle({ pairs }, { kind, noise: params.noise }).named(names.preferences) }
+  return {
+    pairs,
+    preferences: annotateByOracle({ pairs }, { kind, noise: params.noise, source: names.source ?? "" }).named(names.preferences)
+  }
 }
 
 /** The models whose answers a round compares. */

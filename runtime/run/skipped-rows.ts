@@ -19,10 +19,11 @@ export interface CollectedRows extends SkippedRows {
 }
 
 /** A row's location and what was found there: `line 4 of pairs.jsonl, field chosen: missing; there are question, answer`. */
+/** Without a full stop at the end. */
 const described = ({ field, file, found, id, line }: SkippedRow): string => {
   const column = field === undefined || field.startsWith("(") ? "" : `, field ${field}`
   const place = `${file === undefined || line === undefined ? JSON.stringify(id ?? "(no id)") : `line ${line} of ${file}`}${column}`
-  return `${place}${found === undefined ? "" : `: ${found.length > longestFound ? `${found.slice(0, longestFound)}...` : found}`}`
+  return `${place}${found === undefined ? "" : `: ${found.length > longestFound ? `${found.slice(0, longestFound)}...` : found.replace(/\.$/, "")}`}`
 }
 const longestFound = 200
 

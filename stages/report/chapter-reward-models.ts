@@ -74,6 +74,19 @@ const marginsOf = (evaluated: ReadonlyArray<Evaluated>): ReadonlyArray<Evaluated
   return found.map((one) => ({ ...one, margin: String(one.reward.config.margin) }))
 }
 
+type NamedAccuracy = Pick<Evaluated, "name" | "accuracy">
+/** Evaluations over several test sets; those of one model on one other set each become one evaluation with the model's name. */
+const acrossSets = (evaluated: ReadonlyArray<Evaluated>): ReadonlyArray<NamedAccuracy> => {
+  const models = Map.groupBy(evaluated, ({ isJudge, reward }) => (isJudge ? JSON.stringify(reward.config) : reward.digest))
+  return [...models.values()].flatMap((some): ReadonlyArray<NamedAccuracy> => {
+    const [first] = some
+    const bySource = some.flatMap(({ accuracy }) => accuracy.bySource)
+    const sources = new Set(bySource.map(({ source }) => source))
+    if (first === undefined || some.length === 1 || bySource.length !== some.length || sources.size !== some.length) return some
+    return [{ name: first.reward.node, accuracy: { ...first.accuracy, bySource } }]
+  })
+}
+
 const namedScores = (run: Results, name: string, { scores }: Evaluated) =>
   Effect.map(
     Effect.forEach(scores, (one) => run.fields(one, PairScores, ["chosenReward", "rejectedReward"])),
@@ -139,7 +152,7 @@ export const rewardModelsChapter = Effect.fnUntraced(function* (run: Results) {
         ]
       : []),
     ...(all.length > 0 && margins.length === 0 ? [accuracyTable("Reward models on held-out pairs", all)] : []),
-    ...accuracyBySourceTable(all),
+    ...accuracyBySourceTable(acrossSets(all)),
     ...(recalls.length > 0 ? [safetyRecallTable(recalls)] : [])
   ]
   const section: Section = {

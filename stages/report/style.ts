@@ -10,7 +10,7 @@ h1, h2, h3 { line-height: 1.25 } h2 { margin-top: 3rem; border-bottom: 1px solid
 a { color: var(--link) } nav ol { columns: 2; padding-left: 1.5rem } small { opacity: .75 }
 figure { margin: .5rem 0 } figure svg { display: block; max-width: 100%; height: auto } .on-narrow { display: none }
 figcaption, .caption { max-width: 46rem; margin: .3rem 0 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; font-size: 13px; overflow-wrap: normal }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; margin: .5rem 0; font-size: 13px; overflow-wrap: normal }
 th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 .wide { overflow-x: auto } .wide td, .wide th { white-space: nowrap } .wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--ground) }
 details { margin: .3rem 0 1rem } summary { cursor: pointer; font-size: 13px }

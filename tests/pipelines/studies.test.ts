@@ -344,6 +344,19 @@ describe("the study of Ghost Attention", async () => {
 })
 
 describe("table 7's other rows", () => {
+  it("have the limits of skipped pairs that our own models have, and the judge the usual one", async () => {
+    const given = { openReward: "some/reward", url: "http://127.0.0.1:9/v1", judge: "m" }
+    for (const [settings, limit] of [
+      [given, 1],
+      [{ ...given, pairsFile: "pairs.jsonl", openFile: "open.jsonl" }, undefined]
+    ] as const) {
+      const other = await graphOf(openPreferences, settings)
+      for (const on of ["own", "open"]) {
+        const skippedBy = (id: string) => node(other, `${id}-on-${on}`).limits?.skipped
+        expect([skippedBy("open-reward"), skippedBy("judge")]).toEqual([limit, undefined])
+      }
+    }
+  })
   it("are an open reward model and a judge, on both test sets", async () => {
     const graph = await graphOf(openPreferences, { openReward: "./rm", url: "http://127.0.0.1:1/v1", judge: "judge" })
     for (const [name, stage] of [

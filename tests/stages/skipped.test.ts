@@ -284,6 +284,7 @@ describe("rows that can't be used", () => {
     const message = await failureOf(stage, inputs, config, unlimited === true || ids.length / of <= 0.2 ? 0.01 : null)
     expect(message).toContain(`Stage ${name} skipped ${ids.length} of ${of} ${what}`)
     expect(message).toContain(`The first: "${ids[0]}"`)
+    expect(message).not.toContain(".. At most")
   })
 
   it("of a judge's invalid answers are reported; the judge has its own limit for them", async () => {

@@ -93,10 +93,32 @@ describe("table 7 in the report", () => {
     bySource: ["own", evil].map((source) => ({ source, pairs: 5, accuracy: estimate(mean) })),
     controls: { preferShorter: estimate(0.5), shuffledLabels: estimate(0.5) }
   })
-  it("has a reward model's row and a judge's, by test set; a judge's choices are no scale of scores", async () => {
-    const pairs = await rowsArtifact(PairScores, [
+  const scoredPairs = () =>
+    rowsArtifact(PairScores, [
       { id: "a", rating: null, source: "own", chosenReward: 1, rejectedReward: 0, chosenCharacters: 1, rejectedCharacters: 1 }
     ])
+  it("has one row per model whose test sets were evaluated separately, but none for one that was evaluated repeatedly on one set", async () => {
+    const pairs = await scoredPairs()
+    const on = async (source: string, mean: number) =>
+      await reportArtifact(RewardAccuracyReport, {
+        ...{ ...accuracy(mean), bySource: [{ source, pairs: 5, accuracy: estimate(mean) }] }
+      })
+    const shown = await shownIn([
+      ...["one", "two"].flatMap((name) => [
+        other(name, "helpfulness-reward-model"),
+        result(`${name}-scores`, "score-pairs", pairs, { reward: name, pairs: "test" })
+      ]),
+      result("one-on-own", "evaluate-reward", await on("own", 0.8), { scores: ["one-scores"] }),
+      result("one-on-open", "evaluate-reward", await on("open", 0.6), { scores: ["one-scores"] }),
+      result("two-in-round-1", "evaluate-reward", await on("own", 0.7), { scores: ["two-scores"] }),
+      result("two-in-round-2", "evaluate-reward", await on("own", 0.75), { scores: ["two-scores"] })
+    ])
+    expect(shown.find(({ title }) => title === "Reward models by test set")!.rows).toEqual([
+      { "evaluated as": "one", own: "0.800 (0.700 to 0.900) of 5", open: "0.600 (0.500 to 0.700) of 5" }
+    ])
+  })
+  it("has a reward model's row and a judge's, by test set; a judge's choices are no scale of scores", async () => {
+    const pairs = await scoredPairs()
     const shown = await shownIn([
       other("rm", "helpfulness-reward-model"),
       result("rm-scores", "score-pairs", pairs, { reward: "rm", pairs: "test" }),
