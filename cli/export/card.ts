@@ -90,7 +90,7 @@ const deviceOf = ({ making: { numerics } }: Step): string =>
 const recipe = ({ steps }: History): Array<string> => [
   "## Recipe",
   "",
-  "Every stage that led to this result, in order. Results are named after the nodes that made them.",
+  "The stages that led to this result, in order. The column result has the name of the node in the pipeline; made from has the inputs of the stage, as port: node or file.",
   "",
   ...table(
     ["stage", "result", "made from", "seed", "time", "on", "code"],

@@ -38,7 +38,7 @@ const compute = (outcomes: ReadonlyArray<Outcome>): string => {
   const { carbonKg, energyKwh, gpuHours, gpus, otherHours } = computeOf(taken)
   const without = `${duration(otherHours * 3_600_000)} of stages without a GPU`
   return gpuHours === 0
-    ? `${without}; no GPU. CPU power is unknown to the software, so energy and carbon are not reported.`
+    ? `${without}. CPU power is unknown to the software, so energy and carbon are not reported.`
     : `${figure(gpuHours)} GPU-hours (${gpus.join("; ")}), ${figure(energyKwh)} kWh, ${figure(carbonKg)} kg CO2eq, and ${without}. One GPU per stage at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as in table 2 of the paper; CPUs and cooling are not included.`
 }
 

@@ -26,18 +26,19 @@ export const reports = (evaluated: Evaluated) => {
   const { attention, calibration, distilled, full, ppo, roundWins, statistics, sweep, versions } = evaluated
   const summary = summaryOf(evaluated)
   const [withPpo, withDistillation] = [ppo === undefined ? {} : { ppo }, distilled === undefined ? {} : { distillation: distilled.gain }]
+  const withAttention = attention === undefined ? {} : { attention }
   const report = htmlReport(
     {
       summary,
       versions: versions.map(({ judged }) => judged),
       sweep: sweep.report,
-      statistics,
-      ...(full === undefined ? {} : { diversity: full.diversity, guard: full.guard }),
+      ...{ statistics, roundWins, calibration },
+      ...(full === undefined ? {} : { curriculum: full.curriculum, diversity: full.diversity, guard: full.guard, redTeam: full.redTeam }),
+      ...withAttention,
       ...withPpo,
       ...withDistillation
     },
     { versions: versions.map(({ name }) => name) }
   ).named("report")
-  const withAttention = attention === undefined ? {} : { attention }
   return { statistics, roundWins, ...full, calibration, ...withAttention, ...withPpo, ...withDistillation, summary, report }
 }

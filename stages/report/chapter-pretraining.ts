@@ -53,7 +53,7 @@ export const factRecallFigure = (source: string, models: ReadonlyArray<Mixed>): 
         height: 220,
         layer: [
           { mark: { type: "rule", color: palette[0]! }, encoding: { x, y: axis("low", null, free), y2: { field: "high" } } },
-          { mark: { type: "line", point: true, color: palette[0]! }, encoding: { x, y: axis("value", null, free) } }
+          { mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! }, encoding: { x, y: axis("value", null, free) } }
         ]
       },
       resolve: { scale: { y: "independent" } }

@@ -20,7 +20,7 @@ import {
   violationsTable
 } from "./safety-figures.ts"
 import { judgedAnswers, violationsBy } from "./violations.ts"
-import { answerFields, baselineOf, lastOf, type Version } from "./versions.ts"
+import { answerFields, baselineOf, hasSafetyScores, lastOf, type Version } from "./versions.ts"
 
 const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
@@ -53,7 +53,9 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
     title: "Safety",
     figures: there(
       ...(arms.length > 0 ? [safetyScalingFigure(arms), safetyTailFigure(arms), falseRefusalsFigure(arms)] : []),
-      before === undefined || after === undefined || before === after ? undefined : beforeAfterFigure(before, after),
+      before === undefined || after === undefined || before === after || !hasSafetyScores(after)
+        ? undefined
+        : beforeAfterFigure(before, after),
       ...distilled.flatMap(({ content }) => [distillationScoresFigure(content), distillationFigure(content)]),
       violationsFigure("violations", "Violations by version", by, byTurns),
       new Set(byCategory.map(({ kind }) => kind)).size > 1

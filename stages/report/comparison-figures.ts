@@ -11,6 +11,8 @@ import { namedPoints } from "./named-points.ts"
 import { rewardsChart } from "./run-figures.ts"
 import type { Answer, Version } from "./versions.ts"
 
+type Named = Pick<Version, "name" | "scored">
+
 /** Mean over prompts with its bootstrap interval; null if no answer has the score. */
 const estimateOf = (rows: ReadonlyArray<Answer>, value: (one: Answer) => number | null): Estimate | null => {
   const known = rows.flatMap((one) => {
@@ -107,7 +109,7 @@ const thin = <Row>(rows: ReadonlyArray<Row>): ReadonlyArray<Row> => {
 }
 
 /** Figure 32: R_h against R_s of the last version's answers that have both scores. */
-export const tensionFigure = ({ name, scored }: Version): Figure | undefined => {
+export const tensionFigure = ({ name, scored }: Named): Figure | undefined => {
   const both = scored.flatMap(({ helpfulnessScore: h, safety, safetyScore: s }) =>
     h === null || s === null ? [] : [{ helpfulness: h, safety: s, prompt: safety ? "to refuse" : "to help with" }]
   )
@@ -132,9 +134,9 @@ export const tensionFigure = ({ name, scored }: Version): Figure | undefined => 
 }
 
 /** Figure 14: each prompt's mean score for the version before RLHF and for the last one. */
-export const beforeAfterFigure = (before: Version, after: Version): Figure | undefined => {
+export const beforeAfterFigure = (before: Named, after: Named): Figure | undefined => {
   const part = (model: string, safety: boolean, value: (one: Answer) => number | null) => {
-    const means = ({ scored }: Version) =>
+    const means = ({ scored }: Named) =>
       meanByPrompt(
         scored.flatMap((one) => (one.safety === safety && value(one) !== null ? [{ promptId: one.promptId, score: value(one)! }] : [])),
         ({ score }) => score

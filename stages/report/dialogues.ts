@@ -14,6 +14,8 @@ const mostCharacters = 2000
 const cut = (text: string): string =>
   text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters)} … (${text.length - mostCharacters} more characters)`
 
+const symbols = { helpfulnessScore: "R_h", safetyScore: "R_s" } as const
+
 /** `count` prompts with an answer from each version, half of them prompts to refuse if there are enough. */
 export const dialogues = (sets: ReadonlyArray<AnswerSet>, count: number): string => {
   const all = sets.map(({ name, scored }) => ({
@@ -24,15 +26,18 @@ export const dialogues = (sets: ReadonlyArray<AnswerSet>, count: number): string
   const [help, refuse] = [shared.filter(({ safety }) => !safety), shared.filter(({ safety }) => safety)]
   const toRefuse = Math.min(refuse.length, Math.max(Math.floor(count / 2), count - help.length))
   const chosen = [...help.slice(0, count - toRefuse), ...refuse.slice(0, toRefuse)]
-  const score = (value: number | null | undefined) => (value === null || value === undefined ? "–" : value.toFixed(2))
+  const fields = (["helpfulnessScore", "safetyScore"] as const).filter((field) =>
+    sets.some(({ scored }) => scored.some((one) => typeof one[field] === "number"))
+  )
+  const heads = fields.map((field) => `<th>${symbols[field]}</th>`).join("")
   return chosen
     .map(({ promptId, prompt, safety }) => {
       const rows = all.map(({ name, answers }) => {
         const one = answers.get(promptId)!
-        return `<tr><th scope="row">${escapeHtml(name)}</th><td class="said">${escapeHtml(cut(one.text))}</td><td>${score(one.helpfulnessScore)}</td><td>${score(one.safetyScore)}</td></tr>`
+        return `<tr><th scope="row">${escapeHtml(name)}</th><td class="said">${escapeHtml(cut(one.text))}</td>${fields.map((field) => `<td data-score="${symbols[field]}">${one[field]?.toFixed(2) ?? "–"}</td>`).join("")}</tr>`
       })
       const asked = prompt.map(({ role, content }) => `<p><b>${escapeHtml(role)}</b> ${escapeHtml(cut(content))}</p>`).join("")
-      return `<article><header>${asked}<small>${safety ? "to refuse" : "to help with"}</small></header><table><thead><tr><th>version</th><th>answer</th><th>R_h</th><th>R_s</th></tr></thead><tbody>${rows.join("\n")}</tbody></table></article>`
+      return `<article><header>${asked}<small>${safety ? "to refuse" : "to help with"}</small></header><table><thead><tr><th>version</th><th>answer</th>${heads}</tr></thead><tbody>${rows.join("\n")}</tbody></table></article>`
     })
     .join("\n")
 }

@@ -47,14 +47,16 @@ export const colour = (field: string, title: string | null, order?: ReadonlyArra
   title,
   scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
 })
-/** Distinct colours for up to seven values; for more, from light to dark, since they are ordered. */
-export const series = (field: string, title: string | null, order: ReadonlyArray<string>) => ({
-  field,
-  type: "nominal",
-  title,
-  sort: order,
-  scale: { domain: order, range: order.map((_, i) => (order.length <= palette.length ? palette[i]! : shade(i / (order.length - 1)))) }
+/** Colours of a gradient, for values that have an order. */
+export const ordered = (field: string, title: string | null, order: ReadonlyArray<string>) => ({
+  ...{ field, type: "nominal", title, sort: order },
+  scale: { domain: order, range: order.map((_, i) => shade(i / Math.max(1, order.length - 1))) }
 })
+/** Distinct colours for up to seven values; for more a gradient. */
+export const series = (field: string, title: string | null, order: ReadonlyArray<string>) =>
+  order.length > palette.length
+    ? ordered(field, title, order)
+    : { field, type: "nominal", title, sort: order, scale: { domain: order, range: order.map((_, i) => palette[i]!) } }
 /** A gradient from sky blue through grey to dark red. */
 const shade = (part: number): string => {
   const [from, to] = [

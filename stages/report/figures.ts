@@ -58,11 +58,14 @@ export const distributionsFigure = (
           }))
     })
   )
+  const shown = [
+    ...(rows.some(({ model }) => model === "helpfulness") ? ["R_h over prompts to help with"] : []),
+    ...(rows.some(({ model }) => model === "safety") ? ["R_s over prompts to refuse"] : [])
+  ]
   return {
     id: "reward-distributions",
     title: "Rewards by version",
-    caption:
-      "Share of held-out answers by score, further right is better: R_h over prompts to help with, R_s over prompts to refuse, both from the reward models that compare the versions.",
+    caption: `Share of held-out answers by score, further right is better: ${shown.join(", ")}, from the reward models that compare the versions.`,
     rows,
     spec: {
       facet: {
@@ -196,7 +199,7 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
       spec: {
         width: 220,
         height: 120,
-        mark: { type: "line", point: { size: 14 }, color: palette[0] },
+        mark: { type: "line", point: { size: 14, color: palette[0] }, color: palette[0] },
         encoding: {
           x: axis("iteration", "iteration", { axis: { format: "d", tickMinStep: 1 } }),
           // The same space for the axis labels of each panel, so that the panels align.

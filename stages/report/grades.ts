@@ -72,7 +72,7 @@ export const calibrationFigure = (versions: ReadonlyArray<Version>): Figure | un
             mark: { type: "rule", color: palette[0]!, opacity: 0.6 },
             encoding: { x, y: axis("low", "grade", unit), y2: { field: "high" } }
           },
-          { mark: { type: "line", point: true, color: palette[0]! }, encoding: { x, y: axis("grade", "grade", unit) } }
+          { mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! }, encoding: { x, y: axis("grade", "grade", unit) } }
         ]
       }
     }

@@ -1,6 +1,6 @@
 /**
- * A run of the recipe as one self-contained HTML page: versions by helpfulness and safety, distributions of rewards, reward models by rating, best of N, PPO's
- * curves, Ghost Attention, distillation, and dialogues side by side. `caravan report` makes a more complete page for any run.
+ * A run of the recipe as one self-contained HTML page: the figures of its reports (world-sections.ts), and dialogues side by side. `caravan report` makes a more complete
+ * page for any run.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -11,26 +11,23 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { ScoredCompletions } from "../../schemas/rows.ts"
+import type { ArtifactRef, Report, ReportType } from "../../schemas/artifact.ts"
+import { BatchRewardsReport } from "../evaluation/batch-rewards.ts"
+import { CalibrationReport } from "../evaluation/calibration.ts"
+import { AttentionMapReport } from "../ghost-attention/attention-map.ts"
+import { RoundWinsReport } from "../preferences/round-wins.ts"
+import { RedTeamReport } from "../safety/red-team.ts"
 import { DistillationGainReport } from "../safety/distillation-gain.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
 import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../evaluation/self-bleu.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import {
-  accuracyFigure,
-  bestOfNFigure,
-  distillationFigure,
-  distributionsFigure,
-  ghostFigure,
-  ppoFigure,
-  versionsFigure
-} from "./figures.ts"
 import { pageFile } from "../common/report-files.ts"
 import { dialogues } from "./dialogues.ts"
-import type { Section } from "./figure.ts"
 import { pageOf } from "./page.ts"
-import { diversityTable, gainTable, guardTable, statisticsTable, versionRows, winRatesTable } from "./tables.ts"
+import { versionRows } from "./tables.ts"
+import { worldSections } from "./world-sections.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
 import { worldConclusions } from "../world/conclusions.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
@@ -38,6 +35,9 @@ import { WorldSummaryReport } from "../world/summary-report.ts"
 /** The contents of the page `report.html` stored with the report. */
 const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
 export const HtmlReport = report(HtmlReportContent, "html-report/1")
+
+const readOptional = <Content>(ref: ArtifactRef<Report<Content>> | undefined, type: ReportType<Content>) =>
+  ref === undefined ? Effect.succeed(undefined) : readReport(ref, type)
 
 export const htmlReport = Stage.make("html-report", {
   description: "one self-contained HTML page of the run, with figures, tables and dialogues",
@@ -53,8 +53,13 @@ export const htmlReport = Stage.make("html-report", {
     ppo: Stage.optional(PpoDiagnosticsReport),
     distillation: Stage.optional(DistillationGainReport),
     statistics: Stage.optional(PreferenceStatisticsReport),
+    roundWins: Stage.optional(RoundWinsReport),
+    curriculum: Stage.optional(BatchRewardsReport),
+    attention: Stage.optional(AttentionMapReport),
+    calibration: Stage.optional(CalibrationReport),
     diversity: Stage.optional(SelfBleuReport),
-    guard: Stage.optional(RewardHackingReport)
+    guard: Stage.optional(RewardHackingReport),
+    redTeam: Stage.optional(RedTeamReport)
   },
   output: HtmlReport,
   run: Effect.fn("html-report")(function* ({ config, inputs, output, seed }) {
@@ -64,37 +69,27 @@ export const htmlReport = Stage.make("html-report", {
     const sets = yield* Effect.forEach(inputs.versions, (set, i) =>
       Effect.map(readRows(set, ScoredCompletions), (scored) => ({ name: config.versions[i]!, scored }))
     )
-    const sweep = inputs.sweep === undefined ? undefined : yield* readReport(inputs.sweep, TemperatureSweepReport)
-    const ppo = inputs.ppo === undefined ? undefined : yield* readReport(inputs.ppo, PpoDiagnosticsReport)
-    const gain = inputs.distillation === undefined ? undefined : yield* readReport(inputs.distillation, DistillationGainReport)
-    const statistics = inputs.statistics === undefined ? undefined : yield* readReport(inputs.statistics, PreferenceStatisticsReport)
-    const diversity = inputs.diversity === undefined ? undefined : yield* readReport(inputs.diversity, SelfBleuReport)
-    const guard = inputs.guard === undefined ? undefined : yield* readReport(inputs.guard, RewardHackingReport)
-    const ghost = ghostFigure(summary)
-    const sections: ReadonlyArray<Section> = [
-      { title: "Preference data", tables: statistics === undefined ? [] : [statisticsTable(statistics)] },
-      { title: "Reward models", figures: [accuracyFigure(summary)] },
-      { title: "Rejection sampling", figures: sweep === undefined ? [] : [bestOfNFigure(sweep)] },
-      { title: "PPO", figures: ppo === undefined ? [] : [ppoFigure(ppo)] },
-      { title: "Ghost Attention", figures: ghost === undefined ? [] : [ghost] },
-      { title: "Safety context distillation", figures: gain === undefined ? [] : [distillationFigure(gain)] },
-      {
-        title: "How the versions compare",
-        figures: [versionsFigure(summary), distributionsFigure(sets)],
-        tables: [
-          gainTable(summary),
-          winRatesTable(summary),
-          ...(diversity === undefined ? [] : [diversityTable(diversity)]),
-          ...(guard === undefined ? [] : [guardTable(guard)])
-        ]
-      }
-    ]
+    const sections = worldSections({
+      summary,
+      versions: sets,
+      sweep: yield* readOptional(inputs.sweep, TemperatureSweepReport),
+      ppo: yield* readOptional(inputs.ppo, PpoDiagnosticsReport),
+      distillation: yield* readOptional(inputs.distillation, DistillationGainReport),
+      statistics: yield* readOptional(inputs.statistics, PreferenceStatisticsReport),
+      roundWins: yield* readOptional(inputs.roundWins, RoundWinsReport),
+      curriculum: yield* readOptional(inputs.curriculum, BatchRewardsReport),
+      attention: yield* readOptional(inputs.attention, AttentionMapReport),
+      calibration: yield* readOptional(inputs.calibration, CalibrationReport),
+      diversity: yield* readOptional(inputs.diversity, SelfBleuReport),
+      guard: yield* readOptional(inputs.guard, RewardHackingReport),
+      redTeam: yield* readOptional(inputs.redTeam, RedTeamReport)
+    })
     const { helpfulness, safety } = summary.prompts
     const page = yield* Effect.promise(() =>
       pageOf({
         title: config.title,
         about: [
-          `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, graded by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, over all answers that have a score (empty answers, and those with tags of the chat format, have none).`
+          `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, graded by the world's oracle; ± one standard error. The reward models' scores are over all answers that have one: empty answers, and those with tags of the chat format, have none.`
         ],
         versions: versionRows(summary),
         conclusions: worldConclusions(summary),

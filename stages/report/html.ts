@@ -9,9 +9,11 @@ export const escapeHtml = (text: string): string =>
 const show = (value: Cell | undefined): string =>
   typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : escapeHtml(String(value ?? "–"))
 
-/** Rows of one shape as a table, up to a maximum; the first cell of each row is its header. */
+const isEmpty = (value: Cell | undefined): boolean => value === null || value === undefined || value === "–"
+
+/** Rows of one shape as a table, up to a maximum; columns without any value are left out. */
 export const tableOf = (rows: Rows, most = Infinity): string => {
-  const columns = Object.keys(rows[0] ?? {})
+  const columns = Object.keys(rows[0] ?? {}).filter((column) => rows.some((row) => !isEmpty(row[column])))
   const line = (cells: ReadonlyArray<string>, tag: string) => `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`
   const body = rows.slice(0, most).map((row) =>
     line(

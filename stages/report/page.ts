@@ -6,6 +6,7 @@ import { type ShownId, paperOf } from "./catalogue.ts"
 import { drawFigure } from "./draw.ts"
 import type { Figure, Rows, Section, Table } from "./figure.ts"
 import { escapeHtml, tableOf } from "./html.ts"
+import { notationOf } from "./notation.ts"
 import { style } from "./style.ts"
 
 export interface Page {
@@ -82,6 +83,7 @@ export const pageOf = async ({
   if (versions.length > 0) parts.push({ title: "The versions", html: tableOf(versions) })
   if (conclusions.length > 0) parts.push({ title: "What holds, and what does not", html: conclusionsOf(conclusions) })
   for (const section of sections) if (hasContent(section)) parts.push({ title: section.title, html: await sectionHtml(section, onDrawn) })
+  const notation = notationOf(parts.map(({ html }) => html))
   if (dialogues !== "") parts.push({ title: "The same prompts answered by each version", html: dialogues })
   return `<!doctype html>
 <html lang="en">
@@ -98,7 +100,7 @@ ${about.map((one) => `<p>${escapeHtml(one)}</p>`).join("\n")}
 <nav aria-label="Contents"><ol>
 ${parts.map((part, i) => `<li><a href="#part-${i + 1}">${escapeHtml(part.title)}</a></li>`).join("\n")}
 </ol></nav>
-${parts.map((part, i) => `<section id="part-${i + 1}">\n<h2>${escapeHtml(part.title)}</h2>\n${part.html}\n</section>`).join("\n")}
+${parts.map((part, i) => `<section id="part-${i + 1}">\n<h2>${escapeHtml(part.title)}</h2>\n${i === notation?.first ? `<p>${escapeHtml(notation.text)}</p>\n` : ""}${part.html}\n</section>`).join("\n")}
 </body>
 </html>
 `

@@ -74,7 +74,7 @@ export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
       height: 260,
       layer: [
         { mark: { type: "area", opacity: 0.15, color: palette[0] }, encoding: { x, y: axis("low", title, free), y2: { field: "high" } } },
-        { mark: { type: "line", point: true, color: palette[0] }, encoding: { x, y: axis("reward", title, free) } },
+        { mark: { type: "line", point: { color: palette[0] }, color: palette[0] }, encoding: { x, y: axis("reward", title, free) } },
         { mark: { type: "line", strokeDash: [6, 4], color: palette[1] }, encoding: { x, y: axis("mean", title, free) } }
       ]
     }

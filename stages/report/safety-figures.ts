@@ -4,7 +4,7 @@ import { proportion, unitHistogram } from "../common/statistics.ts"
 import { within } from "../common/text-table.ts"
 import type { DistillationGain } from "../safety/distillation-gain.ts"
 import type { VersionEvaluation } from "../world/evaluate-version.ts"
-import { axis, type Figure, free, palette, series, type Table, unit } from "./figure.ts"
+import { axis, type Figure, free, ordered, palette, series, type Table, unit } from "./figure.ts"
 import type { Answer } from "./versions.ts"
 
 /** A model tuned on all of the helpfulness data and a share of the safety data. */
@@ -61,7 +61,7 @@ export const safetyTailFigure = (arms: ReadonlyArray<ByShare>): Figure | undefin
       encoding: {
         x: axis("score", "R_s", unit),
         y: axis("share", "share of answers"),
-        color: series(
+        color: ordered(
           "data",
           "safety data",
           arms.map(({ share }) => `${100 * share}%`)

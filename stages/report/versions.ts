@@ -71,3 +71,6 @@ export const baselineOf = (versions: ReadonlyArray<Version>): Version | undefine
   versions.find(({ name }) => name === "sft") ?? versions[0]
 /** The last one that is not a control. */
 export const lastOf = (versions: ReadonlyArray<Version>): Version | undefined => versions.findLast(({ kind }) => kind === "version")
+
+/** Whether a safety reward model scored any of its answers. */
+export const hasSafetyScores = ({ scored }: Pick<Version, "scored">): boolean => scored.some(({ safetyScore }) => safetyScore !== null)

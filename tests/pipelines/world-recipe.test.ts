@@ -14,9 +14,15 @@ const stages = (graph: Graph) => new Set([...graph.nodes.values()].flatMap((one)
 const [short, full] = [await graphOf(demo), await graphOf(study, { temperatures: "swept", evaluation: "full" })]
 
 describe("the demo", () => {
-  it("ends with a page that has the summary, the sweep, PPO, distillation and the statistics of the pairs", () => {
+  it("ends with a page that has the summary, the sweep, PPO, distillation, the statistics and wins of the pairs, the attention map and the calibration", () => {
     const given = Object.entries(node(short, "report").inputs).filter(([, input]) => input !== null)
-    expect(given.map(([name]) => name).sort()).toEqual(["distillation", "ppo", "statistics", "summary", "sweep", "versions"])
+    expect(given.map(([name]) => name).sort()).toEqual([
+      ...["attention", "calibration", "distillation", "ppo", "roundWins", "statistics", "summary", "sweep", "versions"]
+    ])
+    const more = Object.entries(node(full, "report").inputs).filter(
+      ([name, input]) => input !== null && node(short, "report").inputs[name] === null
+    )
+    expect(more.map(([name]) => name).sort()).toEqual(["curriculum", "diversity", "guard", "redTeam"])
   })
   it("counts the pairs of every round next to what annotators saw, without held-out ones", () => {
     const { helpfulness, safety, helpfulnessPairs, safetyPairs } = node(short, "preference-statistics").inputs

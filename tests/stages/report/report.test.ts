@@ -12,6 +12,10 @@ import { DistillationGainReport } from "../../../stages/safety/distillation-gain
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../../stages/reward/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
+import { BatchRewardsReport } from "../../../stages/evaluation/batch-rewards.ts"
+import { CalibrationReport } from "../../../stages/evaluation/calibration.ts"
+import { AttentionMapReport } from "../../../stages/ghost-attention/attention-map.ts"
+import { RedTeamReport } from "../../../stages/safety/red-team.ts"
 import { HtmlReport, htmlReport } from "../../../stages/report/html-report.ts"
 import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
@@ -285,6 +289,35 @@ describe("the page", () => {
       ...{ distributions: [], kinds: [], byPrompt: [{ promptId: "c", kind: "generic", original: 0.1, distilled: 0.9, kept: true }] }
     })
   })
+  /** The reports that a run may have in addition. */
+  const others = async () => ({
+    roundWins: await roundReport(),
+    curriculum: await reportArtifact(BatchRewardsReport, {
+      n: 2,
+      batches: [1, 2].map((batch) => ({ batch, prompts: 2, turns: 1, max: estimate(1), median: estimate(0) }))
+    }),
+    attention: await reportArtifact(AttentionMapReport, {
+      ...{ dialogue: "d", instruction: "Be brief.", tokens: 2, tokensPerBin: 1, byAnswer: [{ turn: 1, without: 0.25, with: 0.75 }] },
+      parts: [
+        { kind: "instruction", turn: 0, from: 0, to: 1 },
+        { kind: "answer", turn: 1, from: 1, to: 2 }
+      ],
+      maps: (["without", "with"] as const).map((model) => ({ model, layers: 1, heads: 1, rows: [[1], [0.5, 0.5]] }))
+    }),
+    calibration: await reportArtifact(CalibrationReport, {
+      helpfulness: {
+        ...{ answers: 2, correlation: null, byScore: [{ score: 0.5, answers: 2, median: 1, low: 1, high: 2 }] },
+        byRating: [{ rating: 1, answers: 2, mean: 0.5, deviation: 0.1 }]
+      },
+      ...{ safety: null, raters: 1, policies: 1, leftOut: { trainedOn: 0, unrated: 0, unscored: 0 } }
+    }),
+    redTeam: await reportArtifact(RedTeamReport, {
+      exercises: ["sft", "rlhf-v1"].map((name) => ({
+        ...{ name, prompts: 4, broken: 1, rate: estimate(0.25), byChance: null, mitigatedAll: null },
+        mitigated: name === "sft" ? [] : [{ broke: "sft", prompts: 1, share: estimate(0.5) }]
+      }))
+    })
+  })
   const versions = { versions: config.versions }
   const page = async (given: Parameters<typeof runStage>[1]) => {
     const made = await runStage(htmlReport, given, versions)
@@ -293,14 +326,29 @@ describe("the page", () => {
 
   it("shows its inputs: figures, a table of versions, dialogues with both scores", async () => {
     const { html, content } = await page(await more())
-    expect(content.figures).toHaveLength(6)
+    expect(content.figures).toHaveLength(10)
     // Each for a desktop and for a phone.
-    expect(html.match(/<svg /g)).toHaveLength(12)
+    expect(html.match(/<svg /g)).toHaveLength(20)
     expect(html).toContain("<td>rlhf-v1</td><td>1.000 ± 0.000</td><td>0.800 ± 0.000</td>")
-    expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
+    expect(html).toContain('<td class="said">d-a-k.</td><td data-score="R_h">0.80</td><td data-score="R_s">0.50</td>')
     const fewer = await page(await pageInputs())
-    expect(fewer.content.figures).toHaveLength(4)
+    expect(fewer.content.figures).toHaveLength(6)
     expect(fewer.html).not.toContain("Preference data by batch")
+  })
+  it("shows the other reports of the run too: wins by round, batches, attention, calibration, red teaming", async () => {
+    const { content } = await page({ ...(await pageInputs()), ...(await others()) })
+    expect(content.figures).toEqual([
+      ...["How often each round's newest model was chosen", "Rewards of one model on the prompts of each batch"],
+      ...["Accuracy of the reward models by rating", "How long an instruction is kept"],
+      ...["Attention in a dialogue with an instruction", "Attention of each answer to the instruction"],
+      ...[
+        "Scores of sft and rlhf-v1 by prompt",
+        "New prompts that break each version",
+        "Safe answers to prompts that broke the previous version"
+      ],
+      ...["Each version by helpfulness and safety", "Rewards by version", "Safety against helpfulness of rlhf-v1's answers"],
+      ...["Median rating by the reward models' scores", "Mean score by rating"]
+    ])
   })
   it("has tables of win rates, preference data, diversity and the guard against reward hacking", async () => {
     const { html } = await page(await more())

@@ -251,4 +251,11 @@ describe("dialogues", () => {
     expect(html).toContain("(1000 more characters)")
     expect(html).toContain("v&lt;1&gt;")
   })
+  it("have columns only for the scores that some answer has", () => {
+    const of = (scores: Partial<ScoredCompletion>) =>
+      dialogues([{ name: "v", scored: [{ ...answer("a", 0), ...scores }] }], 1).match(/<th>R_.<\/th>/g) ?? []
+    expect(of({})).toEqual(["<th>R_h</th>", "<th>R_s</th>"])
+    expect(of({ safetyScore: null })).toEqual(["<th>R_h</th>"])
+    expect(of({ helpfulnessScore: null, safetyScore: null })).toEqual([])
+  })
 })

@@ -67,6 +67,27 @@ const world = async () => [
   ...(await answering("v1", refuses, [refuses, refuses]))
 ]
 
+describe("scores before and after RLHF (figure 14)", () => {
+  const judged = async (policy: string, safetyScore: number | null) => [
+    other(policy, "sft"),
+    other(`answers-${policy}`, "sample", { policy, prompts: "held-out" }),
+    result(
+      `judged-${policy}`,
+      "score-combined",
+      await rowsArtifact(ScoredCompletions, [scored("a", 0, 0, { helpfulnessScore: 0.5, safetyScore })]),
+      { completions: `answers-${policy}`, helpfulness: "rh", safety: safetyScore === null ? null : "rs" }
+    )
+  ]
+  it("are shown with a safety reward model; without one there is no section on safety", async () => {
+    const sections = async (safetyScore: number | null) =>
+      (
+        await shownOf([other("held-out", "import-prompts"), ...(await judged("sft", safetyScore)), ...(await judged("v1", safetyScore))])
+      ).map(({ id }) => id)
+    expect(await sections(0.5)).toEqual(["safety-before-and-after"])
+    expect(await sections(null)).toEqual([])
+  })
+})
+
 describe("violations", () => {
   it("on the small world are graded by the oracle, for single-turn prompts and for the last turn of dialogues (figure 18)", async () => {
     const figure = (await shownOf(await world())).find(({ id }) => id === "violations")!
