@@ -3,7 +3,7 @@ import { renameSync, rmSync } from "node:fs"
 import { inspect } from "node:util"
 import * as Cause from "effect/Cause"
 import * as Schema from "effect/Schema"
-import { isPassing } from "../schemas/explained-error.ts"
+import { isTransient } from "../schemas/explained-error.ts"
 
 /** A pipeline that can't run as written: a wrong wire, a duplicate name, an unknown parameter. Detected before anything runs. */
 export class PipelineError extends Schema.TaggedError<PipelineError>()("PipelineError", { message: Schema.String }) {}
@@ -33,32 +33,32 @@ export const stageErrorOf = (cause: Cause.Cause<unknown>): StageError => {
       message: `Out of memory: ${messageOf(error)}. Try fewer rows per batch (batchSize, inferenceBatchSize), precision bfloat16, or a GPU that no other program uses (see nvidia-smi).`,
       isRetryable: true
     })
-  const said = (typeof error === "object" && error !== null ? error : {}) as { readonly _tag?: unknown; readonly isRetryable?: unknown }
+  const tagged = (typeof error === "object" && error !== null ? error : {}) as { readonly _tag?: unknown; readonly isRetryable?: unknown }
   const isFailure = Cause.hasFails(cause)
   return new StageError({
-    reason: typeof said._tag === "string" ? said._tag : isFailure ? "Failure" : "Defect",
-    // The location of a bug is what its author needs.
-    message: `${messageOf(error)}${said._tag === undefined ? placeOf(error) : ""}`,
-    isRetryable: typeof said.isRetryable === "boolean" ? said.isRetryable : isFailure || isPassing(error)
+    reason: typeof tagged._tag === "string" ? tagged._tag : isFailure ? "Failure" : "Defect",
+    // The author of a bug needs its location.
+    message: `${messageOf(error)}${tagged._tag === undefined ? placeOf(error) : ""}`,
+    isRetryable: typeof tagged.isRetryable === "boolean" ? tagged.isRetryable : isFailure || isTransient(error)
   })
 }
 
 /** The store or the journal failed (disk full, no permission, damaged file). */
 export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", { message: Schema.String }) {}
 
-/** A StoreError for whatever a body threw; a StoreError passes through unchanged. */
+/** Converts a thrown value to a StoreError; a StoreError passes through unchanged. */
 export const storeError =
-  (tell: (reason: string) => string) =>
+  (messageFor: (reason: string) => string) =>
   (cause: unknown): StoreError =>
-    cause instanceof StoreError ? cause : new StoreError({ message: tell(messageOf(cause)) })
+    cause instanceof StoreError ? cause : new StoreError({ message: messageFor(messageOf(cause)) })
 
-/** The message of a thrown value; without a message, its content. */
+/** The message of a thrown value, or its content if it has no message. */
 export const messageOf = (cause: unknown): string => {
   if (typeof cause !== "object" || cause === null) return String(cause)
   const { message } = cause as { readonly message?: unknown }
   if (typeof message === "string" && message !== "") return message
-  const held = inspect({ ...cause }, { breakLength: Infinity, depth: 2 })
-  return cause instanceof Error ? `${cause.name} ${held}` : held
+  const content = inspect({ ...cause }, { breakLength: Infinity, depth: 2 })
+  return cause instanceof Error ? `${cause.name} ${content}` : content
 }
 
 /** " (at /project/stages/sft.ts:12)": the first frame of an error's stack outside of packages; "" when there is none. */
@@ -72,8 +72,8 @@ export const placeOf = (error: unknown): string => {
   return match === null ? "" : ` (at ${match[1]}:${match[2]})`
 }
 
-/** Whether the file is missing or unreadable on disk. Other errors (too many open files, no permission) do not mean that it is damaged. */
-export const isGone = (cause: unknown): boolean =>
+/** Whether the file is missing or the disk can't read it. Other errors (too many open files, no permission) do not mean that it is damaged. */
+export const isMissingOrUnreadable = (cause: unknown): boolean =>
   ["ENOENT", "ENOTDIR", "EISDIR", "EIO"].includes((cause as NodeJS.ErrnoException).code ?? "")
 
 /** Whether the file or folder does not exist. */
@@ -83,7 +83,7 @@ export const isAbsent = (cause: unknown): boolean => ["ENOENT", "ENOTDIR"].inclu
 export const isDamaged = (cause: unknown): boolean => /not a database|malformed/.test(messageOf(cause))
 
 /** Renames a damaged database, so that it can be examined later. */
-export const setDamagedAside = (file: string): void => {
+export const moveDamagedAside = (file: string): void => {
   renameSync(file, `${file}.damaged-${Date.now()}`)
   for (const suffix of ["-wal", "-shm"]) rmSync(`${file}${suffix}`, { force: true })
 }

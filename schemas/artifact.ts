@@ -1,6 +1,6 @@
 /**
- * Artifacts: the values that stages exchange. An artifact is an immutable directory. Its type specifies the required contents, which are checked when the artifact
- * is written and when it is read. The phantom type parameter prevents wiring a reward model where a policy belongs.
+ * Artifacts: the values that stages exchange. An artifact is an immutable directory. Its type specifies the required contents, which are checked when
+ * the artifact is written and when it is read. A phantom type parameter makes it a compile-time error to pass a reward model where a policy belongs.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

@@ -7,7 +7,7 @@ import { arrowSchema, columnsOf, columnsOfArrow, describeArrow, describeKind, ty
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
 import { BatchBuilder, layoutOf, type Selection, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
-import { isPassing } from "./explained-error.ts"
+import { isTransient } from "./explained-error.ts"
 
 export const fileName = "data.arrow"
 
@@ -24,7 +24,7 @@ const notWritten = (type: DatasetType<any>, path: string, cause: unknown): Artif
     expected: "a writable folder with enough free space for the rows",
     found: messageOf(cause),
     hint: "Free some space (for example with caravan gc --yes) or set CARAVAN_HOME to a folder on another disk, then run again.",
-    isRetryable: isPassing(cause)
+    isRetryable: isTransient(cause)
   })
 
 /** Writes rows to a file, batch by batch. */

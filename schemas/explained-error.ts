@@ -18,8 +18,8 @@ export interface Explanation {
  */
 export const isRetryable = Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
 
-/** Whether the system refused a request that it may grant a moment later: too many open files, no memory at the moment, a dropped connection. */
-export const isPassing = (cause: unknown): boolean =>
+/** Whether a system error may go away on its own: too many open files, not enough memory right now, a dropped connection. */
+export const isTransient = (cause: unknown): boolean =>
   ["EAGAIN", "EBUSY", "ECONNREFUSED", "ECONNRESET", "EINTR", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT"].includes(
     (cause as NodeJS.ErrnoException | null | undefined)?.code ?? ""
   )

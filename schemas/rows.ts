@@ -17,7 +17,7 @@ export const Prompt = Schema.Struct({
   safety: Schema.Boolean,
   /** The kind of prompt, if known: a risk category (§4.2), "borderline", a topic. */
   category: Schema.NullOr(Schema.String),
-  /** The user's next messages, turn by turn, whatever the model answers: dialogues are extended with these (§3.2.1, A.3.1). */
+  /** The user's next messages, one per turn, regardless of the model's answers: dialogues are extended with these (§3.2.1, A.3.1). */
   followUps: Schema.Array(Schema.String)
 })
 export type Prompt = typeof Prompt.Type
@@ -37,7 +37,7 @@ export const Preference = Schema.Struct({
   prompt: Schema.Array(Message),
   chosen: Schema.String,
   rejected: Schema.String,
-  /** 0 significantly better, 1 better, 2 slightly better, 3 negligibly better or unsure; null if the annotators gave no rating. */
+  /** How much better `chosen` is: 0 significantly, 1 better, 2 slightly, 3 negligibly or unsure; null if the annotators gave no rating. */
   rating: Schema.NullOr(Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 3 }))),
   chosenSafe: Schema.NullOr(Schema.Boolean),
   rejectedSafe: Schema.NullOr(Schema.Boolean),

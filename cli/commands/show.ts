@@ -6,7 +6,7 @@ import { loggedNodes, logPath } from "../../runtime/run/node-log.ts"
 import type { KeyParts } from "../../runtime/key/cache-key.ts"
 import { askedOf, statusOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
-import { type ToldOfSkipped, toldOfSkipped } from "../../runtime/store/sidecar.ts"
+import { type SkippedReport, skippedReport } from "../../runtime/store/sidecar.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
@@ -15,11 +15,11 @@ import { describeAsked } from "../display/asked.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { metrics, moment, short, shown, table } from "../display/units.ts"
 
-const noneSkipped: ToldOfSkipped = { skipped: [], skippedRows: null }
+const noneSkipped: SkippedReport = { skipped: [], skippedRows: null }
 /** Rows that were skipped when the result was made, if its trace still exists. */
 const skippedBy = Effect.fnUntraced(function* (key: string, digest: string) {
   const trace = yield* (yield* Journal).trace(key)
-  return trace?.digest === digest ? toldOfSkipped(yield* Store, trace) : noneSkipped
+  return trace?.digest === digest ? skippedReport(yield* Store, trace) : noneSkipped
 })
 
 /** A node that started in a run and did not end: only its log exists. */

@@ -64,14 +64,14 @@ export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
 export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
   nodes.has(name) ? name : own(outputs, name)
 
-/** The ids that depend on a node, directly or not, and the node itself. */
+/** The ids of the nodes that depend on a node, directly or indirectly, and the node's own id. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
   const found = new Set([id])
   for (const node of graph.nodes.values()) if (dependencies(node).some((dependency) => found.has(dependency))) found.add(node.id)
   return found
 }
 
-/** The ids that the given nodes depend on, directly or not, and the nodes themselves. */
+/** The ids of the nodes that the given nodes depend on, directly or indirectly, and their own ids. */
 export const ancestors = (graph: Graph, ids: ReadonlyArray<string> | ReadonlySet<string>): Set<string> => {
   const found = new Set<string>()
   const open = [...ids]
@@ -130,7 +130,7 @@ export const buildGraph = (
   Effect.gen(function* () {
     const fields = pipeline.params.fields as Record<string, Schema.Top>
     const settings = Object.entries(options.settings ?? {})
-    // Not by assignment: "__proto__" must be treated like any other (unknown) name.
+    // Not by assignment, which would drop "__proto__": it must be reported like any other unknown name.
     const given: Record<string, unknown> = {
       ...params,
       ...Object.fromEntries(settings.flatMap(([name, text]) => (name.includes(".") ? [] : [[name, valueOf(own(fields, name), text)]])))
@@ -199,8 +199,8 @@ const resolve = (
     // Two nodes with the same stage, config, seed and inputs are merged.
     const canonical = new Map<string, string>()
     const alias = new Map<AnyNode, string>()
-    /** Decoded configs of nodes that set no field. */
-    const usual = new Map<StageInfo, Readonly<Record<string, unknown>>>()
+    /** A stage's decoded defaults, for nodes that set no field. */
+    const defaults = new Map<StageInfo, Readonly<Record<string, unknown>>>()
     for (const node of order) {
       const { definition } = node
       const id = ids.get(node)!
@@ -217,9 +217,9 @@ const resolve = (
           over === undefined
             ? definition.config
             : { ...definition.config, ...Object.fromEntries(over.map(([field, text]) => [field, valueOf(own(stageFields, field), text)])) }
-        const isUsual = Object.keys(raw).length === 0
-        const config = (isUsual && usual.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
-        if (isUsual) usual.set(stage, config)
+        const isDefault = Object.keys(raw).length === 0
+        const config = (isDefault && defaults.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
+        if (isDefault) defaults.set(stage, config)
         const inputs = wire(id, stage, definition.inputs, alias)
         if (inputs instanceof PipelineError) return yield* inputs
         const seed = definition.seed ?? options.seed
@@ -260,11 +260,11 @@ const resolve = (
     return { pipeline, nodes, outputs: Object.fromEntries(Object.entries(outputs).map(([name, node]) => [name, alias.get(node)!])) }
   })
 
-/** Merges the limits of equal nodes: the stricter one of each. */
-const stricter = (one: NodeLimits, other: NodeLimits): NodeLimits =>
+/** Merges the limits of equal nodes: for each limit, the stricter value. */
+const stricter = (a: NodeLimits, b: NodeLimits): NodeLimits =>
   Object.fromEntries(
     (["seconds", "memory", "retries", "skipped"] as const).flatMap((name) => {
-      const given = [one[name], other[name]].filter((limit) => limit !== undefined)
+      const given = [a[name], b[name]].filter((limit) => limit !== undefined)
       return given.length === 0 ? [] : [[name, Math.min(...given)]]
     })
   )

@@ -7,9 +7,10 @@ import { portOf, type Ports } from "./stage-info.ts"
 type DatasetPorts<Inputs> = { [K in keyof Inputs]: Inputs[K] extends DatasetType<any> ? K : never }[keyof Inputs] & string
 
 /**
- * Runs a stage on shards of the dataset at one port, as one node that is applied like the stage itself. The dataset is split every `rows` rows, the
- * stage runs on each shard with its own seed, and the outputs are concatenated in order. Shard results are kept: a killed run continues with the next
- * shard, and after rows are appended only the last shard and the new ones are recomputed. Must be exported, like a stage.
+ * Returns a stage that runs `inner` on shards of the dataset at one port. It is applied like `inner`, and each application is one node. The dataset is
+ * split every `rows` rows, `inner` runs on each shard with that shard's own seed, and the outputs are concatenated in order. Shard results are kept: a
+ * killed run continues with the next shard, and after rows are appended only the last shard and the new ones are computed. Export the result, like any
+ * stage.
  *
  *     export const shoutInParts = Stage.map(shout, { over: "texts", rows: 1000 })
  */
@@ -33,8 +34,8 @@ export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row
   const port = stage.inputs[over]
   if (port === undefined) throw fail(`the stage has no input "${over}", only ${Object.keys(stage.inputs).join(", ")}.`)
   if (portOf(port).arity !== "one" || portOf(port).type.kind !== "dataset") throw fail(`the input "${over}" is not a single dataset.`)
-  if (stage.output.kind !== "dataset") throw fail(`its output is a ${stage.output.name}; only datasets can be concatenated.`)
+  if (stage.output.kind !== "dataset") throw fail(`the stage's output is a ${stage.output.name}; only datasets can be concatenated.`)
   if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be a whole number, 1 or more.")
-  if (stage.sharding !== undefined) throw fail("it is already mapped.")
+  if (stage.sharding !== undefined) throw fail("the stage is already mapped.")
   return applicable({ ...stage, name, module, loaded: Date.now(), sharding: { over, rows }, variantOf: stage })
 }

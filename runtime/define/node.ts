@@ -34,7 +34,7 @@ export interface NodeLimits {
   /**
    * Number of retries after a crash, a timeout or a transient failure, with delays of 1, 2, 4 .. seconds. A stage's own error says by `isRetryable`
    * whether it is transient; an error that does not say is retried. Never retried: defects (anything thrown), exceeding the memory limit, and
-   * deterministic failures (an unsuitable config or dataset, a training that diverged).
+   * deterministic failures (an unsuitable config or dataset, a training run that diverged).
    */
   readonly retries?: number
   /** Maximum fraction of unusable rows that the stage may skip, 0 to 1. Default: 0.2. */
@@ -65,10 +65,10 @@ export type NodeDefinition =
 
 /** Per limit: what is expected instead of an invalid value, or undefined if the value is valid. */
 const limitBounds: Bounds = {
-  seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "seconds above 0"),
-  memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "MiB above 0"),
-  retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "a whole number from 0"),
-  skipped: (value) => ((value as number) >= 0 && (value as number) <= 1 ? undefined : "a share from 0 to 1")
+  seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "a number of seconds above 0"),
+  memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "a number of MiB above 0"),
+  retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "a whole number, 0 or more"),
+  skipped: (value) => ((value as number) >= 0 && (value as number) <= 1 ? undefined : "a fraction from 0 to 1")
 }
 
 class MadeNode<A> implements Node<A> {

@@ -37,17 +37,17 @@ export interface SkippedRows {
   readonly add: (row: SkippedRow) => void
   /**
    * Call this with the total after all rows of a kind have been checked and before working on them. Fails with `TooManySkipped` if the skipped
-   * fraction exceeds the limit: the node's, otherwise the run's, otherwise `most` (default 20%).
+   * fraction exceeds the limit: the node's, otherwise the run's, otherwise `limit` (default 20%).
    */
-  readonly check: (what: string, of: number, most?: number) => Effect.Effect<void, StageError>
+  readonly check: (what: string, of: number, limit?: number) => Effect.Effect<void, StageError>
 }
 
 /** Default limit on the fraction of rows that a stage may skip. */
-export const usualSkippedShare = 0.2
-/** Fractions above this are worth a warning. */
-export const noticeableShare = 0.01
+export const defaultSkippedShare = 0.2
+/** A larger skipped fraction is shown as a warning. */
+export const warningShare = 0.01
 
-export const isNoticeable = ({ of, skipped }: SkippedCount): boolean => skipped > noticeableShare * of
+export const needsWarning = ({ of, skipped }: SkippedCount): boolean => skipped > warningShare * of
 
 /** "20.2%", at most three digits. */
 export const percentOf = (share: number): string => `${Number((100 * share).toPrecision(3))}%`

@@ -60,7 +60,7 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
   readonly threads: number
   /** Call once per step: it reports progress and lets the process handle stop requests. */
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** For long-running stages: the state from which a killed one continues. */
+  /** For long-running stages: saves the state from which a killed stage continues. */
   readonly checkpoints: Checkpoints
   /**
    * The metrics of the result to reproduce bit for bit (`caravan verify`); undefined in a run. A run records machine-dependent choices (another
@@ -91,14 +91,14 @@ export interface Resources {
 
 /** Ports whose artifacts must agree on a property. */
 export interface Agreement<PortName extends string = string> {
-  /** The name by which stages inherit it. */
+  /** The property's name, used in `inherits`. */
   readonly trait: string
   readonly ports: ReadonlyArray<PortName>
   /** Fails unless the artifacts in both folders agree; the message says how they differ. */
   readonly check: (folder: string, other: string) => Effect.Effect<void, { readonly message: string }>
 }
 
-/** By port: a quick check of the user's input before all of it is read for its digest. Fails if the stage can't use the input. */
+/** By port: a quick check of the user's input, run before all of it is read for its digest. It fails if the stage can't use the input. */
 export type Looks<PortName extends string = string> = Partial<
   Readonly<Record<PortName, (path: string) => Effect.Effect<void, { readonly message: string }>>>
 >

@@ -18,13 +18,13 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
   readonly inputs: Inputs
   readonly output: ArtifactType<Output>
   readonly resources?: Resources
-  /** Whether it draws random numbers; if so, the seed is part of the key. Default: true. */
+  /** Whether the stage draws random numbers; if so, the seed is part of the key. Default: true. */
   readonly seeded?: boolean
   /** Properties of an input that the output keeps: trait -> port ({ tokenizer: "init" }). */
   readonly inherits?: Readonly<Record<string, keyof Inputs & string>>
   /** Properties that inputs must share: checked before anything runs, for inputs that already exist on disk (agreements.ts). */
   readonly agrees?: ReadonlyArray<Agreement<keyof Inputs & string>>
-  /** A quick check of user input before gigabytes of it are read: port -> check. */
+  /** Quick checks of user input before gigabytes of it are read: port -> check. */
   readonly looks?: Looks<keyof Inputs & string>
   /** The exporting module, if it is not the one that calls make: pass import.meta. */
   readonly module?: { readonly url: string }
@@ -72,9 +72,10 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
 }
 
 /**
- * The same stage with a version that represents its code in keys: code edits and package updates then do not invalidate results. For results that are
- * too expensive to recompute after a cosmetic change. The code that made each result is recorded: `plan` and `run` report when the code has changed,
- * `run --locked` then fails, `caravan bless` accepts the new code, and a new version recomputes everything. Export it instead of the stage.
+ * Returns the stage with a version that replaces its code in cache keys, so that code edits and package updates do not invalidate its results. Use it
+ * for results that are too expensive to recompute after a cosmetic change. The code that made each result is recorded: when it has changed, `plan` and
+ * `run` report it, `run --locked` fails, and `caravan bless` accepts the new code. A new version recomputes everything. Export the pinned stage instead
+ * of the original.
  *
  *     export const pretrain = Stage.pinned("v3", Stage.make("pretrain", { ... }))
  */

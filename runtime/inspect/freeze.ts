@@ -1,5 +1,5 @@
 /** Freezing: creates the lock file of a pipeline's current state, for `run --locked` to check. */
-import { lockFileOf } from "../run/hold-to-lock.ts"
+import { lockFileOf } from "../run/check-lock.ts"
 import type { LockFile } from "../run/lock-file.ts"
 import type { RunOptions } from "../run/options.ts"
 import type { Plan } from "../run/plan.ts"

@@ -190,7 +190,7 @@ const rerun = (node: StageNode, plan: Plan, directory: string, { journal, store,
       checkpoints: null,
       recorded: trace.metrics,
       // Its skipped rows were accepted when the result was made.
-      mostSkipped: 1
+      skippedLimit: 1
     }
     yield* execute({
       stage: node.stage,

@@ -48,7 +48,7 @@ export const driftOf = (
 }
 
 /** The message about a reused result of a pinned stage whose code has drifted. */
-export const drifted = (node: StageNode, drift: ReadonlyArray<string>): string =>
+export const driftMessage = (node: StageNode, drift: ReadonlyArray<string>): string =>
   `its code has drifted since its result was made (pinned ${node.stage.pinned}): ${drift.join(", ")}. \`caravan bless\` accepts the new code; a new pinned version recomputes the result`
 
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))

@@ -1,12 +1,12 @@
 /**
- * The process in which a stage runs, started by process-pool.ts: receives jobs over the IPC channel and sends back progress and results. It ends with
- * its parent, even if the parent is killed while this process is inside native code: a separate thread watches the parent.
+ * The process in which a stage runs. process-pool.ts starts it; it receives jobs over the IPC channel and sends back progress and results. It ends with
+ * its parent, even if the parent is killed while native code runs here: a separate thread watches the parent.
  */
 import { flushCompileCache } from "node:module"
 import { Worker } from "node:worker_threads"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import { isPassing } from "../../schemas/explained-error.ts"
+import { isTransient } from "../../schemas/explained-error.ts"
 import type { StopRequest } from "../store/resume-points.ts"
 import { messageOf, placeOf, StageError, stageErrorOf } from "../errors.ts"
 import { rankPlace, type RankPlace } from "./ranks.ts"
@@ -29,7 +29,7 @@ export type FromChild =
   | { readonly type: "loaded" }
   | { readonly type: "progress"; readonly progress: Progress }
   /** The stage saves checkpoints: if asked to stop, it saves one first. */
-  | { readonly type: "keeping" }
+  | { readonly type: "saves-checkpoints" }
   | { readonly type: "done"; readonly outcome: Outcome }
   | { readonly type: "failed"; readonly error: Failure }
   /** An uncaught error: neither the computation nor the process can be used any more. */
@@ -51,12 +51,12 @@ process.on("disconnect", () => process.exit(0))
 const send = (message: FromChild) => process.send?.(message)
 
 let isWorking = false
-let keeping = false
+let savesCheckpoints = false
 const stop: StopRequest = {
   requested: false,
   listens: () => {
-    if (!keeping) send({ type: "keeping" })
-    keeping = true
+    if (!savesCheckpoints) send({ type: "saves-checkpoints" })
+    savesCheckpoints = true
   },
   saved: () => process.exit(0)
 }
@@ -75,7 +75,7 @@ const isRankError = (cause: unknown): cause is { readonly _tag: "RankError"; rea
 let prepared: string | undefined
 const loaded = new Set<string>()
 const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
-  keeping = false
+  savesCheckpoints = false
   isWorking = true
   let isFresh = false
   let release = (): void => {}
@@ -106,7 +106,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
             : new StageError({
                 reason: "Load",
                 message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a separate process that imports its module: the module must load without the rest of the program.`,
-                isRetryable: isPassing(cause)
+                isRetryable: isTransient(cause)
               })
       })
       const outcome = yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
@@ -120,7 +120,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
     const { isRetryable, message, reason } = stageErrorOf(result.cause)
     send({ type: "failed", error: { reason, message, isRetryable } })
   }
-  // The process ends by a kill, which would not save the compile cache.
+  // The parent kills this process at the end, which would lose the compile cache.
   if (isFresh) flushCompileCache()
 }
 
@@ -128,7 +128,7 @@ process.on("uncaughtException", (cause: unknown, origin) => {
   const what = origin === "unhandledRejection" ? "Unhandled promise rejection" : "Uncaught error"
   const message = `${what}: ${messageOf(cause)}${placeOf(cause)}`
   if (!isWorking) process.exit(1)
-  send({ type: "broken", error: { reason: "Defect", message, isRetryable: isPassing(cause) } })
+  send({ type: "broken", error: { reason: "Defect", message, isRetryable: isTransient(cause) } })
 })
 process.on("message", (message: ToChild) => {
   if ("job" in message) return void work(message)

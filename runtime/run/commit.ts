@@ -1,4 +1,4 @@
-/** Commits results: makes the files of several nodes durable, then records them. A record never names files that a power failure could remove. */
+/** Commits results in groups: makes the files of several nodes durable, then records them, so that a power failure can't remove recorded files. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
@@ -24,7 +24,7 @@ interface Finished extends Produced {
   readonly fetched?: { readonly from: string; readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined
 }
 
-/** Adds a result together with others; returns the trace that it replaces, if any (--force). */
+/** Commits a result, in one group with others that finish meanwhile. Returns the trace that it replaces, if any (--force). */
 export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
 
 export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
@@ -69,7 +69,7 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
             finished.map((item, i): Exit.Exit<Trace | undefined, StageError | StoreError> => {
               const failure = failures[i]
               if (failure !== undefined) return Exit.fail(failure)
-              // Nobody can take over from a living process; a result computed in parallel is not recorded over the other's.
+              // A claim is lost only if leases.db was deleted. Then another run computes the same key: do not overwrite its record.
               return held.has(item.claim.key) ? Exit.succeed(record(tables, item)) : Exit.fail(overtaken(item.node))
             })
           )

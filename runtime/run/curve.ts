@@ -9,7 +9,7 @@ import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
 import type { Checkpoints } from "../define/resume-points.ts"
 import type { Progress } from "../define/stage-info.ts"
-import { isGone, messageOf } from "../errors.ts"
+import { isMissingOrUnreadable, messageOf } from "../errors.ts"
 import { unreadableCheckpoint } from "../store/resume-points.ts"
 import { curvesFile } from "../store/sidecar.ts"
 
@@ -104,7 +104,7 @@ export class Curve {
   /** Restores the rows from a checkpoint; checkpoints of older versions have none. */
   async resume(checkpoint: string): Promise<void> {
     const bytes = await readFile(join(checkpoint, checkpointFile)).catch((cause: unknown) => {
-      if (isGone(cause)) return undefined
+      if (isMissingOrUnreadable(cause)) return undefined
       throw cause
     })
     if (bytes !== undefined) this.restore(bytes)
@@ -140,7 +140,7 @@ export const curveOfCheckpoints = async (folder: string): Promise<Curve> => {
 }
 
 /** Checkpoints that contain the curve. */
-export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoints => ({
+export const withCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoints => ({
   due: checkpoints.due,
   // A stage may ask again later, to name its last checkpoint.
   latest: Effect.tap(checkpoints.latest, (found) =>

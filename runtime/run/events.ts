@@ -1,7 +1,7 @@
 /** The events of a run, and its result. */
 import type { Progress } from "../define/stage-info.ts"
 import type { NodeStatus } from "../store/executions.ts"
-import type { ToldOfSkipped } from "../store/sidecar.ts"
+import type { SkippedReport } from "../store/sidecar.ts"
 
 export type RunEvent =
   | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
@@ -20,7 +20,7 @@ export type RunEvent =
   | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
 
 /** `skipped` is what the stage skipped when the result was made, also for reused results. */
-export interface NodeResult extends ToldOfSkipped {
+export interface NodeResult extends SkippedReport {
   readonly id: string
   readonly stage: string
   readonly status: NodeStatus

@@ -15,15 +15,14 @@ import { withoutSecrets } from "./secrets.ts"
 export class Executor extends Context.Service<
   Executor,
   {
-    /** Executes stages until the scope ends. Each run opens its own, because a child computes with the code that it loaded when the run started. */
+    /** Executes stages until the scope ends. Each run opens its own executor, because a child process keeps the code that it has loaded. */
     readonly open: Effect.Effect<Execute, never, Scope.Scope>
-    /** Prepares the store for stages that run elsewhere, before anything is written there; until the scope ends. */
+    /** Claims the store for a run whose stages run on other machines. Called before anything is written to it; released when the scope ends. */
     readonly claim: Effect.Effect<void, PipelineError, Scope.Scope>
   }
 >()("caravan/runtime/Executor") {
   /**
-   * `prepare`: a module whose `prepare(device, threads)` a child calls first. It sets up the tensor engine, which the runtime does not know; see
-   * child.ts.
+   * `prepare`: a module whose `prepare(device, threads)` each child calls first, to set up the tensor engine: the runtime does not import it (child.ts).
    */
   static readonly layer = (options: ExecutorOptions = {}): Layer.Layer<Executor> =>
     Layer.succeed(Executor, {
@@ -38,7 +37,7 @@ export class Executor extends Context.Service<
 
 export interface ExecutorOptions {
   readonly prepare?: string | undefined
-  /** Runs the stages of nodes that are placed elsewhere. */
+  /** Runs the stages of nodes that are placed on other machines. */
   readonly elsewhere?: Executor["Service"] | undefined
 }
 

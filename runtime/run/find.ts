@@ -3,27 +3,27 @@ import * as Effect from "effect/Effect"
 import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
-import { toldOfSkipped } from "../store/sidecar.ts"
+import { skippedReport } from "../store/sidecar.ts"
 import type { Trace } from "../store/traces.ts"
-import { drifted, driftOf } from "./changes.ts"
+import { driftMessage, driftOf } from "./changes.ts"
 import type { RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 import type { Recorder } from "./recorder.ts"
 
 /** Maximum number of results whose bytes are read concurrently. */
-const readAtOnce = 16
+const concurrentReads = 16
 
 export interface Finder {
-  /** The result under a key, if all its files exist. Its bytes are read only if a file was modified; `isDamaged`: they have changed. */
+  /** The result under a key, if all its files exist. Its bytes are read only if a file was modified; `isDamaged`: the bytes have changed. */
   readonly look: (key: string) => Effect.Effect<{ readonly trace: Trace; readonly isDamaged: boolean } | undefined, StoreError>
   /**
-   * The result under a claimed key. An incomplete result, or one that `suspect` correctly names as damaged, is set aside; the previous holder of the
-   * claim may have recomputed it, and that result must stay.
+   * The result under a claimed key. Moves it aside if it is incomplete, or if it is the object `suspect` and its bytes are damaged. Another object stays:
+   * the previous holder of the claim may have recomputed the result.
    */
-  readonly lookOrSetAside: (id: string, key: string, suspect: string | undefined) => Effect.Effect<Trace | undefined, StoreError>
-  /** The damage to a result's bytes. An intact result is not read again in this run. */
+  readonly lookOrMoveAside: (id: string, key: string, suspect: string | undefined) => Effect.Effect<Trace | undefined, StoreError>
+  /** A description of the damage to a result's bytes; undefined if there is none. A run reads an intact result only once. */
   readonly damage: (digest: string) => Effect.Effect<string | undefined, StoreError>
-  /** Uses an existing result; returns whether it does: a lock file also checks the code, and a pinned stage's code may have drifted. */
+  /** Uses an existing result. Returns false, and reports a failure, if the run is locked and a pinned stage's code has drifted. */
   readonly take: (node: StageNode, key: string, parts: KeyParts, trace: Trace) => Effect.Effect<boolean, StoreError>
 }
 
@@ -31,7 +31,7 @@ export const makeFinder = (
   { emit, facts, journal, known, options, store, verified }: RunContext,
   { executionOf, recordSoon, report }: Recorder
 ): Finder => {
-  const reading = fairSemaphore(readAtOnce)
+  const reading = fairSemaphore(concurrentReads)
   const damage: Finder["damage"] = (digest) =>
     Effect.suspend(() =>
       verified.has(digest)
@@ -47,7 +47,7 @@ export const makeFinder = (
     if (presence === "missing") return undefined
     return { trace, isDamaged: presence === "modified" && (yield* damage(trace.digest)) !== undefined }
   })
-  const lookOrSetAside: Finder["lookOrSetAside"] = Effect.fnUntraced(function* (id, key, suspect) {
+  const lookOrMoveAside: Finder["lookOrMoveAside"] = Effect.fnUntraced(function* (id, key, suspect) {
     const trace = yield* journal.trace(key)
     if (trace === undefined) return undefined
     let wrong = "damaged or no longer in the store"
@@ -65,7 +65,7 @@ export const makeFinder = (
   const take: Finder["take"] = Effect.fnUntraced(function* (node, key, parts, trace) {
     const drift = yield* driftOf(node, facts, trace, journal)
     if (drift.length > 0) {
-      const error = drifted(node, drift)
+      const error = driftMessage(node, drift)
       if (options.locked !== undefined) {
         recordSoon(executionOf(node, key, parts, { status: "failed", error }))
         report(node, { status: "failed", milliseconds: 0, key, digest: null, metrics: {}, error })
@@ -81,10 +81,10 @@ export const makeFinder = (
       key,
       digest: trace.digest,
       metrics: trace.metrics,
-      ...toldOfSkipped(store, trace),
+      ...skippedReport(store, trace),
       error: null
     })
     return true
   })
-  return { look, lookOrSetAside, damage, take }
+  return { look, lookOrMoveAside, damage, take }
 }

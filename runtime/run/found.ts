@@ -1,6 +1,6 @@
 /**
  * Finds all existing results of a graph whose keys can be computed without running anything: the first step of a plan, and all that a run does if
- * nothing has changed. Thousands of nodes are looked up with few statements and no fibers.
+ * nothing has changed. Looks up thousands of nodes with few SQL statements and no fibers.
  */
 import * as Effect from "effect/Effect"
 import { dependencies, type Graph, type StageNode } from "../define/graph.ts"
@@ -19,11 +19,11 @@ export interface Keyed {
   readonly key: string
   /** The journal's entry under the key. */
   readonly trace: Trace | undefined
-  /** The result's state in the store; all its inputs exist. */
+  /** The result's state in the store. */
   readonly presence: Presence
 }
 
-/** Nodes with known keys, inputs first. `fileDigest`: the known content digests of the user's files. */
+/** The nodes whose keys are known, because the results of all their inputs exist; inputs first. `fileDigest`: the known digests of the user's files. */
 export const findAll = (
   graph: Graph,
   facts: Facts,
@@ -53,10 +53,10 @@ export const findAll = (
     const presences = yield* store.presences(digests)
     const presenceOf = new Map(digests.map((digest, i) => [digest, presences[i]!]))
     const found = new Map<string, Keyed>()
-    const there = (id: string) => graph.nodes.get(id)!.kind === "file" || (found.get(id)?.presence ?? "missing") !== "missing"
+    const exists = (id: string) => graph.nodes.get(id)!.kind === "file" || (found.get(id)?.presence ?? "missing") !== "missing"
     for (const each of keyed) {
       // The content of an input that has to be recomputed is unknown.
-      if (!dependencies(each.node).every(there)) continue
+      if (!dependencies(each.node).every(exists)) continue
       found.set(each.node.id, { ...each, presence: each.trace === undefined ? "missing" : presenceOf.get(each.trace.digest)! })
     }
     return found

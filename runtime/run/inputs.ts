@@ -51,7 +51,7 @@ export const digestInput = (
   remote === undefined ? digestFile(path, cache, onRead) : Effect.succeed({ digest: remote.digest, stamp: "" })
 
 /** Whether an input is available. */
-export const isInputThere = ({ path, remote }: FileNode): boolean => remote !== undefined || isHubName(path) || isThere(path)
+export const inputExists = ({ path, remote }: FileNode): boolean => remote !== undefined || isHubName(path) || isThere(path)
 
 /** An input's name in records. */
 export const inputName = ({ path, remote }: FileNode): string => remote?.pinned ?? path

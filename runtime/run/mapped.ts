@@ -11,7 +11,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import { ArtifactError, type ArtifactRef, type DatasetType, type Written, written } from "../../schemas/artifact.ts"
 import type { OpenDataset } from "../../schemas/dataset-file.ts"
-import { isPassing } from "../../schemas/explained-error.ts"
+import { isTransient } from "../../schemas/explained-error.ts"
 import { type Checkpoints, noCheckpoints } from "../define/resume-points.ts"
 import type { SkippedRow, SkippedRows } from "../define/skipped.ts"
 import type { Context, Progress, Sharding, StageInfo } from "../define/stage-info.ts"
@@ -217,7 +217,7 @@ export const runMapped = (
 
 const writing = "Writing the combined output of the shards"
 const failed = (doing: string, cause: unknown): StageError =>
-  new StageError({ reason: "Shards", message: `${doing}: ${messageOf(cause)}`, isRetryable: isPassing(cause) })
+  new StageError({ reason: "Shards", message: `${doing}: ${messageOf(cause)}`, isRetryable: isTransient(cause) })
 const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, StageError> =>
   Effect.try({ try: body, catch: (cause) => failed(doing, cause) })
 /** Damaged or invalid rows already have a complete message. */

@@ -34,19 +34,19 @@ export interface RunOptions {
   readonly limits?: NodeLimits
   /** Minimum seconds between two checkpoints of a stage. Default: 60. 0: after every step. */
   readonly checkpointSeconds?: number
-  /** Maximum steps between two checkpoints; whichever comes first, if seconds are given too. */
+  /** Maximum steps between two checkpoints. If seconds are given too, whichever comes first applies. */
   readonly checkpointSteps?: number
   /** The command line that repeats the run, if there is one: recorded with the run. */
   readonly again?: CommandLine
   /** Resolves names on the Hugging Face Hub. Runs that share it use the same commits. Default: a new one per run. */
   readonly hub?: Hub
-  /** The lock from `freeze`: the run does not start if anything differs from it, and fails if a result does. */
+  /** The lock file from `freeze`: the run does not start if anything differs from it, and a node fails if its result differs. */
   readonly locked?: LockFile
-  /** Where stages run, unless their nodes specify it. Default: "local". */
+  /** Where stages run, for nodes without a placement of their own. Default: "local". */
   readonly on?: "local" | "slurm"
   /** Maximum number of concurrently submitted jobs. */
   readonly slurmJobs?: number
-  /** What happens to jobs when the run is interrupted; called at that time. Default: they are left running. */
+  /** Called when the run is interrupted; decides what happens to its jobs. Default: they are left running. */
   readonly onInterruption?: () => Interruption
   /** Where results are shared with others. */
   readonly shared?: SharedPlace
@@ -55,7 +55,7 @@ export interface RunOptions {
 export interface Machine {
   readonly device: "cpu" | "cuda"
   readonly threads: number
-  /** Present only above 1, together with `sharding`. */
+  /** Present only if above 1, together with `sharding`. */
   readonly ranks?: number
   readonly sharding?: Sharding
 }

@@ -14,7 +14,7 @@ import { checkAgreements, lookAtInputs, userFolders } from "./agreements.ts"
 import { changes, driftOf, type Since } from "./changes.ts"
 import { type Facts, gatherFacts } from "./facts.ts"
 import { findAll } from "./found.ts"
-import { digestInput, graphOf, inputName, isInputThere } from "./inputs.ts"
+import { digestInput, graphOf, inputName, inputExists } from "./inputs.ts"
 import { chosenNodes, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
 
 export type PlannedNode =
@@ -54,8 +54,8 @@ export type PlannedNode =
       readonly since: Since | null
     }
 
-/** Nodes without known content. */
-const open: ReadonlyArray<PlannedNode["kind"]> = ["run", "unknown", "awaited"]
+/** The kinds of nodes whose content is not known yet. */
+const undecided: ReadonlyArray<PlannedNode["kind"]> = ["run", "unknown", "awaited"]
 
 export interface Plan {
   readonly graph: Graph
@@ -64,11 +64,11 @@ export interface Plan {
 }
 
 export interface PlanOptions extends RunOptions {
-  /** Missing files: an error, as in a run, or planned as awaited. */
+  /** Whether a missing input file is an error, as in a run, or planned as awaited. Default: "fail". */
   readonly missing?: "fail" | "await"
 }
 
-/** What a run with these parameters would do. */
+/** Plans a run with these parameters: reads inputs and looks up results, but runs no stage. Errors as in a run, before its first stage. */
 export const plan = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
@@ -84,18 +84,18 @@ export const plan = <Params extends ConfigSchema>(
     const selected = chosenNodes(graph, options)
     const store = yield* Store
     yield* lookAtInputs(graph, selected)
-    const made = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing, (read) =>
+    const planned = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing, (read) =>
       options.onEvent?.({ type: "reading", ...read })
     )
     const users = userFolders(graph)
     yield* checkAgreements(graph, (id) => {
-      const node = made.nodes.get(id)!
+      const node = planned.nodes.get(id)!
       return node.kind === "hit" ? store.path(node.trace.digest) : users(id)
     })
-    return { ...made, selected }
+    return { ...planned, selected }
   })
 
-/** The plan of an already built graph. */
+/** Plans an already built graph. */
 export const planGraph = (
   graph: Graph,
   machine: Machine,
@@ -110,7 +110,7 @@ export const planGraph = (
     const files = new Map<string, PlannedNode & { readonly digest?: string }>()
     for (const node of graph.nodes.values()) {
       if (node.kind !== "file") continue
-      if (missing === "await" && !isInputThere(node)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
+      if (missing === "await" && !inputExists(node)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
       else files.set(node.id, { kind: "file", id: node.id, path: inputName(node), ...(yield* digestInput(node, journal, onRead)) })
     }
     const found = yield* findAll(graph, facts, (id) => files.get(id)?.digest, { journal, store }, force)
@@ -122,7 +122,7 @@ export const planGraph = (
       }
       const known = found.get(node.id)
       if (known === undefined) {
-        const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
+        const until = dependencies(node).filter((id) => undecided.includes(nodes.get(id)!.kind))
         const { own, since } = yield* changes(node, { facts, journal, pipeline: graph.pipeline }, undefined)
         nodes.set(node.id, {
           kind: "unknown",
@@ -135,14 +135,14 @@ export const planGraph = (
         continue
       }
       const { key, parts, presence, trace } = known
-      const isThere = presence !== "missing"
-      if (trace !== undefined && isThere && !force.has(node.id)) {
+      const exists = presence !== "missing"
+      if (trace !== undefined && exists && !force.has(node.id)) {
         const drift = yield* driftOf(node, facts, trace, journal)
         const isModified = presence === "modified"
         nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift, isModified })
       } else {
         const { all: why, since } =
-          force.has(node.id) && isThere
+          force.has(node.id) && exists
             ? { all: ["forced"], since: null }
             : trace !== undefined
               ? { all: ["its result is no longer in the store"], since: null }

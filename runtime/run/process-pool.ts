@@ -15,19 +15,19 @@ import { type Execute, timedOut } from "./execute.ts"
 import { gang } from "./gang.ts"
 import type { Outcome } from "./run-stage.ts"
 
-/** How long a stage that was asked to stop may take to finish its step and save, in milliseconds. */
-const savingTime = 120_000
+/** Time that an interrupted stage has to finish its step and save a checkpoint, in milliseconds. */
+const saveTimeout = 120_000
 /** Interval between checks of a child's memory, in milliseconds. */
 const memoryInterval = 200
 
-/** Node treats a longer time than this (24.8 days) as 1 ms. */
-const longestTimer = 2 ** 31 - 1
+/** The longest delay of a Node timer (24.8 days), in milliseconds: Node treats longer delays as 1 ms. */
+const longestDelay = 2 ** 31 - 1
 
 /** Calls `body` after any number of milliseconds; returns a function that cancels it. */
 export const after = (milliseconds: number, body: () => void): (() => void) => {
   let timer: NodeJS.Timeout
   const wait = (left: number) => {
-    timer = setTimeout(() => (left > longestTimer ? wait(left - longestTimer) : body()), Math.min(left, longestTimer))
+    timer = setTimeout(() => (left > longestDelay ? wait(left - longestDelay) : body()), Math.min(left, longestDelay))
   }
   wait(milliseconds)
   return () => clearTimeout(timer)
@@ -52,8 +52,8 @@ const tooLarge = (stage: StageInfo, limit: number, found: number): Effect.Effect
     })
   )
 
-/** Number of bytes of a child's last output kept to explain a crash. */
-const tailBytes = 4000
+/** The last characters of a child's output are kept to explain a crash. */
+const tailLength = 4000
 
 /**
  * Children are kept for the next job, because starting one takes about a second. An interrupted or crashed child is not reused. All are killed when
@@ -62,7 +62,7 @@ const tailBytes = 4000
 export const processPool = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
   Effect.map(children(prepare), ({ run }) => run)
 
-/** The same for one rank of a group whose others are started elsewhere: its place is in this process's environment (`rankVariables`). */
+/** Like `processPool`, for one rank of a group whose other ranks run elsewhere. The environment says which rank this is (`rankVariables`). */
 export const rankProcess = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
   Effect.map(children(prepare), ({ one }) => one)
 
@@ -72,7 +72,10 @@ const children = (prepare: string | undefined) =>
     ({ close }) => Effect.sync(close)
   )
 
-/** An idle child. Memory left from earlier stages would count against a limit, so a stage with a limit uses a child below half of it, if there is one. */
+/**
+ * Takes an idle child, if there is one. Memory left over from earlier stages counts against a stage's limit, so a stage with a limit only gets a child
+ * that uses less than half of it.
+ */
 const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildProcess | undefined => {
   if (memory === undefined) return idle.pop()
   const at = idle.findLastIndex(({ pid }) => (residentMemory(pid ?? -1) ?? 0) < memory / 2)
@@ -111,7 +114,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
       env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env, ...variables }
     })
     all.add(child)
-    // A broken channel: the child can't be used any more. Its exit reports the rest.
+    // The channel is broken, so the child is unusable. The exit handler reports the error.
     child.on("error", () => child.kill("SIGKILL"))
     child.once("exit", () => {
       all.delete(child)
@@ -132,89 +135,89 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         child.ref()
         let tail = ""
         let finished = false
-        let keeping = false
-        let checked = Promise.resolve()
-        const hear = (text: string) => {
+        let savesCheckpoints = false
+        let codeCheck = Promise.resolve()
+        const onText = (text: string) => {
           if (text === "") return
-          tail = (tail + text).slice(-tailBytes)
+          tail = (tail + text).slice(-tailLength)
           onOutput?.(text)
         }
         // One decoder per pipe: a character may be split between two chunks.
-        const listening = [child.stdout, child.stderr].map((stream) => {
+        const stopReading = [child.stdout, child.stderr].map((stream) => {
           const decoder = new StringDecoder("utf8")
-          const output = (chunk: Buffer) => hear(decoder.write(chunk))
+          const output = (chunk: Buffer) => onText(decoder.write(chunk))
           stream?.on("data", output)
           return () => {
             stream?.off("data", output)
-            hear(decoder.end())
+            onText(decoder.end())
           }
         })
-        const giveUp = (error: Effect.Effect<never, StageError>) => {
+        const killWith = (error: Effect.Effect<never, StageError>) => {
           if (finished) return
           child.kill("SIGKILL")
           finish(error, false)
         }
-        const callOff = seconds === undefined ? undefined : after(seconds * 1000, () => giveUp(timedOut(stage, seconds)))
-        const watch =
+        const cancelTimeout = seconds === undefined ? undefined : after(seconds * 1000, () => killWith(timedOut(stage, seconds)))
+        const memoryTimer =
           memory === undefined
             ? undefined
             : setInterval(() => {
                 const found = residentMemory(child.pid ?? -1)
-                if (found !== undefined && found > memory) giveUp(tooLarge(stage, memory, found))
+                if (found !== undefined && found > memory) killWith(tooLarge(stage, memory, found))
               }, memoryInterval)
-        const forget = () => {
-          callOff?.()
-          clearInterval(watch)
-          for (const leave of listening) leave()
-          child.off("message", heard)
-          child.off("exit", exited)
-          child.off("error", broken)
+        const stopListening = () => {
+          cancelTimeout?.()
+          clearInterval(memoryTimer)
+          for (const stop of stopReading) stop()
+          child.off("message", onMessage)
+          child.off("exit", onExit)
+          child.off("error", onError)
         }
         const finish = (result: Effect.Effect<Outcome, StageError>, reuse: boolean) => {
-          forget()
+          stopListening()
           if (finished) return
           finished = true
           if (reuse) giveBack(stage, child)
           resume(result)
         }
-        const heard = (message: FromChild) => {
+        const onMessage = (message: FromChild) => {
           if (message.type === "progress") onProgress(message.progress)
-          else if (message.type === "keeping") keeping = true
-          else if (message.type === "loaded") checked = check()
-          else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.outcome), true))
-          else if (message.type === "failed") void checked.then(() => finish(Effect.fail(new StageError(message.error)), true))
-          else if (message.type === "broken") giveUp(Effect.fail(new StageError(message.error)))
+          else if (message.type === "saves-checkpoints") savesCheckpoints = true
+          else if (message.type === "loaded") codeCheck = checkCode()
+          else if (message.type === "done") void codeCheck.then(() => finish(Effect.succeed(message.outcome), true))
+          else if (message.type === "failed") void codeCheck.then(() => finish(Effect.fail(new StageError(message.error)), true))
+          else if (message.type === "broken") killWith(Effect.fail(new StageError(message.error)))
         }
-        // The child has loaded the current content of the files.
-        const check = async () => {
+        // The child has loaded the files as they are now, which must be the code in the key.
+        const checkCode = async () => {
           const files = await Effect.runPromise(changedSince(code, stage, cache))
           if (files.length === 0) return
           child.kill("SIGKILL")
           const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). Finished results are kept: run again to continue with the new code.`
           finish(Effect.fail(new StageError({ reason: "CodeChanged", message, isRetryable: false })), false)
         }
-        const exited = (code: number | null, signal: string | null) => {
+        const onExit = (code: number | null, signal: string | null) => {
           const how =
             signal === "SIGKILL"
               ? "was killed (out of memory?)"
               : signal !== null
                 ? `was terminated by ${signal}`
                 : `exited with code ${code}`
-          // Its last output may still be in the pipes; a grandchild may keep them open forever.
-          const tell = () => {
-            clearTimeout(patience)
-            const said = tail.trim() === "" ? "" : ` Its last output:\n${tail.trim()}`
+          const report = () => {
+            clearTimeout(timer)
+            const output = tail.trim() === "" ? "" : ` Its last output:\n${tail.trim()}`
             finish(
               Effect.fail(
-                new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}`, isRetryable: true })
+                new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${output}`, isRetryable: true })
               ),
               false
             )
           }
-          const patience = setTimeout(tell, 500)
-          child.once("close", tell)
+          // Wait for output that is still in the pipes, but not forever: a grandchild may keep them open.
+          const timer = setTimeout(report, 500)
+          child.once("close", report)
         }
-        const broken = (error: Error) => {
+        const onError = (error: Error) => {
           if (child.pid === undefined)
             finish(
               Effect.fail(
@@ -227,38 +230,38 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
               false
             )
         }
-        child.on("message", heard)
-        child.on("exit", exited)
-        child.on("error", broken)
+        child.on("message", onMessage)
+        child.on("exit", onExit)
+        child.on("error", onError)
         child.send({ job, prepare: stage.resources.tensors === true ? prepare : undefined } satisfies ToChild)
-        // Interrupted: a stage with checkpoints may save one before it ends.
+        // On interruption, a stage with checkpoints may save one before it ends.
         return Effect.callback<void>((ended) => {
           if (finished) return ended(Effect.void)
           finished = true
-          forget()
+          stopListening()
           const kill = () => child.kill("SIGKILL")
-          const patience = setTimeout(kill, savingTime)
+          const timer = setTimeout(kill, saveTimeout)
           child.on("message", (message: FromChild) => {
             if (message.type === "done" || message.type === "failed" || message.type === "broken") kill()
           })
-          const gone = () => {
-            clearTimeout(patience)
+          const onEnd = () => {
+            clearTimeout(timer)
             ended(Effect.void)
           }
-          if (hasEnded(child) || child.pid === undefined) return gone()
-          child.once("exit", gone)
-          // It takes part when its leader saves.
+          if (hasEnded(child) || child.pid === undefined) return onEnd()
+          child.once("exit", onEnd)
+          // The first rank's save involves all ranks, so the others run until it has exited.
           if (leader !== undefined && !hasEnded(leader)) leader.once("exit", kill)
-          else if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
+          else if (savesCheckpoints && child.connected) child.send({ stop: true } satisfies ToChild)
           else kill()
         })
       })
-  const waiting = (stage: StageInfo) => (stage.resources.tensors === true ? idle.tensors : idle.light)
+  const idleFor = (stage: StageInfo) => (stage.resources.tensors === true ? idle.tensors : idle.light)
   const one = runIn({
-    take: (stage, memory) => takeIdle(waiting(stage), memory) ?? start(),
+    take: (stage, memory) => takeIdle(idleFor(stage), memory) ?? start(),
     giveBack: (stage, child) => {
       child.unref()
-      waiting(stage).push(child)
+      idleFor(stage).push(child)
     }
   })
   const several = gang<ChildProcess>((variables, leader) => {

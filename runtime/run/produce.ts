@@ -1,4 +1,4 @@
-/** Runs a node's stage on its inputs: the output is sealed in its own folder, but not yet in the store. */
+/** Runs a node's stage on its inputs and seals the output in a temporary folder, ready to be committed to the store. */
 import { copyFileSync, existsSync, mkdirSync } from "node:fs"
 import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -20,7 +20,7 @@ import { machineFor } from "./ranks.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
 /** Default seconds between two checkpoints of a stage. */
-const usualCheckpointSeconds = 60
+const defaultCheckpointSeconds = 60
 
 export interface Produced extends Outcome {
   readonly sealed: SealedObject
@@ -30,11 +30,11 @@ export interface Produced extends Outcome {
 
 export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
 
-/** Whether a node's stage runs as a separate job. A stage that runs in the run's own process is not worth a job. */
+/** Whether a node's stage runs as a Slurm job. Stages with `inProcess` are too small for a job unless their node requests it. */
 export const isJob = (options: Pick<RunOptions, "on">, { placement, stage }: StageNode): boolean =>
   (placement?.executor ?? (stage.resources.inProcess === true ? "local" : options.on)) === "slurm"
 
-const placed = (run: RunContext, node: StageNode, key: string, { numerics }: KeyParts): Placed | undefined =>
+const placementOf = (run: RunContext, node: StageNode, key: string, { numerics }: KeyParts): Placed | undefined =>
   isJob(run.options, node)
     ? { key, node: node.id, placement: node.placement ?? {}, numerics, onInterruption: run.options.onInterruption ?? (() => "leave") }
     : undefined
@@ -48,7 +48,7 @@ const shardsFile = (run: RunContext, node: StageNode, parts: KeyParts): string |
   const { sharding } = node.stage
   if (sharding === undefined) return null
   const base = cacheKey({ ...parts, inputs: { ...parts.inputs, [sharding.over]: null } })
-  // No database on a shared file system: files, where jobs also keep checkpoints.
+  // Jobs use a folder, next to their checkpoints: SQLite does not work on a shared file system.
   return isJob(run.options, node) ? join(home, "checkpoints", `shards-${base}`) : join(home, "shards", `${base}.db`)
 }
 
@@ -69,19 +69,19 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
       return { path, type, digest, contentDigest }
     }),
     ...folders,
-    mostSkipped: limitsOf(run, node).skipped,
+    skippedLimit: limitsOf(run, node).skipped,
     seed: node.seed,
     ...machineFor(node, run.options),
     checkpoints: {
       folder: checkpointFolder(run, key),
-      seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),
+      seconds: checkpointSeconds ?? (steps === undefined ? defaultCheckpointSeconds : Infinity),
       steps
     },
     shards: shardsFile(run, node, parts)
   }
 }
 
-/** A user's file that changed while a stage read it makes the result useless: it corresponds to no content. */
+/** Fails if a user's file changed while a stage read it: the result would not belong to any version of the file. */
 const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode) {
   for (const id of dependencies(node)) {
     const { path, stamp } = run.known.get(id)!
@@ -99,23 +99,23 @@ const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode
   }
 })
 
-/** Runs the stage; its output folder stays if this succeeds. */
+/** Runs the stage. On success the caller removes the output folders (`sealed`, `sidecar`); on failure they are removed here. */
 export const produce = (run: RunContext, node: StageNode, key: string, parts: KeyParts): Effect.Effect<Produced, StageError | StoreError> =>
   Effect.gen(function* () {
     const { emit, facts, graph, journal, store } = run
     const { all: why } = yield* changes(node, { facts, journal, pipeline: graph.pipeline }, parts)
     emit({ type: "node-started", node: node.id, stage: node.stage.name, why })
     const directory = yield* store.temporary
-    // Created only if something is put there.
-    const beside = `${directory}-sidecar`
+    // Created when the first file is written to it.
+    const sidecarFolder = `${directory}-sidecar`
     const work = Effect.gen(function* () {
       const outcome = yield* run.execute({
         stage: node.stage,
-        job: jobOf(run, node, key, parts, { output: directory, sidecar: beside }),
+        job: jobOf(run, node, key, parts, { output: directory, sidecar: sidecarFolder }),
         code: facts.code.get(node.id)!,
         cache: journal,
         limits: limitsOf(run, node),
-        on: placed(run, node, key, parts),
+        on: placementOf(run, node, key, parts),
         onProgress: ({ note, ...progress }) => {
           if (note !== undefined) emit({ type: "note", node: node.id, message: note })
           else emit({ type: "progress", node: node.id, progress })
@@ -134,42 +134,44 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
           )
         )
       )
-      const sidecar = existsSync(beside) ? yield* Effect.catchTag(store.seal(beside, Sidecar), "ArtifactError", Effect.die) : undefined
+      const sidecar = existsSync(sidecarFolder)
+        ? yield* Effect.catchTag(store.seal(sidecarFolder, Sidecar), "ArtifactError", Effect.die)
+        : undefined
       return { ...outcome, sealed, sidecar }
     })
     return yield* work.pipe(
-      Effect.mapError((error) => (error instanceof StageError ? withSkipped(run, node, beside, error) : error)),
+      Effect.mapError((error) => (error instanceof StageError ? withSkipped(run, node, sidecarFolder, error) : error)),
       Effect.onError(() =>
         Effect.gen(function* () {
           // If the process was killed, the rows of its last checkpoint are used.
-          if (!existsSync(join(beside, curvesFile))) {
+          if (!existsSync(join(sidecarFolder, curvesFile))) {
             const left = yield* Effect.promise(() => curveOfCheckpoints(checkpointFolder(run, key)))
-            yield* writeCurve(left, beside, (message) => emit({ type: "note", node: node.id, message }))
+            yield* writeCurve(left, sidecarFolder, (message) => emit({ type: "note", node: node.id, message }))
           }
-          const curve = kept(beside, curvesFile, curvesPath(store.home, run.id, node.id), "its curve so far is")
+          const curve = keepForUser(sidecarFolder, curvesFile, curvesPath(store.home, run.id, node.id), "its curve so far is")
           if (curve !== undefined) emit({ type: "note", node: node.id, message: curve })
           yield* store.remove(directory)
-          yield* store.remove(beside)
+          yield* store.remove(sidecarFolder)
         })
       )
     )
   })
 
-/** Moves a file from a failed stage's sidecar next to its log: it may explain the failure. Returns where it is, if it exists. */
-const kept = (beside: string, file: string, to: string, what: string): string | undefined => {
-  if (!existsSync(join(beside, file))) return undefined
+/** Copies a file of a failed stage's sidecar next to its log, because it may explain the failure. Returns a message with its path, if it exists. */
+const keepForUser = (sidecarFolder: string, file: string, to: string, what: string): string | undefined => {
+  if (!existsSync(join(sidecarFolder, file))) return undefined
   try {
     mkdirSync(dirname(to), { recursive: true })
-    copyFileSync(join(beside, file), to)
+    copyFileSync(join(sidecarFolder, file), to)
     return `${what} in ${to}`
   } catch (cause) {
     return `${what} lost: ${messageOf(cause)}`
   }
 }
 
-/** Adds to a stage's error where its skipped rows are listed. */
-const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string, error: StageError): StageError => {
-  const where = kept(beside, skippedFile, skippedPath(store.home, id, node.id), "The rows that it skipped are")
+/** Adds the path of the list of skipped rows to a stage's error. */
+const withSkipped = ({ id, store }: RunContext, node: StageNode, sidecarFolder: string, error: StageError): StageError => {
+  const where = keepForUser(sidecarFolder, skippedFile, skippedPath(store.home, id, node.id), "The rows that it skipped are")
   if (where === undefined) return error
   const advice =
     error.reason !== "TooManySkipped"

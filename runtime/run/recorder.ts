@@ -5,7 +5,7 @@ import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import type { Execution } from "../store/executions.ts"
-import type { ToldOfSkipped } from "../store/sidecar.ts"
+import type { SkippedReport } from "../store/sidecar.ts"
 import { codeParts } from "./changes.ts"
 import type { RunContext } from "./context.ts"
 import type { NodeResult } from "./events.ts"
@@ -18,7 +18,7 @@ export interface Recorder {
   readonly results: ReadonlyMap<string, NodeResult>
   readonly report: (
     node: StageNode,
-    result: Omit<NodeResult, "id" | "stage" | keyof ToldOfSkipped> & Partial<Pick<NodeResult, keyof ToldOfSkipped>>
+    result: Omit<NodeResult, "id" | "stage" | keyof SkippedReport> & Partial<Pick<NodeResult, keyof SkippedReport>>
   ) => void
   readonly executionOf: (
     node: StageNode,

@@ -1,4 +1,4 @@
-/** Runs a stage on a job: in this process, or called by child.ts in another. */
+/** Runs a stage on a job: directly in the run's process, or in a child process (child.ts). */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -10,7 +10,7 @@ import type { SkippedCount } from "../define/skipped.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { StageError, stageErrorOf } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
-import { carryingCurve, Curve, writeCurve } from "./curve.ts"
+import { withCurve, Curve, writeCurve } from "./curve.ts"
 import { runMapped, type ShardPart } from "./mapped.ts"
 import type { RankGroup } from "./ranks.ts"
 import { collectSkipped } from "./skipped-rows.ts"
@@ -27,18 +27,18 @@ export interface Job {
   readonly threads: number
   /** For a stage with several ranks; absent: a single process. */
   readonly ranks?: RankGroup | undefined
-  /** Where the stage saves checkpoints; null: it saves none, and starts from the beginning. */
+  /** Where the stage saves checkpoints; null: it saves none and starts from the beginning. */
   readonly checkpoints: CheckpointOptions | null
   /** Where a mapped stage stores its shard results; null or absent: it stores none. */
   readonly shards?: string | null
   /** For a mapped stage with several workers: this worker's shards. */
   readonly part?: ShardPart | undefined
-  /** The folder for files about how the result was made (store/sidecar.ts); absent: none are kept. */
+  /** The folder for files about how the result was made (store/sidecar.ts); null or absent: none are kept. */
   readonly sidecar?: string | null
   /** The metrics of the result being reproduced; absent in a run. */
   readonly recorded?: Readonly<Record<string, number>> | undefined
-  /** Maximum fraction of rows that the stage may skip, if the node or the run sets it. */
-  readonly mostSkipped?: number | undefined
+  /** Maximum fraction of rows that the stage may skip; absent if neither the node nor the run sets it. */
+  readonly skippedLimit?: number | undefined
 }
 
 /** A stage's metrics and other results besides its output. */
@@ -59,7 +59,7 @@ export const runStage = (
     if (sidecar === null || sidecar === undefined) return runWith(stage, job, progress, stop)
     const curve = new Curve()
     return runWith(stage, job, progress, stop, curve).pipe(
-      // The curve of a failed stage is what its user needs most.
+      // Also for a failed stage: its curve helps to find the reason.
       Effect.onExit((exit) =>
         Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
           ? Effect.void
@@ -84,7 +84,7 @@ const runWith = (
       const { type } = portOf(port)
       for (const ref of [own(job.inputs, name) ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
-    const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped)
+    const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.skippedLimit)
     const kept = job.checkpoints === null ? undefined : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
     const checkpoints = kept ?? noCheckpoints
     const context: Context = {
@@ -94,7 +94,7 @@ const runWith = (
       seed: job.seed,
       device: job.device,
       threads: job.threads,
-      // A real turn of the event loop, so that messages and signals are handled between steps.
+      // Yields to the event loop, so that messages and signals are handled between steps.
       progress: (report) =>
         Effect.andThen(
           Effect.sync(() => {
@@ -103,13 +103,13 @@ const runWith = (
           }),
           nextTurn
         ),
-      checkpoints: curve === undefined || checkpoints === noCheckpoints ? checkpoints : carryingCurve(checkpoints, curve),
+      checkpoints: curve === undefined || checkpoints === noCheckpoints ? checkpoints : withCurve(checkpoints, curve),
       skipped,
       recorded: job.recorded
     }
     const run: StageInfo["run"] = (given) => {
       const made: unknown = stage.run(keyedOnly(stage, given))
-      return Effect.isEffect(made) ? (made as ReturnType<StageInfo["run"]>) : Effect.fail(noEffect(stage, made))
+      return Effect.isEffect(made) ? (made as ReturnType<StageInfo["run"]>) : Effect.fail(notAnEffect(stage, made))
     }
     const { sharding } = stage
     const written = yield* Effect.suspend(() =>
@@ -121,13 +121,13 @@ const runWith = (
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
         reason: "NothingWritten",
-        message: `Stage ${stage.name} did not return its output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`,
+        message: `Stage ${stage.name} did not return its output. End its run with writeDataset(output, ...), saveCheckpoint(output, ...) or another writer.`,
         isRetryable: false
       })
     return { metrics: written.metrics, skipped: yield* skipped.finish }
   }).pipe(
     Effect.catchCause((cause) => {
-      // A stopped run does not reach this point.
+      // If the run itself was interrupted, this is not reached.
       if (Cause.hasInterruptsOnly(cause))
         return Effect.fail(
           new StageError({
@@ -140,15 +140,15 @@ const runWith = (
     })
   )
 
-/** A stage written without types, or as an async function. */
-const noEffect = (stage: StageInfo, made: unknown): StageError =>
+/** The error for a stage whose `run` returns no Effect: it was written without types, or as an async function. */
+const notAnEffect = (stage: StageInfo, made: unknown): StageError =>
   new StageError({
     reason: "Defect",
     message: `Stage ${stage.name}: its run returned ${made instanceof Promise ? "a promise" : typeof made === "object" && made !== null ? "an object" : String(made)}, expected an Effect. Write it with Effect.gen or Effect.fn, and wrap promises in Effect.tryPromise.`,
     isRetryable: false
   })
 
-/** A stage can't read values that are not in its key: a result that depended on one would be reused for another seed or device. */
+/** Prevents a stage from reading values that are not in its key: its result would be reused for another seed or device. */
 const keyedOnly = (stage: StageInfo, context: Context): Context => {
   const tensors = stage.resources.tensors === true
   const refuse = (field: "seed" | "device" | "threads", declaration: string) => {
@@ -156,7 +156,7 @@ const keyedOnly = (stage: StageInfo, context: Context): Context => {
       const error = new Error(
         `Stage ${stage.name} reads context.${field}, which is not part of its key: a result for another ${field} would be reused. Declare \`${declaration}\`, or do not read it.`
       )
-      // The stack starts where the stage reads it, not here.
+      // The stack starts where the stage reads the field, not here.
       Error.captureStackTrace(error, get)
       throw error
     }

@@ -27,7 +27,7 @@ import { gatherFacts } from "./facts.ts"
 import { type Finder, makeFinder } from "./find.ts"
 import { findAll } from "./found.ts"
 import { writeLiveSteps } from "./live-steps.ts"
-import { holdResults, holdToLock } from "./hold-to-lock.ts"
+import { checkResults, checkAgainstLock } from "./check-lock.ts"
 import { graphOf } from "./inputs.ts"
 import { requireInputs } from "./missing-inputs.ts"
 import { makeMaker } from "./make.ts"
@@ -52,22 +52,22 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     yield* requireInputs(graph, selected)
     yield* lookAtInputs(graph, selected)
     const journal = yield* Journal
-    const free = yield* Store
+    const unheld = yield* Store
     const onEvent = options.onEvent ?? (() => undefined)
     const logs = yield* Effect.acquireRelease(
-      Effect.sync(() => writeNodeLogs(free.home, (node, message) => onEvent({ type: "note", node, message }))),
+      Effect.sync(() => writeNodeLogs(unheld.home, (node, message) => onEvent({ type: "note", node, message }))),
       ({ close }) => Effect.sync(close)
     )
     const steps = yield* Effect.acquireRelease(
-      Effect.sync(() => writeLiveSteps(free.home)),
+      Effect.sync(() => writeLiveSteps(unheld.home)),
       ({ close }) => Effect.sync(close)
     )
     const facts = yield* gatherFacts(graph, machineOf(options))
     yield* checkAgreements(graph, userFolders(graph))
-    if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
+    if (options.locked !== undefined) yield* checkAgainstLock(options.locked, graph, facts, journal, options)
     const executor = yield* Executor
     if ([...graph.nodes.values()].some((node) => node.kind === "stage" && isJob(options, node))) yield* executor.claim
-    const store = yield* free.hold("a run")
+    const store = yield* unheld.hold("a run")
     yield* store.sweep
     const emit = (event: RunEvent) => {
       logs.onEvent(event)
@@ -89,12 +89,12 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     }
     const result = yield* runGraph(context, selected, asked(graph, params, options, store.holder))
     if (options.locked === undefined) return result
-    const held = holdResults(options.locked, result)
-    held.nodes.forEach((node, i) => {
+    const checked = checkResults(options.locked, result)
+    checked.nodes.forEach((node, i) => {
       if (node !== result.nodes[i]) onEvent({ type: "note", node: node.id, message: node.error! })
     })
-    if (held !== result) yield* journal.finishRun(result.run, held.status)
-    return held
+    if (checked !== result) yield* journal.finishRun(result.run, checked.status)
+    return checked
   }).pipe(Effect.scoped)
 
 const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options: RunOptions, holder: string): Asked => ({
@@ -141,7 +141,7 @@ const runGraph = (
       yield* schedule(graph, makeSettler(context, selected, recorder, finder, make), found)
       yield* recorder.flush
       yield* sharing.finished
-      // In graph order, whatever finished first.
+      // In graph order, regardless of which finished first.
       const nodes = [...graph.nodes.keys()].flatMap((node) => recorder.results.get(node) ?? [])
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
       yield* journal.finishRun(id, status)
@@ -157,14 +157,14 @@ const runGraph = (
                   ? journal.finishRun(id, "interrupted")
                   : journal.finishRun(id, "failed", messageOf(Cause.squash(exit.cause)))
               ),
-              // The error may be the journal's own, and is reported. Without its process the run counts as killed.
+              // If the journal is what failed, the error is reported anyway, and the run counts as killed once its process has ended.
               Effect.ignore
             )
       )
     )
   })
 
-/** Uses existing results; returns the nodes that this settles. */
+/** Settles the nodes whose results are found; returns their ids. */
 const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Finder) {
   const { facts, graph, journal, known } = context
   // A file with unknown content is hashed while other nodes run.
@@ -179,7 +179,7 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
   const settled = new Set(known.keys())
   const found = yield* findAll(graph, facts, (id) => known.get(id)?.contentDigest, context, new Set(context.options.force))
   for (const { key, node, parts, presence, trace } of found.values()) {
-    // A modified result is checked before it is used, and so is everything that depends on it.
+    // A modified result is checked when its node is settled, before anything uses it.
     if (presence !== "present" || isForced(context, node.id) || !dependencies(node).every((id) => settled.has(id))) continue
     yield* finder.take(node, key, parts, trace!)
     settled.add(node.id)
@@ -187,7 +187,7 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
   return settled
 })
 
-/** Earlier results may not be shared yet. */
+/** Shares the found results: earlier runs may not have shared them. */
 const shareFound = Effect.fnUntraced(function* (
   { graph, journal, known, options }: RunContext,
   found: ReadonlySet<string>,

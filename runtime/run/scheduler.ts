@@ -5,8 +5,8 @@ import * as FiberSet from "effect/FiberSet"
 import { dependencies, type Graph } from "../define/graph.ts"
 
 /**
- * Settles every node. No fiber holds a resource that others need while it waits: concurrency is bounded by the available permits (--jobs, one stage
- * with tensors), so however many wait for one kind of permit, other nodes are found or run in parallel. If one fails, fails and interrupts the rest.
+ * Settles every node. Permits bound the concurrency (--jobs; one stage with tensors), and no fiber holds anything that others need while it waits for
+ * one, so nodes that wait for one kind of permit do not delay the others. If a node fails, interrupts the rest and fails with its error.
  */
 export const schedule = <E>(
   graph: Graph,
@@ -46,7 +46,7 @@ export const schedule = <E>(
           }
           if (--left === 0) yield* Deferred.succeed(done, undefined)
         }),
-        // Otherwise a chain of nodes would need an equally deep stack, and a fiber that ends by interruption would be awaited.
+        // Starting immediately would nest a stack frame per node of a chain. Without propagation, `join` would wait forever for an interrupted fiber.
         { startImmediately: false, propagateInterruption: true }
       )
     for (const id of ready) yield* begin(id)

@@ -24,7 +24,7 @@ export const makeSettler = (
   /** The selected nodes and everything they depend on; undefined: everything. */
   const needed = selected === undefined ? undefined : ancestors(graph, selected)
   const isNeeded = (id: string): boolean => needed === undefined || needed.has(id)
-  /** The user's unreadable files, with the reason. */
+  /** The user's files that can't be read: id -> reason. */
   const unreadable = new Map<string, string>()
   /** Nodes that share an input wait for each other while its bytes are checked. */
   const checking = new Map<string, Semaphore.Semaphore>()
@@ -33,8 +33,8 @@ export const makeSettler = (
   /** The key parts known so far. */
   const knownParts = (node: StageNode): KeyParts => keyParts(node, facts, (dependency) => known.get(dependency)?.contentDigest ?? "")
 
-  /** Reports a node with an unreadable input. */
-  const refuse = (node: StageNode, error: string): void => {
+  /** Fails a node with an unreadable input. */
+  const fail = (node: StageNode, error: string): void => {
     recordSoon(executionOf(node, "", knownParts(node), { status: "failed", error }))
     report(node, { status: "failed", milliseconds: 0, key: null, digest: null, metrics: {}, error })
   }
@@ -44,10 +44,10 @@ export const makeSettler = (
   }
 
   /**
-   * Checks a result's bytes against its manifest, once per run, before a stage uses it. A damaged result is set aside and recomputed, unless another
-   * run has already done that; false if that fails.
+   * Checks a result's bytes against its manifest, once per run, before a stage uses it. A damaged result is moved aside and recomputed, unless another
+   * run has already done so. Returns false if that fails.
    */
-  const sound = (id: string): Effect.Effect<boolean, StoreError> => {
+  const ensureIntact = (id: string): Effect.Effect<boolean, StoreError> => {
     const input = graph.nodes.get(id)!
     if (input.kind === "file") return Effect.succeed(true)
     let lock = checking.get(id)
@@ -58,7 +58,7 @@ export const makeSettler = (
         if (result === undefined) return false
         if ((yield* finder.damage(result.digest)) === undefined) return true
         for (const dependency of new Set(dependencies(input))) {
-          if (yield* sound(dependency)) continue
+          if (yield* ensureIntact(dependency)) continue
           known.delete(id)
           return false
         }
@@ -75,7 +75,7 @@ export const makeSettler = (
       const { digest, stamp } = read.success
       known.set(id, { digest, contentDigest: digest, path, type, stamp })
     } else if (read.failure._tag === "PipelineError" && isThere(path)) unreadable.set(id, read.failure.message)
-    // Probably a wrong path: report it before anything runs for hours. Files that no selected node needs may come later.
+    // Probably a wrong path: fail before anything runs for hours. A file that no selected node needs may be missing.
     else if (read.failure._tag === "StoreError" || isNeeded(id)) return yield* read.failure
   })
 
@@ -83,7 +83,7 @@ export const makeSettler = (
     const node = graph.nodes.get(id)!
     if (node.kind === "file") return yield* settleFile(id, node.path, node.type.name)
     const unread = dependencies(node).find((dependency) => unreadable.has(dependency))
-    if (unread !== undefined) return refuse(node, unreadable.get(unread)!)
+    if (unread !== undefined) return fail(node, unreadable.get(unread)!)
     if (dependencies(node).some((dependency) => !known.has(dependency))) return skip(node, null)
     const parts = partsOf(node)
     const key = cacheKey(parts)
@@ -94,13 +94,13 @@ export const makeSettler = (
     }
     if (selected !== undefined && !selected.has(id)) {
       if (!isNeeded(id)) return skip(node, key)
-      // An existing but damaged result is recomputed, whatever was selected, as in `sound`.
+      // A damaged result is recomputed even if its node is not selected, as in `ensureIntact`.
       if (found === undefined)
         return yield* new PipelineError({
           message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or remove the selection.`
         })
     }
-    for (const dependency of new Set(dependencies(node))) if (!(yield* sound(dependency))) return skip(node, key)
+    for (const dependency of new Set(dependencies(node))) if (!(yield* ensureIntact(dependency))) return skip(node, key)
     // A recomputed input may have different content.
     if (cacheKey(partsOf(node)) !== key) return yield* settle(id)
     yield* make(node, key, parts, found?.trace.digest)

@@ -2,9 +2,9 @@
 import { appendFileSync, closeSync, mkdirSync, openSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { isPassing } from "../../schemas/explained-error.ts"
+import { isTransient } from "../../schemas/explained-error.ts"
 import { visibleJson } from "../../schemas/visible.ts"
-import { percentOf, type SkippedCount, type SkippedRow, type SkippedRows, skippedText, usualSkippedShare } from "../define/skipped.ts"
+import { percentOf, type SkippedCount, type SkippedRow, type SkippedRows, skippedText, defaultSkippedShare } from "../define/skipped.ts"
 import { messageOf, StageError } from "../errors.ts"
 import { skippedFile } from "../store/sidecar.ts"
 
@@ -51,7 +51,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
       failed ??= new StageError({
         reason: "SkippedRows",
         message: `Writing the rows that stage ${stage} skipped: ${messageOf(cause)}. Free some space, then run again.`,
-        isRetryable: isPassing(cause)
+        isRetryable: isTransient(cause)
       })
     }
   }
@@ -73,7 +73,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
     waiting += lineOf(row)
     if (waiting.length > pieceLength) flush()
   }
-  const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of, most = usualSkippedShare) {
+  const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of, most = defaultSkippedShare) {
     const kind = open.get(what)
     if (kind === undefined) return
     open.delete(what)

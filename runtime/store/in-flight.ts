@@ -1,6 +1,6 @@
 /**
  * Claims across processes: of all runs that need the result of one key, one computes it and the others wait. Claims are stored in leases.db, next to
- * the leases; a claim is valid while its process holds its lock (leases.ts). If the process dies, the next one to check takes over; a stopped process
+ * the leases; a claim is valid while its process holds its lock (leases.ts). If the process dies, the next one that checks takes over; a stopped process
  * (SIGSTOP) is waited for, because it may continue at any time. All functions throw StoreError.
  */
 import { randomUUID } from "node:crypto"
@@ -16,7 +16,7 @@ export interface Claim {
 export type Claimed =
   /** We compute it. `tookOver`: the previous holder died. */
   | { readonly mine: true; readonly claim: Claim; readonly tookOver: boolean }
-  /** Somebody else computes it: who, in words. */
+  /** Someone else computes it; `by` describes who. */
   | { readonly mine: false; readonly by: string }
 
 export const claimKey = (leases: Leases, holder: string, key: string): Claimed =>
@@ -49,8 +49,8 @@ export const releaseClaims = (leases: Leases, claims: ReadonlyArray<Claim>): voi
     for (const { key, token } of claims) remove.run(key, token)
   })
 
-/** Runs `body` with the claimed keys while nobody can claim one. Keep it short: runs wait. */
-export const whileNobodyClaims = <A>(leases: Leases, body: (keys: ReadonlySet<string>) => A): A =>
+/** Calls `body` with the claimed keys, under a lock that stops runs from claiming more. Keep it short: runs wait for the lock. */
+export const withClaimsLocked = <A>(leases: Leases, body: (keys: ReadonlySet<string>) => A): A =>
   leases.exclusive((database) => {
     const rows = database.prepare("select key, holder from flights").all() as Array<{ readonly key: string; readonly holder: string }>
     return body(new Set(rows.flatMap(({ key, holder }) => (leases.isAlive(holder) ? [key] : []))))

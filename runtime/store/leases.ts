@@ -1,17 +1,17 @@
 /**
  * Which objects are currently needed, and by whom. A run takes a lease on an object before checking whether it exists, and keeps the lease until it
- * ends; `caravan gc` moves an object away only while it holds this database's write lock and sees no lease. So either the run comes first and the
- * object stays, or the object is already deleted when the run checks and is recomputed: never in between, independent of clocks.
+ * ends; `caravan gc` moves an object away only while it holds this database's write lock and sees no lease. So either the run takes its lease first
+ * and the object stays, or the object is already gone when the run checks, and the run recomputes it. No clock is involved.
  *
  * A holder is alive while its process holds the lock on its file `leases/<id>`. The kernel releases the lock when the process ends for any reason; a
- * stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by the next process that opens it while no holder is
- * alive. Claims (in-flight.ts) are in the same database.
+ * stopped process keeps it. The database only matters while holders are alive: if it is damaged and no holder is alive, the next process that opens it
+ * moves it aside. Claims (in-flight.ts) are in the same database.
  */
 import { randomUUID } from "node:crypto"
 import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
-import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
+import { isDamaged, messageOf, moveDamagedAside, StoreError } from "../errors.ts"
 import { makeFolder, makePrivateFile } from "./durable.ts"
 import { isReadOnly, openSnapshot } from "./read-only.ts"
 import { openWal } from "./wal.ts"
@@ -33,7 +33,7 @@ const isLocked = (file: string): boolean => {
     database.exec("pragma busy_timeout = 0; select name from sqlite_master")
     return false
   } catch {
-    // Locked, or not accessible to us: its holder may be alive.
+    // Locked, or this user may not read it: its holder may be alive.
     return true
   } finally {
     database?.close()
@@ -43,7 +43,7 @@ const isLocked = (file: string): boolean => {
 /** Whether the process of a holder in this store is alive. */
 export const isHolderAlive = (home: string, id: string): boolean => isId(id) && isLocked(join(home, "leases", id))
 
-/** The locks of this process's holders: an unreferenced connection would be closed and release its lock. */
+/** The locks of this process's holders, kept referenced: a connection that is garbage-collected is closed and releases its lock. */
 const held = new Set<DatabaseSync>()
 
 export interface Holder {
@@ -91,9 +91,9 @@ export class Leases {
       try {
         return open()
       } catch (cause) {
-        // After a power failure its content says nothing about living processes.
+        // After a power failure no process in it is alive, so its content is not needed.
         if (!isDamaged(cause) || readdirSync(this.#folder).some((name) => isId(name) && this.isAlive(name))) throw cause
-        setDamagedAside(join(home, "leases.db"))
+        moveDamagedAside(join(home, "leases.db"))
         return open()
       }
     })
@@ -112,7 +112,7 @@ export class Leases {
     }
   }
 
-  /** Runs `body` while no other process writes here. Keep it short. */
+  /** Runs `body` under the database's write lock. Keep it short. */
   exclusive<A>(body: (database: { readonly prepare: (sql: string) => StatementSync }) => A): A {
     return this.#try("Writing", () => {
       if (this.#isSnapshot) throw new Error("they can't be written to")
@@ -123,7 +123,7 @@ export class Leases {
         try {
           if (this.#database.isTransaction) this.#prepare("commit").run()
         } finally {
-          // A commit refused by a full disk leaves the transaction open, and with it the lock that all others wait for.
+          // If the disk is full, a failed commit leaves the transaction open, and with it the lock that all others wait for.
           if (this.#database.isTransaction) this.#prepare("rollback").run()
         }
       }
@@ -141,7 +141,7 @@ export class Leases {
     const file = join(this.#folder, id)
     let alive: DatabaseSync | undefined
     try {
-      // Created and locked before it is visible: gc would take an unlocked file for a dead process's.
+      // Created and locked in one transaction: gc would take an unlocked file for the file of a dead process.
       this.exclusive(() => {
         makePrivateFile(file)
         alive = new DatabaseSync(file)
@@ -149,7 +149,7 @@ export class Leases {
         this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
       })
     } catch (cause) {
-      // Also if the commit fails: without its lock this holder counts as dead.
+      // Release the lock even if only the commit failed: a holder without its lock counts as dead.
       alive?.close()
       throw cause
     }
@@ -166,14 +166,14 @@ export class Leases {
         try {
           this.exclusive(() => this.#forget(id))
         } catch {
-          // For example a full disk. Without its lock this holder counts as dead, and the next gc removes it.
+          // For example, the disk is full. Without its lock this holder counts as dead, and the next gc removes it.
         }
         held.delete(lock)
         lock.close()
         try {
           this.#removeFile(id)
         } catch {
-          // The next gc removes it: the run's results must not be lost because of an empty file.
+          // The next gc removes the file. An empty file must not make the run fail.
         }
       }
     }
@@ -210,11 +210,11 @@ export class Leases {
 
   /** The leases of living holders: digest -> holder. */
   leased(): ReadonlyMap<string, string> {
-    return this.#isSnapshot ? this.#try("Reading", () => this.#look().leased) : this.whileNobodyLeases((leased) => leased)
+    return this.#isSnapshot ? this.#try("Reading", () => this.#look().leased) : this.withLeasesLocked((leased) => leased)
   }
 
-  /** Runs `body` with the leases of living holders (digest -> holder) while nobody can take a lease. Keep it short: runs wait. */
-  whileNobodyLeases<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
+  /** Calls `body` with the leases of living holders (digest -> holder), under a lock that stops others from taking leases. Keep it short: runs wait. */
+  withLeasesLocked<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
     const { gone, result } = this.exclusive(() => {
       const { gone, leased } = this.#look()
       // A file without a row: its process died while registering.
@@ -227,7 +227,7 @@ export class Leases {
       if (gone.size > 0) this.exclusive(() => gone.forEach((id) => this.#forget(id)))
       for (const id of gone) this.#removeFile(id)
     } catch {
-      // For example a full disk, which the body may be about to free: the next call removes them.
+      // For example, the disk is full, and the caller is about to free space. The next call removes them.
     }
     return result
   }

@@ -8,7 +8,7 @@ import { hash } from "node:crypto"
 import { readdirSync, renameSync, statSync } from "node:fs"
 import { readdir, readFile, rm, stat, utimes } from "node:fs/promises"
 import { dirname, join } from "node:path"
-import { isAbsent, isGone, messageOf, StoreError } from "../errors.ts"
+import { isAbsent, isMissingOrUnreadable, messageOf, StoreError } from "../errors.ts"
 import { digestOfFileAt, type OnBytes, readSmall, sha256File } from "../key/file-digest.ts"
 import { allOf, foldersOf, makeFolder, renameIfFree, syncPath } from "./durable.ts"
 
@@ -34,7 +34,7 @@ export interface FoundObject {
   /** When it was stored, in milliseconds since 1970. */
   readonly made: number
 }
-/** A written folder that only has to be made durable: its type is checked, its files are hashed, and it contains its manifest. */
+/** A written folder that is ready to be stored: its type is checked, its files are hashed, and it contains its manifest. It is not yet on disk durably. */
 export interface SealedObject extends StoredObject {
   readonly directory: string
   /** Its files, including the manifest. */
@@ -68,10 +68,10 @@ export const describeFiles = async (directory: string): Promise<Manifest["files"
   return list
 }
 
-/** Returns undefined if an object is missing or the disk can't read it; throws for other errors. */
-const unreadable = (cause: unknown): undefined => {
-  if (isGone(cause)) return undefined
-  // For example too many open files, or no permission: no reason to recompute an intact object.
+/** Returns undefined for errors which mean that an object is missing or the disk can't read it; throws for others. */
+const undefinedIfUnreadable = (cause: unknown): undefined => {
+  if (isMissingOrUnreadable(cause)) return undefined
+  // With too many open files or no permission, the object may be intact: do not recompute it.
   throw new StoreError({
     message: `Checking a result in the store: ${messageOf(cause)}. The result was not changed: fix this, then run again.`
   })
@@ -83,7 +83,7 @@ const manifestAt = (folder: string, digest: string): { readonly manifest: Manife
   try {
     read = readSmall(`${folder}/${manifestName}`)
   } catch (cause) {
-    return unreadable(cause)
+    return undefinedIfUnreadable(cause)
   }
   const { bytes, written } = read
   if (hash("sha256", bytes) !== digest) return undefined
@@ -96,8 +96,8 @@ const manifestAt = (folder: string, digest: string): { readonly manifest: Manife
 }
 
 /**
- * An object's state, without reading its bytes. "present": every file exists with its size, and none was modified after the manifest, which is
- * written last. "modified": one was, by damage or because the store was copied; only reading the bytes can tell.
+ * An object's state, determined without reading its bytes. "present": every file exists, has its recorded size, and was not modified after the
+ * manifest, which is written last. "modified": a file was modified later; it may be damaged, or the store was copied, and only its bytes can tell.
  */
 export type Presence = "present" | "modified" | "missing"
 
@@ -114,14 +114,14 @@ export const presenceOf = (home: string, digest: string): Presence => {
     }
     return presence
   } catch (cause) {
-    unreadable(cause)
+    undefinedIfUnreadable(cause)
     return "missing"
   }
 }
 
 /**
- * The damage to an object's bytes; undefined if they match the manifest. A modified but intact object becomes present again: its manifest gets a new
- * time, so that it is not read in every run.
+ * Reads an object and returns a description of its damage; undefined if its bytes match the manifest. A modified but intact object becomes "present"
+ * again: its manifest gets a new time, so that not every run reads it.
  */
 export const damageOf = async (home: string, digest: string, onBytes?: OnBytes): Promise<string | undefined> => {
   const folder = objectPath(home, digest)
@@ -129,7 +129,7 @@ export const damageOf = async (home: string, digest: string, onBytes?: OnBytes):
   if (found === undefined) return "its manifest is missing or does not match its digest"
   let youngest = 0
   for (const file of found.manifest.files) {
-    const read = await readAt(join(folder, file.path), onBytes).catch(unreadable)
+    const read = await readAt(join(folder, file.path), onBytes).catch(undefinedIfUnreadable)
     if (read === undefined) return `${file.path} is missing, or the disk can't read it`
     if (read.sha256 !== file.sha256) return `${file.path} has changed`
     youngest = Math.max(youngest, read.written)
@@ -137,7 +137,7 @@ export const damageOf = async (home: string, digest: string, onBytes?: OnBytes):
   if (youngest > found.written) {
     // Whole milliseconds, plus one for rounding to the file system's resolution.
     const time = (Math.ceil(youngest) + 1) / 1000
-    // If that fails it is just read again next time.
+    // If this fails, the object is read again next time.
     await utimes(`${folder}/${manifestName}`, time, time).catch(() => undefined)
   }
   return undefined
@@ -149,13 +149,13 @@ const readAt = async (path: string, onBytes: OnBytes | undefined): Promise<{ rea
   sha256: await sha256File(path, onBytes)
 })
 
-/** Moves a damaged object to quarantine, where it can be examined; returns its new place, or undefined if the object does not exist. */
+/** Moves a damaged object to quarantine, where it can be examined. Returns its new path, or undefined if the object does not exist. */
 export const setAside = (home: string, digest: string): string | undefined => {
   makeFolder(join(home, "quarantine"))
-  const place = join(home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)
+  const target = join(home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)
   try {
-    renameSync(objectPath(home, digest), place)
-    return place
+    renameSync(objectPath(home, digest), target)
+    return target
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
     return undefined
@@ -170,8 +170,7 @@ const put = async (home: string, { digest, directory, files }: SealedObject): Pr
   ])
   const target = objectPath(home, digest)
   if (!renameIfFree(directory, target)) {
-    // The same object already exists, made by another run or node. It stays unless it is damaged. If this copy can't be removed now, a later run
-    // sweeps it.
+    // Another run or node has already stored this object. Keep it unless it is damaged. If this copy can't be removed now, a later run sweeps it.
     if ((await damageOf(home, digest)) === undefined) await rm(directory, { recursive: true, force: true }).catch(() => undefined)
     else {
       setAside(home, digest)
@@ -228,7 +227,7 @@ export const allObjects = async (home: string): Promise<Array<FoundObject>> => {
         manifest === undefined || manifest.format > format
           ? await sizeOf(folder)
           : manifest.files.reduce((sum, file) => sum + file.size, bytes!.length)
-      // Whole milliseconds like Date.now(), so that objects made in this millisecond are not in the future.
+      // Whole milliseconds, like Date.now(): an object stored in this millisecond must not be in the future.
       found.push({ digest, type: manifest?.type, size, made: Math.floor(made.mtimeMs) })
     }
   }

@@ -1,15 +1,15 @@
 /**
  * Resume checkpoints of stages on disk. `checkpoints/<key>/<step>/` contains the stage's own files and, written last, a seal with the size and sha256
- * of each. The key identifies code, config, seed, inputs and numerics, so a stage only finds checkpoints of exactly its own computation; a claim
- * (in-flight.ts) keeps others from writing there. The last two are kept, and all are deleted when the stage's result is recorded.
+ * of each file. The key identifies code, config, seed, inputs and numerics, so a stage only finds checkpoints of exactly its own computation; a claim
+ * (in-flight.ts) prevents other runs from writing there. The last two are kept, and all are deleted when the stage's result is recorded.
  */
 import { createHash, randomUUID } from "node:crypto"
 import { readdir, readFile, rm } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { isPassing } from "../../schemas/explained-error.ts"
+import { isTransient } from "../../schemas/explained-error.ts"
 import type { Checkpoints, HeldFile, ResumePoint } from "../define/resume-points.ts"
-import { isGone, messageOf, StageError } from "../errors.ts"
+import { isMissingOrUnreadable, messageOf, StageError } from "../errors.ts"
 import { sha256File } from "../key/file-digest.ts"
 import { writeHeld } from "./checkpoint-writer.ts"
 import { makeFolder } from "./durable.ts"
@@ -27,14 +27,15 @@ export interface CheckpointOptions {
 /** A request from outside that a running stage save its state and stop. */
 export interface StopRequest {
   requested: boolean
-  /** Called when the stage asks whether a checkpoint is due: there is no point in waiting for a stage that never asks. */
+  /** Called when the stage asks whether a checkpoint is due. A stage that never asks can't save, and is not waited for. */
   listens: () => void
   /** Called when the stage has saved after the request. */
   saved: () => void
 }
 
-/** Saving may pause a stage for at most this fraction of the time, and background writes may take at most that fraction. */
-const largestShare = { stopped: 0.05, beside: 0.25 }
+/** Maximum fraction of the time that a stage pauses to save, and that background writes take. */
+const maxShare = { paused: 0.05, background: 0.25 }
+/** Number of checkpoints kept. */
 const kept = 2
 
 export interface OpenCheckpoints extends Checkpoints {
@@ -56,14 +57,14 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
     if (stop?.requested === true || seconds === 0 || done >= steps) return true
     return performance.now() - last >= Math.max(seconds * 1000, pause)
   }
-  const failed = async (step: number, fresh: string, message: string): Promise<void> => {
+  const onFailure = async (step: number, fresh: string, message: string): Promise<void> => {
     note(`its checkpoint after step ${step} could not be written (${message}); the stage continues, and earlier checkpoints are kept`)
     await rm(fresh, { recursive: true, force: true }).catch(() => undefined)
   }
-  const written = async (step: number, fresh: string, writing: ReturnType<typeof writeHeld>): Promise<void> => {
+  const onWritten = async (step: number, fresh: string, writing: ReturnType<typeof writeHeld>): Promise<void> => {
     const end = await writing
-    if ("failed" in end) return failed(step, fresh, end.failed)
-    pause = Math.max(pause, end.milliseconds / largestShare.beside)
+    if ("failed" in end) return onFailure(step, fresh, end.failed)
+    pause = Math.max(pause, end.milliseconds / maxShare.background)
     await removeOlder(folder)
   }
   const save: Checkpoints["save"] = (step, write) =>
@@ -80,12 +81,12 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
           if (files.length === 0) yield* attempt(() => seal(fresh, to))
         })
       )
-      if (result._tag === "Failure") yield* Effect.promise(() => failed(step, fresh, result.failure.message))
+      if (result._tag === "Failure") yield* Effect.promise(() => onFailure(step, fresh, result.failure.message))
       else if (files.length === 0) yield* Effect.promise(() => removeOlder(folder))
-      else writing = written(step, fresh, writeHeld({ files, from: fresh, to }))
+      else writing = onWritten(step, fresh, writeHeld({ files, from: fresh, to }))
       done = 0
       last = performance.now()
-      pause = (last - began) / largestShare.stopped
+      pause = (last - began) / maxShare.paused
       if (stop?.requested === true) {
         yield* settled
         stop.saved()
@@ -108,12 +109,12 @@ const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message
 const nameOf = (step: number): string => String(step).padStart(12, "0")
 const isName = (name: string): boolean => /^\d{12,}$/.test(name)
 
-/** The result of `body`; undefined if the file is missing. Throws StageError for other errors: a checkpoint may be days of work. */
+/** The result of `body`; undefined if the file is missing or the disk can't read it. Throws StageError for other errors. */
 const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
   try {
     return await body()
   } catch (cause) {
-    if (isGone(cause)) return undefined
+    if (isMissingOrUnreadable(cause)) return undefined
     throw unreadableCheckpoint(cause)
   }
 }
@@ -123,10 +124,10 @@ export const unreadableCheckpoint = (cause: unknown): StageError =>
   new StageError({
     reason: "Checkpoint",
     message: `Reading a checkpoint: ${messageOf(cause)}. The checkpoint was not changed: fix this, then run again.`,
-    isRetryable: isPassing(cause)
+    isRetryable: isTransient(cause)
   })
 
-/** The damage to a checkpoint; undefined if it is intact. */
+/** A description of the damage to a checkpoint; undefined if it is intact. */
 const damage = async (folder: string): Promise<string | undefined> => {
   const text = (await read(() => readFile(join(folder, sealName), "utf8"))) ?? ""
   const bytes = text.slice(text.indexOf("\n") + 1)
@@ -145,13 +146,13 @@ const damage = async (folder: string): Promise<string | undefined> => {
 
 const newest = async (folder: string, note: (message: string) => void): Promise<ResumePoint | undefined> => {
   const names = (await read(() => readdir(folder))) ?? []
-  // Left by a killed stage.
+  // Folders that a killed stage left incomplete.
   for (const name of names) if (name.startsWith("new-")) await rm(join(folder, name), { recursive: true, force: true })
   for (const name of names.filter(isName).sort().reverse()) {
     const path = join(folder, name)
     const found = await damage(path)
     if (found === undefined) return { step: Number(name), path }
-    note(`its checkpoint after step ${Number(name)} is damaged (${found}): skipped`)
+    note(`its checkpoint after step ${Number(name)} is damaged (${found}) and was deleted`)
     await rm(path, { recursive: true, force: true })
   }
   return undefined

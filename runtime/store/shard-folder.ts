@@ -5,7 +5,7 @@
 import { hash, randomUUID } from "node:crypto"
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { isGone } from "../errors.ts"
+import { isMissingOrUnreadable } from "../errors.ts"
 import { makeFolder } from "./durable.ts"
 
 /** Shard results by key (Shards stores them in a database). */
@@ -29,7 +29,7 @@ export const shardFolder = (folder: string): ShardStore => {
       try {
         file = readFileSync(pathOf(key))
       } catch (cause) {
-        if (isGone(cause)) return undefined
+        if (isMissingOrUnreadable(cause)) return undefined
         throw cause
       }
       const bytes = file.subarray(sumLength)

@@ -8,7 +8,7 @@ import { createHash } from "node:crypto"
 import { closeSync, existsSync, openSync, utimesSync } from "node:fs"
 import { dirname } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
-import { isDamaged, setDamagedAside } from "../errors.ts"
+import { isDamaged, moveDamagedAside } from "../errors.ts"
 import { makeFolder } from "./durable.ts"
 
 const tables = "create table if not exists shards (key text primary key, sum text not null, bytes blob not null) strict, without rowid"
@@ -36,7 +36,7 @@ export class Shards {
       this.#database = open()
     } catch (cause) {
       if (!isDamaged(cause)) throw cause
-      setDamagedAside(file)
+      moveDamagedAside(file)
       this.#database = open()
     }
     this.#select = this.#database.prepare("select sum, bytes from shards where key = ?")

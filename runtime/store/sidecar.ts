@@ -21,16 +21,16 @@ export const Sidecar: ArtifactType<never> = {
   validate: () => Effect.void
 }
 
-/** What a result's trace records about skipped rows. */
-export interface ToldOfSkipped {
+/** The skipped rows of a result: counts and, if it still exists, the list. */
+export interface SkippedReport {
   readonly skipped: ReadonlyArray<SkippedCount>
-  /** The file that lists them; null if there are none or it has been deleted. */
+  /** The file that lists them; null if no rows were skipped or the file has been deleted. */
   readonly skippedRows: string | null
 }
-export const toldOfSkipped = (
+export const skippedReport = (
   store: Pick<StoreOperations, "path">,
   { sidecar, skipped = [] }: Pick<Trace, "sidecar" | "skipped">
-): ToldOfSkipped => {
+): SkippedReport => {
   const path = sidecar === undefined || skipped.length === 0 ? null : `${store.path(sidecar)}/${skippedFile}`
   return { skipped, skippedRows: path !== null && existsSync(path) ? path : null }
 }

@@ -14,7 +14,7 @@ import type { ArtifactError, ArtifactType } from "../../schemas/artifact.ts"
 import { storeError, StoreError } from "../errors.ts"
 import type { OnBytes } from "../key/file-digest.ts"
 import { makeFolder, syncPath } from "./durable.ts"
-import { type Claim, type Claimed, claimKey, releaseClaims, stillHeld, whileNobodyClaims } from "./in-flight.ts"
+import { type Claim, type Claimed, claimKey, releaseClaims, stillHeld, withClaimsLocked } from "./in-flight.ts"
 import { type Holder, isHolderAlive, Leases } from "./leases.ts"
 import {
   allObjects,
@@ -57,23 +57,24 @@ export interface StoreOperations {
   readonly commit: (directory: string, type: ArtifactType<any>) => Effect.Effect<StoredObject, StoreError | ArtifactError>
   /** An object's state, without reading its bytes. A holding store protects it from gc from now on. */
   readonly presence: (digest: string) => Effect.Effect<Presence, StoreError>
-  /** Like `presence`, for many, in their order. */
+  /** Like `presence`, for several objects, in the same order. */
   readonly presences: (digests: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Presence>, StoreError>
-  /** Whether the object exists with every file at its size. */
+  /** Whether the object exists and each of its files has its recorded size. */
   readonly present: (digest: string) => Effect.Effect<boolean, StoreError>
-  /** The damage to the object's bytes; undefined if they match the manifest. Called whenever a stage is about to use them. */
+  /** Reads the object and returns a description of its damage; undefined if its bytes match the manifest. Called before each use by a stage. */
   readonly damage: (digest: string, onBytes?: OnBytes) => Effect.Effect<string | undefined, StoreError>
-  /** Moves a damaged object to quarantine, so that it is recomputed; returns its new place, or undefined if it no longer exists. */
+  /** Moves a damaged object to quarantine, so that it is recomputed. Returns its new path, or undefined if it no longer exists. */
   readonly quarantine: (digest: string) => Effect.Effect<string | undefined, StoreError>
   /** All objects, unordered. Reads the manifests, not the bytes. */
   readonly objects: Effect.Effect<ReadonlyArray<FoundObject>, StoreError>
   /**
-   * Moves these objects to the trash, except those held, pinned, or for which `spared` returns a reason; returns those that stayed, with the reason.
+   * Moves these objects to the trash, except those that are held or pinned, or for which `reasonToKeep` returns a reason. Returns the kept objects, each
+   * with its reason.
    * Objects in the trash no longer exist for runs; `emptyTrash` frees their space.
    */
   readonly moveToTrash: (
     digests: ReadonlyArray<string>,
-    spared: (digest: string) => string | undefined
+    reasonToKeep: (digest: string) => string | undefined
   ) => Effect.Effect<ReadonlyMap<string, string>, StoreError>
   /** Deletes the trash, including what an interrupted gc left there. */
   readonly emptyTrash: Effect.Effect<void, StoreError>
@@ -87,14 +88,14 @@ export interface StoreOperations {
   readonly abandoned: Effect.Effect<ReadonlyArray<string>>
   /** Removes what killed runs left in tmp/. */
   readonly sweep: Effect.Effect<void, StoreError>
-  /** This store, but every object that it finds or adds is protected from gc until the scope ends. `what` describes the holder to others. */
+  /** Returns this store, but protects every object that it finds or adds from gc until the scope ends. `what` describes the holder in messages. */
   readonly hold: (what: string) => Effect.Effect<HeldStore, StoreError, Scope.Scope>
   /** Whether a holder's process is alive. */
   readonly isHeld: (holder: string) => Effect.Effect<boolean>
   /** The objects that living holders need, and their holders. */
   readonly leased: Effect.Effect<ReadonlyMap<string, string>, StoreError>
-  /** Runs `body` with the keys being computed while nobody can start computing one. Keep it short: runs wait. */
-  readonly whileNobodyClaims: <A>(body: (keys: ReadonlySet<string>) => A) => Effect.Effect<A, StoreError>
+  /** Calls `body` with the keys that are being computed, under a lock that stops runs from claiming more. Keep it short: runs wait for the lock. */
+  readonly withClaimsLocked: <A>(body: (keys: ReadonlySet<string>) => A) => Effect.Effect<A, StoreError>
 }
 
 /** A store that holds the objects it finds, and can claim keys to compute their results. */
@@ -120,8 +121,8 @@ export class Store extends Context.Service<Store, StoreOperations>()("caravan/ru
     )
 }
 
-/** Number of objects moved to the trash per transaction: runs that look for an object wait meanwhile. */
-const movedAtOnce = 64
+/** Number of objects moved to the trash per transaction. Small, because runs that look for an object wait for the transaction. */
+const trashBatch = 64
 
 const operations = (home: string, leases: () => Leases, holder?: Holder): StoreOperations => {
   const error = (doing: string) =>
@@ -213,16 +214,16 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     damage: (digest, onBytes) => attemptAsync("Reading a result in the store", () => damageOf(home, digest, onBytes)),
     quarantine: (digest) => attempt("Moving a damaged object to quarantine", () => setAside(home, digest)),
     objects: attemptAsync("Listing the objects of the store", () => allObjects(home)),
-    moveToTrash: Effect.fn("Store.moveToTrash")(function* (digests, spared) {
+    moveToTrash: Effect.fn("Store.moveToTrash")(function* (digests, reasonToKeep) {
       const stayed = new Map<string, string>()
-      for (let i = 0; i < digests.length; i += movedAtOnce) {
+      for (let i = 0; i < digests.length; i += trashBatch) {
         yield* attempt("Moving objects to the trash", () => {
           makeFolder(trash)
-          leases().whileNobodyLeases((needed) => {
+          leases().withLeasesLocked((needed) => {
             const pinned = new Set(allPins(home).map((pin) => pin.digest))
-            for (const digest of digests.slice(i, i + movedAtOnce)) {
+            for (const digest of digests.slice(i, i + trashBatch)) {
               const by = needed.get(digest)
-              const reason = pinned.has(digest) ? "pinned" : by !== undefined ? `in use by ${by}` : spared(digest)
+              const reason = pinned.has(digest) ? "pinned" : by !== undefined ? `in use by ${by}` : reasonToKeep(digest)
               if (reason !== undefined) stayed.set(digest, reason)
               else if (existsSync(objectPath(home, digest)))
                 renameSync(objectPath(home, digest), join(trash, `${digest}-${Date.now()}-${process.pid}`))
@@ -239,10 +240,10 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     }),
     pin: (digest, note) =>
       attemptAsync("Pinning an artifact", async () => {
-        // Not between gc's check of the pins and its rename.
-        leases().whileNobodyLeases(() => {
+        // Under the lock, so that it never happens between gc's check of the pins and its rename.
+        leases().withLeasesLocked(() => {
           if (!existsSync(join(objectPath(home, digest), manifestName)))
-            throw new Error(`the artifact ${digest} is no longer in the store; only its record is. A run recomputes it`)
+            throw new Error(`the artifact ${digest} is no longer in the store; only its record remains. A run recomputes it`)
           writePin(home, digest, note)
         })
         for (const folder of [pinsFolder(home), home]) await syncPath(folder)
@@ -265,7 +266,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
         attempt("Holding the store", () => {
           const held = leases().hold(what)
           try {
-            // While there is space: gc needs it on a full disk.
+            // gc needs this folder when the disk is full: create it while there is space.
             makeFolder(trash)
           } catch {
             // Later writes report the problem.
@@ -276,7 +277,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
       ).pipe(Effect.map((held) => heldBy(home, leases, held))),
     isHeld: (id) => Effect.sync(() => isHolderAlive(home, id)),
     leased: attempt("Listing the holders of the store", () => leases().leased()),
-    whileNobodyClaims: (body) => attempt("Listing the keys being computed", () => whileNobodyClaims(leases(), body))
+    withClaimsLocked: (body) => attempt("Listing the keys being computed", () => withClaimsLocked(leases(), body))
   }
   return all
 }

@@ -52,7 +52,7 @@ export const running = ({ config, inputs, stage }: Resumable, how: How = {}) => 
     stage: stage.stage,
     job: {
       ...{ module: stage.stage.module, exportName: nameOf(stage.stage.name), config: { ...config, ...how.config }, inputs },
-      ...{ output, seed: 1, device, threads: 1, mostSkipped: 1 },
+      ...{ output, seed: 1, device, threads: 1, skippedLimit: 1 },
       checkpoints: checkpoints === undefined ? null : { folder: checkpoints, seconds: how.every ?? 0 },
       ...(ranks === undefined ? {} : { ranks: { size: ranks, sharding, seconds, nodes: 1 } })
     },

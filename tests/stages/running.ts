@@ -58,12 +58,12 @@ const effectOf = (
   config: Record<string, unknown>,
   seed: number,
   over: Partial<Pick<Context, "checkpoints" | "progress">> = {},
-  mostSkipped: number | null = 1
+  skippedLimit: number | null = 1
 ) =>
   Effect.gen(function* () {
     const decoded = yield* decodeConfig(stage.config, config, stage.name)
     const path = folder()
-    const collected = collectSkipped(stage.name, `${path}-sidecar`, mostSkipped ?? undefined)
+    const collected = collectSkipped(stage.name, `${path}-sidecar`, skippedLimit ?? undefined)
     const { metrics } = yield* stage.run({
       config: decoded,
       inputs,
@@ -87,9 +87,14 @@ const effectOf = (
     return { ...refTo(path, stage.output), metrics, skipped, skippedRows: skippedRows.map((row) => JSON.parse(row) as SkippedRow) }
   })
 
-/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which any number is allowed unless `mostSkipped` is given. */
-export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1, mostSkipped: number | null = 1) =>
-  Effect.runPromise(effectOf(stage, inputs, config, seed, {}, mostSkipped))
+/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which any number is allowed unless `skippedLimit` is given. */
+export const runStage = (
+  stage: AnyStage,
+  inputs: Inputs,
+  config: Record<string, unknown> = {},
+  seed = 1,
+  skippedLimit: number | null = 1
+) => Effect.runPromise(effectOf(stage, inputs, config, seed, {}, skippedLimit))
 
 /** The same as an effect, with custom checkpoints and progress. */
 export const stageEffect = (
@@ -99,10 +104,10 @@ export const stageEffect = (
   over: Partial<Pick<Context, "checkpoints" | "progress">>
 ) => effectOf(stage, inputs, config, 1, over)
 
-/** The message with which the stage fails; `mostSkipped` is the run's setting, or null for the default. */
+/** The message with which the stage fails; `skippedLimit` is the run's setting, or null for the default. */
 export const failureOf = async (
   stage: AnyStage,
   inputs: Inputs,
   config: Record<string, unknown> = {},
-  mostSkipped: number | null = 1
-): Promise<string> => (await Effect.runPromise(Effect.flip(effectOf(stage, inputs, config, 1, {}, mostSkipped)))).message
+  skippedLimit: number | null = 1
+): Promise<string> => (await Effect.runPromise(Effect.flip(effectOf(stage, inputs, config, 1, {}, skippedLimit)))).message

@@ -60,10 +60,10 @@ describe("a node's placement", () => {
 
 describe("a node's limits", () => {
   it.each([
-    [{ seconds: -1 }, /limited\(\{ seconds: -1 \}\): expected seconds above 0/],
-    [{ memory: Number.NaN }, /limited\(\{ memory: NaN \}\): expected MiB above 0/],
-    [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected a whole number from 0/],
-    [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a share from 0 to 1/],
+    [{ seconds: -1 }, /limited\(\{ seconds: -1 \}\): expected a number of seconds above 0/],
+    [{ memory: Number.NaN }, /limited\(\{ memory: NaN \}\): expected a number of MiB above 0/],
+    [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected a whole number, 0 or more/],
+    [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a fraction from 0 to 1/],
     [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected one of seconds, memory, retries, skipped/],
     [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected one of seconds, memory, retries, skipped/]
   ])("that are invalid are rejected: %j", (limits, message) => {

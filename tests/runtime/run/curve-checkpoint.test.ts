@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, expect, it, vi } from "vitest"
-import { carryingCurve, Curve } from "../../../runtime/run/curve.ts"
+import { withCurve, Curve } from "../../../runtime/run/curve.ts"
 import { openCheckpoints } from "../../../runtime/store/resume-points.ts"
 
 const refusal = vi.hoisted(() => ({ code: "" }))
@@ -25,9 +25,9 @@ it("is not restarted because of too many open files: the checkpoint stays, and a
   const checkpoints = openCheckpoints({ folder, seconds: Infinity }, () => {})
   const before = new Curve()
   for (const step of [1, 2]) before.add({ step, loss: 1 / step })
-  await Effect.runPromise(carryingCurve(checkpoints, before).save(2, () => Effect.void))
+  await Effect.runPromise(withCurve(checkpoints, before).save(2, () => Effect.void))
   const resumed = new Curve()
-  const { latest } = carryingCurve(checkpoints, resumed)
+  const { latest } = withCurve(checkpoints, resumed)
   refusal.code = "EMFILE"
   expect(await Effect.runPromise(Effect.flip(latest))).toMatchObject({ reason: "Checkpoint", isRetryable: true })
   refusal.code = "ENOENT"

@@ -225,7 +225,7 @@ describe("gc never deletes", () => {
     expect([Effect.runSync(store.unpin(digest)), Effect.runSync(store.unpin(digest))]).toEqual([true, false])
     await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set())
-    await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store; only its record is/)
+    await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store; only its record remains/)
   })
 
   it("what came into use after the plan was made: pinned, found by an active run, or used by one that ended", async () => {
@@ -382,7 +382,7 @@ describe("leases", () => {
     a.lease(["1"])
     b.lease(["2"])
     b.lease(["2"])
-    const named = () => [...leases.whileNobodyLeases((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`).sort()
+    const named = () => [...leases.withLeasesLocked((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`).sort()
     expect(named()).toEqual(["1 a run", "2 caravan verify"])
     expect([leases.isAlive(a.id), leases.isAlive("nobody")]).toEqual([true, false])
     a.release()

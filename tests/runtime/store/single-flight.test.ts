@@ -165,7 +165,7 @@ describe("a stage with checkpoints", () => {
     const second = await runTally({ fails: 13 })
     expect(tallied(second)).toEqual(expected(20))
     expect(steps().slice(1, 3)).toEqual([12, 13])
-    expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\): skipped$/))
+    expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\) and was deleted$/))
   })
 
   it("starts over if no checkpoint is complete, and ignores one that a killed process was writing", async () => {

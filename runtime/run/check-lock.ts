@@ -1,4 +1,4 @@
-/** Checks a run against a lock file (lock-file.ts): everything that determines its results must be as frozen, and so must the results. */
+/** Checks a run against a lock file (lock-file.ts): its results, and everything that determines them, must be as frozen. */
 import { relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { own } from "../../schemas/own.ts"
@@ -105,13 +105,13 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
           lines.push(`node ${id}: input ${port}: ${show(own(before.inputs, port))} -> ${show(own(after.inputs, port))}`)
     }
   }
-  // One line per stage, however many nodes it has.
+  // One line per stage, not per node.
   const code = new Set<string>()
   for (const [id, after] of Object.entries(now.nodes)) {
     const before = own(frozen.nodes, id)
     if (before === undefined || before.code === after.code) continue
-    const [old, young] = [frozen.code[before.code], now.code[after.code]]
-    const files = union(old?.files ?? {}, young?.files ?? {}).filter((file) => old?.files[file] !== young?.files[file])
+    const [codeBefore, codeAfter] = [frozen.code[before.code]?.files ?? {}, now.code[after.code]?.files ?? {}]
+    const files = union(codeBefore, codeAfter).filter((file) => codeBefore[file] !== codeAfter[file])
     const pin = after.pinned === undefined ? "" : ` (pinned ${after.pinned}, code drifted)`
     code.add(`code of stage ${after.stage}${pin}: ${files.join(", ") || "its packages"}`)
   }
@@ -130,7 +130,7 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
 }
 
 /** Fails if anything that determines the run's results differs from the frozen state. */
-export const holdToLock = (
+export const checkAgainstLock = (
   lock: LockFile,
   graph: Graph,
   facts: Facts,
@@ -149,8 +149,8 @@ export const holdToLock = (
       })
   })
 
-/** Fails the nodes whose results differ from the frozen ones: their stages are not deterministic. */
-export const holdResults = (lock: LockFile, result: RunResult): RunResult => {
+/** Returns the result with nodes failed whose results differ from the frozen ones: their stages are not deterministic. */
+export const checkResults = (lock: LockFile, result: RunResult): RunResult => {
   const differing = (node: NodeResult): boolean => {
     const frozen = own(lock.nodes, node.id)?.result ?? null
     return frozen !== null && node.digest !== null && node.digest !== frozen
