@@ -1,5 +1,5 @@
 /**
- * A group of ranks: processes that train one model together, with one GPU each. They communicate through torch.distributed's c10d (ranks/ranks.cc): Gloo on the
+ * A group of ranks: processes that train one model callGroup, with one GPU each. They communicate through torch.distributed's c10d (ranks/ranks.cc): Gloo on the
  * CPU, NCCL on GPUs. A process that has not joined a group is a group of one, and every function here returns its own values.
  */
 import { createRequire } from "node:module"
@@ -24,7 +24,7 @@ export interface Place {
   readonly sharding: Sharding
 }
 
-/** Of ranks/ranks.cc, whose sums are part of results: here it is part of the code that stages' keys have. */
+/** Digest of ranks/ranks.cc, whose sums affect results. Here it is part of the stages' code, and so of their keys. */
 const source = "1b2a35ca3253296c"
 
 let place: Place | undefined
@@ -42,7 +42,7 @@ const lines = (cause: unknown): string => (cause instanceof Error ? cause.messag
 const call = (name: string, ...args: ReadonlyArray<number | string>): any => native().call(findOperator(`caravan_ranks::${name}`), ...args)
 
 /** Calls one of the group's operators; `doing` describes the purpose, for errors. */
-const together = (doing: string, name: string, ...args: ReadonlyArray<number | string>): any => {
+const callGroup = (doing: string, name: string, ...args: ReadonlyArray<number | string>): any => {
   try {
     return call(name, ...args)
   } catch (cause) {
@@ -99,7 +99,7 @@ export const sharding = (): Sharding => place?.sharding ?? "none"
 
 /** Sums a tensor over all ranks, in place. */
 export const allReduce_ = (x: Tensor, doing: string): Tensor => {
-  if (ranks() > 1) noGrad(() => together(doing, "all_reduce", x.handle, doing))
+  if (ranks() > 1) noGrad(() => callGroup(doing, "all_reduce", x.handle, doing))
   return x
 }
 
@@ -108,13 +108,13 @@ export type Wait = () => void
 
 /** Fills `whole` (n E,) with every rank's `shard` (E,), in rank order. */
 export const allGather = (whole: Tensor, shard: Tensor, doing: string): Wait => {
-  const number = together(doing, "all_gather", whole.handle, shard.handle, doing) as number
-  return () => together(doing, "finish", number)
+  const number = callGroup(doing, "all_gather", whole.handle, shard.handle, doing) as number
+  return () => callGroup(doing, "finish", number)
 }
 /** Fills `shard` (E,) with this rank's part of the sum of all ranks' `whole` (n E,). Overwrites `whole`. */
 export const reduceScatter = (shard: Tensor, whole: Tensor, doing: string): Wait => {
-  const number = together(doing, "reduce_scatter", shard.handle, whole.handle, doing) as number
-  return () => together(doing, "finish", number)
+  const number = callGroup(doing, "reduce_scatter", shard.handle, whole.handle, doing) as number
+  return () => callGroup(doing, "finish", number)
 }
 
 /** Releases a contiguous tensor's memory (0 bytes) or allocates it again, uninitialised. Views of it stay views. */
@@ -161,17 +161,20 @@ export const sumOver = (numbers: ArrayLike<number>, doing: string): Array<number
   )
 }
 
-/** The rows that this rank (or rank `to`) works on, of rows that all ranks know. Rows are dealt out one by one, so that neighbours of similar length go to different ranks. */
-export const dealt = <A>(rows: ReadonlyArray<A>, to = rank()): ReadonlyArray<A> =>
+/**
+ * The rows that this rank (or rank `to`) computes, of rows that all ranks know. Consecutive rows go to different ranks, because rows next to each
+ * other often have similar lengths.
+ */
+export const rowsOfRank = <A>(rows: ReadonlyArray<A>, to = rank()): ReadonlyArray<A> =>
   ranks() === 1 ? rows : rows.filter((_, i) => i % ranks() === to)
 
-/** The inverse of `dealt`: merges each rank's rows into the original order. */
-export const undealt = <A>(all: ReadonlyArray<ReadonlyArray<A>>): Array<A> =>
+/** The inverse of `rowsOfRank`: merges each rank's rows into the original order. */
+export const mergeRows = <A>(all: ReadonlyArray<ReadonlyArray<A>>): Array<A> =>
   Array.from({ length: all.reduce((sum, { length }) => sum + length, 0) }, (_, i) => all[i % all.length]![Math.floor(i / all.length)]!)
 
-/** Maps `compute` over rows that all ranks know, one result per row. Each rank computes the rows dealt to it, and all get all results. */
+/** Maps `compute` over rows that all ranks know, one result per row. Each rank computes its own rows, and every rank gets all results. */
 export const overRanks = <Row, A>(
   rows: ReadonlyArray<Row>,
   doing: string,
   compute: (rows: ReadonlyArray<Row>) => ReadonlyArray<A>
-): ReadonlyArray<A> => (ranks() === 1 ? compute(rows) : undealt(gatherAll(compute(dealt(rows)), doing)))
+): ReadonlyArray<A> => (ranks() === 1 ? compute(rows) : mergeRows(gatherAll(compute(rowsOfRank(rows)), doing)))

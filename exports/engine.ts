@@ -5,7 +5,7 @@
  */
 export * from "../engine/tensor.ts"
 export { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
-export { agree, dealt, gatherAll, overRanks, rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"
+export { agree, rowsOfRank, gatherAll, overRanks, rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"
 export { backward, type SpreadWeights } from "../engine/segments.ts"
 export { type Spread, spreadOver } from "../engine/spread.ts"
 export { AdamW, type AdamWOptions } from "../engine/optimizer.ts"

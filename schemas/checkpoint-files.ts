@@ -116,7 +116,7 @@ export const validateCheckpoint = (directory: string, roles: ReadonlyArray<Role>
         doing: `Reading the checkpoint ${directory}`,
         expected: `a checkpoint with the role ${roles.join(" or ")}`,
         found: JSON.stringify(role),
-        hint: "Wire a checkpoint of that role to this port."
+        hint: "Connect a checkpoint of that role to this port."
       })
     }
   })

@@ -43,10 +43,10 @@ export const SlurmConfig = Schema.Struct({
 })
 export type SlurmConfig = typeof SlurmConfig.Type
 
-export const usualProfile = "default"
-export const usualPollSeconds = 10
+export const defaultProfile = "default"
+export const defaultPollSeconds = 10
 /** Slurm signals up to a minute early, and a 7B checkpoint takes a minute to write. */
-export const usualSaveSeconds = 120
+export const defaultSaveSeconds = 120
 
 /** The resources that a job requests. */
 export interface Request extends Profile {
@@ -61,12 +61,12 @@ export interface Request extends Profile {
 /** The message about a profile that is not defined. */
 export const unknownProfile = (config: SlurmConfig, name: string): string | undefined => {
   const names = Object.keys(config.profiles ?? {})
-  if (names.includes(name) || (name === usualProfile && !names.includes(name))) return undefined
+  if (names.includes(name) || (name === defaultProfile && !names.includes(name))) return undefined
   return `there is no profile "${name}"${names.length === 0 ? ": `slurm.profiles` of caravan.json has none" : `. caravan.json has ${names.join(", ")}`}`
 }
 
 export const profileName = (config: SlurmConfig, placement: Placement, tensors: boolean): string =>
-  placement.profile ?? (tensors ? undefined : config.light) ?? config.profile ?? usualProfile
+  placement.profile ?? (tensors ? undefined : config.light) ?? config.profile ?? defaultProfile
 
 /** The resources that a stage's job requests: the node's own placement first, then the profile. */
 export const requestOf = (
@@ -110,7 +110,7 @@ export const requestOf = (
 
 /** The arguments of sbatch. */
 export const sbatchArguments = (request: Request): ReadonlyArray<string> => {
-  const { account, cpus, gpus, memory, minutes, nodes, partition, qos, saveSeconds = usualSaveSeconds, sbatch = [], tasks = 1 } = request
+  const { account, cpus, gpus, memory, minutes, nodes, partition, qos, saveSeconds = defaultSaveSeconds, sbatch = [], tasks = 1 } = request
   const given: ReadonlyArray<readonly [string, string | number | undefined]> = [
     ["partition", partition],
     ["account", account],

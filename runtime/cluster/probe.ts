@@ -7,7 +7,7 @@ import { mkdirSync, realpathSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { lastWords } from "./attempts.ts"
 import { submit } from "./commands.ts"
-import { requestOf, sbatchArguments, usualPollSeconds } from "./config.ts"
+import { requestOf, sbatchArguments, defaultPollSeconds } from "./config.ts"
 import { claimFolder } from "./home.ts"
 import { readJsonFile, writeJson, writeWhole } from "./job-files.ts"
 import type { SlurmOptions } from "./slurm.ts"
@@ -63,7 +63,7 @@ export const numericsOfNode = async (
         return found.numerics
       }
       if (found !== undefined) throw new Error(`on node ${found.host} (job ${id}, profile "${request.name}"): ${found.error}`)
-      const poll = config.pollSeconds ?? usualPollSeconds
+      const poll = config.pollSeconds ?? defaultPollSeconds
       if (isAlive(await states.of(token, Math.min(poll, 5)))) continue
       if (gone++ * 300 > 5000)
         throw new Error(

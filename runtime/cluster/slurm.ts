@@ -10,7 +10,7 @@ import type { Executor } from "../run/executor.ts"
 import type { Execute, Work } from "../run/execute.ts"
 import { attemptsIn, tail, takeOutput } from "./attempts.ts"
 import { cancel, SlurmError, startNow } from "./commands.ts"
-import { requestOf, type SlurmConfig, unknownProfile, usualPollSeconds } from "./config.ts"
+import { requestOf, type SlurmConfig, unknownProfile, defaultPollSeconds } from "./config.ts"
 import { dealOut } from "./deal-out.ts"
 import { type End, endOf, failed } from "./ends.ts"
 import { claimFolder } from "./home.ts"
@@ -71,7 +71,7 @@ export const slurm = (options: SlurmOptions): Executor["Service"] => ({
 const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Execute> =>
   Effect.sync(() => {
     const states = new States()
-    const poll = config.pollSeconds ?? usualPollSeconds
+    const poll = config.pollSeconds ?? defaultPollSeconds
     /** Messages reported once per run. */
     const told = new Set<string>()
 

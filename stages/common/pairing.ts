@@ -46,7 +46,7 @@ export const checkPromptIds = Effect.fn("checkPromptIds")(function* (
     else if (before.safety !== prompt.safety || !sameMessages(before.messages, prompt.messages))
       return yield* PairingError.of({
         doing,
-        expected: "every id to stand for one prompt",
+        expected: "each id to identify one prompt",
         found: `two different prompts with the id "${prompt.id}", ${quoted(before)} and ${quoted(prompt)}`,
         hint: "Give the rows of each file distinct ids, or no ids: prompts without an id get one that is unique across files."
       })
@@ -114,7 +114,7 @@ export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample,
     if (mine !== undefined && other !== undefined && mine !== other)
       return yield* PairingError.of({
         doing,
-        expected: "every id to stand for one prompt",
+        expected: "each id to identify one prompt",
         found: `two different prompts with the id "${a.promptId}"`,
         hint: "Sample both sets from the same prompts."
       })

@@ -1,6 +1,6 @@
 /**
- * Converts tokenised examples to the tensors that a language model trains on: packs several examples into one row, and computes the loss over the tokens that
- * carry it.
+ * Converts tokenised examples to the tensors that a language model trains on: packs several examples into one row, and computes the loss over the tokens
+ * that carry loss.
  */
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
@@ -20,7 +20,7 @@ export interface PackedRow {
   readonly segments: Int32Array
 }
 
-/** Items that are created on demand, by index; an array is one. */
+/** A list whose items may be created on demand. An array is a Sequence. */
 export interface Sequence<A> {
   readonly length: number
   readonly at: (index: number) => A | undefined
@@ -39,8 +39,8 @@ const tooShort = 1
 
 /**
  * Packs examples, in the given order, into rows of `length` tokens: each goes into the first open row with enough space (Llama 2 §3.1: "we concatenate
- * all the prompts and answers" to fill sequences). An example longer than a row keeps its first `length` tokens; one with nothing to predict is left
- * out. At most `openRows` rows are tried, so that packing a million examples takes linear time.
+ * all the prompts and answers" to fill sequences). Of an example longer than a row, the first `length` tokens are kept; an example with nothing to
+ * predict is left out. At most `openRows` rows are open, so that packing takes linear time.
  */
 export const packRows = (
   order: Uint32Array,
@@ -112,7 +112,7 @@ const layOut = (examples: ReadonlyArray<Example>, length: number, padId: number)
 export const lossTokens = (rows: ReadonlyArray<PackedRow>): number =>
   rows.reduce((sum, row) => sum + row.lossMask.reduce((a, b) => a + b, 0), 0)
 
-/** Rows as one flat array of B x T. */
+/** Concatenates B rows of T tokens to one flat array of B x T. */
 const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
   const out = new Int32Array(rows.length * length)
   rows.forEach((row, i) => out.set(row, i * length))
@@ -120,8 +120,8 @@ const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): In
 }
 
 /**
- * Summed cross-entropy of the next tokens that carry loss. Tokens never attend to another example unless `isolate` is false
- * (pretraining on running text). Logits are computed only at positions with loss.
+ * Cross-entropy in nats of the next tokens that carry loss, summed over all rows; returns () in float32. Tokens attend only to their own example, unless
+ * `isolate` is false (pretraining on running text). Logits are computed only at positions with loss.
  */
 export const languageModelLoss = (
   model: Llama,

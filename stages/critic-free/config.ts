@@ -1,6 +1,6 @@
 /**
- * Inputs and hyperparameters of RLOO and GRPO. The fields that both share with PPO (sampling and scoring of responses, LoRA, early stopping) are PPO's own fields, so that
- * the three can be compared directly; where a paper's value differs, the description says so.
+ * Inputs and hyperparameters of RLOO and GRPO. Fields that also exist in PPO (sampling and scoring of responses, LoRA, early stopping) have PPO's
+ * defaults, so that the three methods can be compared directly. If a paper's value differs, the description says so.
  */
 import * as Schema from "effect/Schema"
 import { optional } from "../../runtime/define/stage.ts"
@@ -10,7 +10,7 @@ import { Prompts } from "../../schemas/rows.ts"
 import { PpoConfig } from "../ppo/config.ts"
 import { targetsNeedRank } from "../training/lora.ts"
 
-/** Same as PPO's: without a safety reward model R_c is R_h; without held-out prompts training runs to its last iteration; `base` is the base of reward models trained with LoRA. */
+/** As in PPO (ppoInputs). */
 export const criticFreeInputs = {
   policy: Policy,
   helpfulness: HelpfulnessReward,
@@ -105,5 +105,5 @@ export const GrpoConfig = Schema.Struct({
 }).check(targetsNeedRank, wholeGroups)
 export type GrpoConfig = typeof GrpoConfig.Type
 
-/** The fields that both have. */
+/** The fields that RLOO and GRPO share. */
 export type CriticFreeConfig = Pick<RlooConfig, keyof RlooConfig & keyof GrpoConfig>

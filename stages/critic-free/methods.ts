@@ -7,7 +7,7 @@ import type { GrpoConfig, RlooConfig } from "./config.ts"
 import { grpoLoss, rlooLoss } from "./losses.ts"
 import type { Experience, Method, Part } from "./trainer.ts"
 
-/** The KL to the reference is part of the reward: R = r - beta (log pi(y) - log pi_0(y)). The response is one action. */
+/** RLOO: the KL to the reference is part of the reward, R = r - beta (log pi(y) - log pi_0(y)), and the response is one action. */
 export const rlooMethod = ({ beta, clip }: Pick<RlooConfig, "beta" | "clip">): Method => ({
   advantages: (group) => leaveOneOutAdvantages(group.map(({ kl, score }) => score - beta * kl)),
   loss: ({ logProbabilities, old, responses }) => {
@@ -20,7 +20,7 @@ export const rlooMethod = ({ beta, clip }: Pick<RlooConfig, "beta" | "clip">): M
   }
 })
 
-/** The KL to the reference is part of the loss, token by token. */
+/** GRPO: the KL to the reference is part of the loss of each token. */
 export const grpoMethod = ({
   beta,
   clip,
@@ -35,9 +35,9 @@ export const grpoMethod = ({
       scale
     ),
   loss: ({ logProbabilities, old, reference, responses }: Part) => {
-    const perToken = (of: (response: Experience) => number) =>
+    const perToken = (valueOf: (response: Experience) => number) =>
       numbers(
-        responses.flatMap((one) => one.response.map(() => of(one))),
+        responses.flatMap((response) => response.response.map(() => valueOf(response))),
         logProbabilities
       ) // (N,)
     const advantages = perToken(({ advantage }) => advantage)

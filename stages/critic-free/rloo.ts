@@ -1,14 +1,14 @@
 /**
- * REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to Basics"): k responses per prompt, each compared with the mean of the others; a response
- * is one action.
+ * REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to Basics"): k responses per prompt, each compared with the mean reward of the others; a whole
+ * response is one action.
  *
  *     R(y) = R~_c(y) - beta (log pi(y) - log pi_0(y))          gradient = mean of (R(y_i) - mean over j != i of R(y_j)) grad log pi(y_i)
  *
- * Its optimum is that of PPO's objective, pi_0 exp(R~_c / beta) / Z. It uses the same prompts, reward models and rule for R_c as PPO (Llama 2 §3.2.3).
+ * The optimum is pi_0 exp(R~_c / beta) / Z, as for PPO's objective. Prompts, reward models and R_c are those of PPO (Llama 2 §3.2.3).
  *
- * Deviations: rewards are whitened over the batch as in PPO (whitenRewards; the paper does not whiten them). If a batch has several steps, the ratio of the response's
- * probabilities corrects for the changes by earlier steps, clipped as in TRL; the paper's estimator is that of the first step, where the ratio is 1. AdamW with a constant
- * learning rate, as in PPO; the paper warms it up.
+ * Deviations: rewards are whitened over the batch as in PPO (whitenRewards; the paper does not whiten them). If a batch has several steps, the ratio of the
+ * response's probabilities, clipped as in TRL, corrects for the changes by earlier steps; in the first step it is 1, which gives the paper's estimator. The
+ * learning rate of AdamW is constant, as in PPO; the paper warms it up.
  */
 import * as Effect from "effect/Effect"
 import * as Stage from "../../runtime/define/stage.ts"

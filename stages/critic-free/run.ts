@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Stage from "../../runtime/define/stage.ts"
 import type { Checkpoint } from "../../schemas/artifact.ts"
-import { usualResponses } from "../ppo/config.ts"
+import { defaultResponses } from "../ppo/config.ts"
 import { isModel, loadPolicyModels, type PolicyModels, smallestContext } from "../ppo/loading.ts"
 import { checkKeepsBest, readPromptSets, runMethod, UpdateSetupError } from "../ppo/loop.ts"
 import { ppoAdvice, ppoStep } from "../ppo/memory.ts"
@@ -30,15 +30,15 @@ const fitUpdates = (
   const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
   return chooseFit(
     { microBatch: config.microBatchSize, recompute: config.recompute },
-    { device, usual: usualResponses },
+    { device, rowsOnCpu: defaultResponses },
     step,
     () => ppoAdvice
   )
 }
 
-/** Reports groups in which all responses have the same score, since they give no learning signal; fails if that holds for all groups of the first iteration. */
+/** Reports groups without a learning signal: all their responses have the same score. Fails if this holds for all groups of the first iteration. */
 const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticFreeConfig) => {
-  let isTold = false
+  let isReported = false
   return (
     { constantGroups }: Pick<ExperienceStatistics, "constantGroups">,
     { iteration, rewards }: { readonly iteration: number; readonly rewards: ReadonlyArray<{ readonly reward: number }> }
@@ -50,8 +50,8 @@ const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticF
           message: `${name} has nothing to learn from in iteration 1 of ${iterations}: in each of its ${groups} groups of ${groupSize} responses all have the same reward (${rewards[0]!.reward} in the first), so that every advantage is 0. Use a reward that distinguishes the policy's responses, easier prompts, or larger groups (groupSize) or batches (batchSize).`
         })
       )
-    if (isTold || constantGroups === 0) return Effect.succeed(undefined)
-    isTold = true
+    if (isReported || constantGroups === 0) return Effect.succeed(undefined)
+    isReported = true
     return Effect.succeed(
       `in iteration ${iteration} all responses of ${Math.round(constantGroups * groups)} of ${groups} groups have the same reward and give no learning signal (constantGroups in the curves)`
     )

@@ -1,8 +1,8 @@
 /**
- * The trainer of RLOO and GRPO, from responses and their scores: advantages within a group, a policy loss, a gradient step. The two differ in their
- * `Method`. The caller provides responses and scores.
+ * The trainer of RLOO and GRPO, which differ in their `Method`. From responses and their scores it computes advantages within each group and a policy loss,
+ * and takes a gradient step. ppo/loop.ts samples and scores the responses.
  *
- *     B responses in a part of a mini-batch   N their tokens, one response after another without padding
+ *     B responses in a micro-batch   N their tokens, one response after another without padding
  */
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
@@ -16,9 +16,9 @@ import type { Llama } from "../../models/llama.ts"
 import { chunks } from "../common/sequences.ts"
 import { approximateKl, klEstimate } from "../ppo/kl.ts"
 import { byLength, logProbabilitiesOf, responseLogProbabilities, sequenceLength } from "../ppo/models.ts"
-import { usualResponses } from "../ppo/config.ts"
+import { defaultResponses } from "../ppo/config.ts"
 import type { Rollout } from "../ppo/trainer.ts"
-import { dealtMicroBatches } from "../training/cutting.ts"
+import { microBatchesOfRank } from "../training/micro-batches.ts"
 import { type Fit, fitOnCpu } from "../training/fit.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { groupsOf, isConstant } from "./advantages.ts"
@@ -33,7 +33,7 @@ export interface Experience extends Rollout {
   readonly advantage: number
 }
 
-/** The log-probabilities (N,) of a part, and what the method needs for its loss. */
+/** A micro-batch: its responses, and their tokens' log-probabilities (N,) under the current policy, the policy that sampled them, and the reference. */
 export interface Part {
   readonly responses: ReadonlyArray<Experience>
   readonly logProbabilities: Tensor
@@ -43,16 +43,16 @@ export interface Part {
 
 /** The difference between RLOO and GRPO. */
 export interface Method {
-  /** Advantages of the responses of one group, one each. */
+  /** The advantage of each response of one group. */
   readonly advantages: (group: ReadonlyArray<Pick<Experience, "score" | "kl">>) => ReadonlyArray<number>
-  /** The loss, summed over responses, and the number of responses beyond the clip range (fractional if only some of a response's tokens are). */
+  /** The loss, summed over responses; and the number of responses outside the clip range (for GRPO, the sum over responses of the share of their tokens). */
   readonly loss: (part: Part) => { readonly loss: Tensor; readonly clipped: Tensor }
 }
 
 export interface CriticFreeTrainerOptions {
   readonly config: CriticFreeConfig
   readonly method: Method
-  /** Trained; if it has an adapter, only that. */
+  /** Trained; if it has an adapter, only the adapter is. */
   readonly policy: Llama
   /** Frozen; the policy is kept close to it. */
   readonly reference: Llama
@@ -77,12 +77,12 @@ export interface StepStatistics {
   readonly policyLoss: number
   /** Before clipping. */
   readonly policyGradientNorm: number
-  /** Share of responses (GRPO: of their tokens) whose ratio is beyond the clip range. */
+  /** Share of responses (GRPO: mean over responses of the share of their tokens) whose ratio is outside the clip range. */
   readonly clipFraction: number
-  /** KL(old || new), k3, mean over tokens. */
+  /** k3 estimate of KL(old || new), mean over tokens. */
   readonly approximateKl: number
   readonly entropy: number
-  /** The policy is unchanged: the loss or its gradient norm is not finite. */
+  /** True if the loss or the gradient norm is not finite; the policy is then unchanged. */
   readonly diverged: boolean
 }
 
@@ -99,7 +99,7 @@ const reading = "reading the responses"
 export class CriticFreeTrainer {
   readonly #options: CriticFreeTrainerOptions
   readonly #schedule: Schedule
-  readonly #usual: Fit
+  readonly #fit: Fit
   readonly #spread: Spread
   readonly #optimizer: AdamW
   #iteration = 0
@@ -107,13 +107,13 @@ export class CriticFreeTrainer {
   constructor(options: CriticFreeTrainerOptions) {
     const { config, policy } = options
     this.#options = options
-    this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, policy.config.layers, usualResponses)
+    this.#fit = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, policy.config.layers, defaultResponses)
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
     this.#spread = spreadOver(trainedParameters(policy))
     this.#optimizer = new AdamW({ parameters: this.#spread.parameters, weightDecay: config.weightDecay })
   }
 
-  /** The advantage of every response within its group (groups are consecutive), and its log-probabilities under policy and reference. */
+  /** Computes the advantage of each response within its group (groups are consecutive), and its log-probabilities under policy and reference. */
   advantages(rollouts: ReadonlyArray<Rollout>): {
     readonly experience: ReadonlyArray<Experience>
     readonly statistics: ExperienceStatistics
@@ -144,7 +144,7 @@ export class CriticFreeTrainer {
     }
   }
 
-  /** All mini-batches, once per epoch, in a new permutation each time. */
+  /** The mini-batches of all epochs; each epoch has a new permutation. */
   *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
     const { config, seed } = this.#options
     for (let epoch = 0; epoch < config.epochs; epoch++)
@@ -152,19 +152,19 @@ export class CriticFreeTrainer {
   }
 
   /**
-   * The loss of the whole mini-batch, computed in micro-batches, and its gradients: (4,) of loss, clip fraction, KL(old || new), entropy. Call it, and `step`, inside
-   * one scope. `fit` says how the mini-batch is split; by default according to config.microBatchSize and recompute, as on the CPU.
+   * Computes the loss of a mini-batch and its gradients, in micro-batches; returns (4,): loss, clip fraction, KL(old || new), entropy. Call it and `step`
+   * inside the same scope. `fit` says how the mini-batch is split; by default as on the CPU, from config.microBatchSize and recompute.
    */
-  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Tensor {
+  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#fit): Tensor {
     const { method, policy } = this.#options
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
-    const { isBlank, parts: cut } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Zeroes the contribution of a part that belongs to another rank. */
+    const { isBlank, parts: microBatches } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
+    /** Zeroes the contribution of a blank part (microBatchesOfRank). */
     const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const compute = (part: ReadonlyArray<Experience>): Tensor => {
       const { entropy, logProbabilities } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
-      const flat = (of: "logProbabilities" | "reference") =>
-        tensor(Float64Array.from(part.flatMap((response) => response[of])), like(logProbabilities)) // (N,)
+      const flat = (field: "logProbabilities" | "reference") =>
+        tensor(Float64Array.from(part.flatMap((response) => response[field])), like(logProbabilities)) // (N,)
       const [old, reference] = [flat("logProbabilities"), flat("reference")]
       const { clipped, loss } = method.loss({ responses: part, logProbabilities, old, reference })
       const share = counted(loss.div(miniBatch.length), part)
@@ -174,7 +174,7 @@ export class CriticFreeTrainer {
         return counted(stack([share.detach(), clipped.detach().div(miniBatch.length), kl.div(tokens), entropy.div(tokens)], 0), part) // (4,)
       })
     }
-    const parts = accumulateGradients(trainedParameters(policy), cut, compute, { ...fit, weights: this.#spread })
+    const parts = accumulateGradients(trainedParameters(policy), microBatches, compute, { ...fit, weights: this.#spread })
     return noGrad(() => allReduce_(stack(parts, 0).sum(0), "adding up the losses"))
   }
 
@@ -182,7 +182,7 @@ export class CriticFreeTrainer {
   step(losses: Tensor): StepStatistics {
     const { config } = this.#options
     const norm = clipGradientNorm(this.#spread.parameters, config.maxNorm, this.#spread).reshape(1)
-    // Read together, so that the GPU is synchronised once.
+    // Read in one transfer, so that the GPU is synchronised once.
     const numbers = noGrad(() =>
       cat(
         [losses, norm].map((part) => part.to({ dtype: "float64" })),
@@ -198,7 +198,7 @@ export class CriticFreeTrainer {
     return { policyLoss, policyGradientNorm, clipFraction, approximateKl: kl, entropy, diverged }
   }
 
-  /** Ends the iteration: the next one has its own learning rate and permutations. */
+  /** Ends the iteration. The next iteration has its own learning rate and permutations. */
   finish(): void {
     this.#iteration++
   }
@@ -212,14 +212,17 @@ export class CriticFreeTrainer {
     return [{ spread: this.#spread, tensors: this.tensors }]
   }
 
-  /** The optimiser's tensors: with the policy and `numbers`, the state that the next iteration reads. To restore it, copy saved tensors into them and call `resume`. */
+  /**
+   * The optimiser's tensors. Together with the policy and `numbers` they are the trainer's state: to restore it, copy saved tensors into these and call
+   * `resume`.
+   */
   get tensors(): Parameters {
     return this.#optimizer.state
   }
   get numbers(): TrainerNumbers {
     return { iteration: this.#iteration, steps: this.#optimizer.steps }
   }
-  /** Continues from these numbers; policy and tensors must be those of the same time. */
+  /** Continues from these numbers; policy and tensors must have been restored from the same iteration. */
   resume({ iteration, steps }: TrainerNumbers): void {
     this.#iteration = iteration
     this.#optimizer.resume(steps)

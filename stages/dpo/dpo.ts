@@ -3,15 +3,15 @@
  *
  *     loss = -log sigmoid(beta log(pi(y_w) / pi_0(y_w)) - beta log(pi(y_l) / pi_0(y_l)))                                         (eq. 7)
  *
- * pi_0 is the initial policy. On labels drawn from a Bradley-Terry model of a reward r, the optimum is pi_0 exp(r / beta) / Z, that of PPO's objective;
- * on noise-free labels there is none: the margin grows as long as training continues.
+ * pi_0 is the initial policy. If labels are drawn from a Bradley-Terry model of a reward r, the optimum is pi_0 exp(r / beta) / Z, as for PPO's objective.
+ * With noise-free labels there is no optimum: the margin grows as long as training continues.
  *
- * Deviations: AdamW (§2.2's weight decay) instead of RMSprop. pi_0's log-probabilities are computed once, before the first step, so that no second model is in memory. The ratings of how
- * much better the chosen response is are not used.
+ * pi_0's log-probabilities are computed once, before the first step, so that no second model is in memory. Deviation: AdamW (with the weight decay of
+ * Llama 2 §2.2) instead of RMSprop. The pairs' ratings are not used.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { dealt, sumOver } from "../../engine/ranks.ts"
+import { rowsOfRank, sumOver } from "../../engine/ranks.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
@@ -40,7 +40,7 @@ import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from
 import { dpoLoss } from "./losses.ts"
 
 /** Pairs per micro-batch on the CPU. */
-const usualPairs = 8
+const defaultPairs = 8
 
 export const DpoConfig = Schema.Struct({
   beta: hyper(0.1, "strength of the implicit KL penalty to the initial policy; appendix B: 0.1, and 0.5 for summarisation", { min: 1e-6 }),
@@ -48,7 +48,7 @@ export const DpoConfig = Schema.Struct({
   warmupSteps: hyperInt(150, "steps of linear learning rate warm-up; appendix B: 150", { min: 0 }),
   epochs: hyper(1, "number of passes over the pairs; the paper does not give one", { min: 0 }),
   batchPairs: hyperInt(64, "pairs per optimiser step; appendix B: 64", { min: 1 }),
-  microBatchPairs: microBatchField("pairs", usualPairs),
+  microBatchPairs: microBatchField("pairs", defaultPairs),
   recompute: recomputeField,
   weightDecay: hyper(0.1, "AdamW's weight decay, as in all other training (§2.2); the paper's RMSprop has none", { min: 0 }),
   maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
@@ -63,27 +63,27 @@ export const DpoConfig = Schema.Struct({
 }).check(patienceNeedsHeldOut, targetsNeedRank)
 type DpoConfig = typeof DpoConfig.Type
 
-/** The initial policy gives a pair no finite log-probability, so it cannot be used for training. */
+/** The initial policy's log-probability of a pair is not finite, so training can't start. */
 export class ReferenceError extends ExplainedError<ReferenceError>()("ReferenceError") {}
 
 /** A pair with the log-probabilities of its responses under the initial policy. */
-interface ReferredPair extends PromptedPair {
+interface ReferencedPair extends PromptedPair {
   readonly reference: readonly [chosen: number, rejected: number]
 }
 
-/** Both responses of each pair with its prompt: first all chosen ones, then all rejected ones. */
+/** The responses of all pairs with their prompts: first the chosen responses, then the rejected ones. */
 const responsesOf = (pairs: ReadonlyArray<PromptedPair>) =>
   (["chosen", "rejected"] as const).flatMap((which) =>
     pairs.map((pair) => ({ prompt: pair[which].slice(0, pair.promptLength), response: pair[which].slice(pair.promptLength) }))
   )
 
-/** Options for log-probabilities under the model's own distribution, since nothing was sampled at a temperature. */
+/** Options for log-probabilities at temperature 1: the responses of pairs were not sampled from this model. */
 const ofPairs = (padId: number, inferencePairs: number) => ({ padId, config: { temperature: 1, inferenceBatchSize: 2 * inferencePairs } })
 
-/** Summed loss of some pairs. Chosen and rejected responses go through the model as one batch of 2 B rows. */
+/** Loss of B pairs (eq. 7), summed; returns (). Chosen and rejected responses go through the model as one batch of 2 B rows. */
 export const pairsLoss = (
   model: Llama,
-  pairs: ReadonlyArray<ReferredPair>,
+  pairs: ReadonlyArray<ReferencedPair>,
   { beta, padId }: { readonly beta: number; readonly padId: number }
 ): Tensor => {
   const responses = responsesOf(pairs)
@@ -96,7 +96,7 @@ export const pairsLoss = (
 }
 
 /** Adds the initial policy's log-probabilities to the pairs. */
-const refer = Effect.fn("dpo.refer")(function* (
+const addReference = Effect.fn("dpo.addReference")(function* (
   policy: Llama,
   pairs: Pairs,
   {
@@ -104,23 +104,23 @@ const refer = Effect.fn("dpo.refer")(function* (
     padId,
     progress
   }: { readonly inferencePairs: number; readonly padId: number; readonly progress: (progress: Progress) => Effect.Effect<void> }
-): Effect.fn.Return<Sequence<ReferredPair>, ReferenceError> {
+): Effect.fn.Return<Sequence<ReferencedPair>, ReferenceError> {
   const chosen = new Float64Array(pairs.length)
   const rejected = new Float64Array(pairs.length)
   const indices = Array.from({ length: pairs.length }, (_, i) => i)
-  for (const part of dealt(chunks(indices, inferencePairs))) {
+  for (const part of rowsOfRank(chunks(indices, inferencePairs))) {
     const responses = responsesOf(part.map((i) => pairs.at(i)!))
     const sums = logProbabilitiesOf(policy, responses, ofPairs(padId, inferencePairs)).map((row) => row.reduce((sum, x) => sum + x, 0))
     part.forEach((i, at) => {
       chosen[i] = sums[at]!
       rejected[i] = sums[part.length + at]!
     })
-    const wrong = part.find((i) => !Number.isFinite(chosen[i]! + rejected[i]!))
-    if (wrong !== undefined)
+    const bad = part.find((i) => !Number.isFinite(chosen[i]! + rejected[i]!))
+    if (bad !== undefined)
       return yield* ReferenceError.of({
-        doing: `Computing the first policy's log-probabilities of pair ${wrong + 1} of ${pairs.length}`,
+        doing: `Computing the initial policy's log-probabilities of pair ${bad + 1} of ${pairs.length}`,
         expected: "two finite numbers",
-        found: `${chosen[wrong]} and ${rejected[wrong]}`,
+        found: `${chosen[bad]} and ${rejected[bad]}`,
         hint: "The policy's weights are damaged or have diverged: check the stage that made it, or compute in float32."
       })
     yield* progress({
@@ -128,9 +128,9 @@ const refer = Effect.fn("dpo.refer")(function* (
       tokens: responses.reduce((sum, { prompt, response }) => sum + prompt.length + response.length, 0)
     })
   }
-  // Each is computed on one rank and is 0 on the others.
-  chosen.set(sumOver(chosen, "reading the pairs under the first policy"))
-  rejected.set(sumOver(rejected, "reading the pairs under the first policy"))
+  // Each entry is computed on one rank and is 0 on the others.
+  chosen.set(sumOver(chosen, "gathering the initial policy's log-probabilities"))
+  rejected.set(sumOver(rejected, "gathering the initial policy's log-probabilities"))
   return {
     length: pairs.length,
     at: (i) => {
@@ -140,8 +140,8 @@ const refer = Effect.fn("dpo.refer")(function* (
   }
 })
 
-const askedOf = (config: DpoConfig) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
-/** A pair is one row for both dialogues, each at most as long as the context. */
+const fitSettings = (config: DpoConfig) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
+/** A row is a pair: two dialogues, each at most as long as the context. */
 const stepsOf = (config: DpoConfig, shape: LlamaConfig) => {
   const { batchPairs: rows, patience, precision } = config
   const model = adaptedBy(config, { config: shape, scalarHead: false })
@@ -171,11 +171,11 @@ export const dpo = Stage.make("dpo", {
       return yield* nothingLeft("tune on", { name: "pairs", count: tokenised.rows }, leftOut, { length: context, context })
     yield* skipped.check("pairs", tokenised.rows)
     const { heldOut, training } = yield* splitHeldOut(tokenised.length, config.heldOut, seed)
-    // Before the first step, and before an adapter is added.
-    const pairs = yield* refer(first, tokenised, { inferencePairs, padId, progress })
+    // The reference must be computed before the first step, and before an adapter is added.
+    const pairs = yield* addReference(first, tokenised, { inferencePairs, padId, progress })
     const model = withLora(first, config, seed)
-    const lossOf = (part: ReadonlyArray<ReferredPair>) => pairsLoss(model, part, { beta, padId })
-    const fit = yield* fitOneModel(askedOf(config), { device, usual: usualPairs }, stepsOf(config, model.config))
+    const lossOf = (part: ReadonlyArray<ReferencedPair>) => pairsLoss(model, part, { beta, padId })
+    const fit = yield* fitOneModel(fitSettings(config), { device, rowsOnCpu: defaultPairs }, stepsOf(config, model.config))
     const steps = stepsFor(training.length, config.batchPairs, config.epochs)
     const result = yield* train({
       ...{ fit, recorded, parameters: trainedParameters(model) },
@@ -202,7 +202,7 @@ export const dpoCost = costOf(dpo, {
     const trained = stepsOf(config, start.config)
     const [count, length] = [rowCount(inputs.pairs, "pairs"), dialogueLength(inputs.pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: askedOf(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, asked: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const { model } = trained
     const withReference = { ...cost, work: [reading("reference", start, precision, 2 * count, length), ...cost.work] }
     const steps = Math.ceil(trainedOn / batchPairs)

@@ -5,8 +5,8 @@ import type { Tensor } from "../../engine/tensor.ts"
  *
  *     -log sigmoid(beta (log pi(y_w) - log pi_0(y_w)) - beta (log pi(y_l) - log pi_0(y_l)))
  *
- * Log-probabilities (B,) are those of whole responses: sums over their tokens. Differentiable in those of `policy`. Returns (). Throws RangeError unless each response has one
- * under both models.
+ * Each log-probability (B,) is that of a whole response, the sum over its tokens. Returns (). Differentiable in those of `policy`. Throws RangeError if
+ * the four tensors differ in length.
  */
 export const dpoLoss = (
   policy: { readonly chosen: Tensor; readonly rejected: Tensor },
@@ -16,7 +16,7 @@ export const dpoLoss = (
   const counts = [policy.chosen, policy.rejected, reference.chosen, reference.rejected].map((all) => all.size(0))
   if (new Set(counts).size > 1)
     throw new RangeError(
-      `dpoLoss: expected equal numbers of log-probabilities for chosen and rejected responses under policy and reference, got ${counts.slice(0, 2).join(" and ")}, ${counts.slice(2).join(" and ")}: compute the reference's under the initial policy`
+      `dpoLoss: expected equal numbers of log-probabilities for chosen and rejected responses under policy and reference, got ${counts.slice(0, 2).join(" and ")} under the policy, ${counts.slice(2).join(" and ")} under the reference`
     )
   const [chosen, rejected] = [policy.chosen.sub(reference.chosen), policy.rejected.sub(reference.rejected)]
   return chosen.sub(rejected).mul(beta).logSigmoid().sum().neg()

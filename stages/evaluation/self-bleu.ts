@@ -84,7 +84,7 @@ const checkTypes = (types: ReadonlyArray<typeof Type.Type>, hasPrompts: boolean)
         doing: "Measuring the similarity of answers by type of prompt",
         expected: "a different name for each type, and the prompts",
         found: `the types ${JSON.stringify(names)} and ${hasPrompts ? "the prompts" : "no prompts"}`,
-        hint: "Wire the prompts of the answers, or remove the types."
+        hint: "Connect the prompts of the answers, or remove the types."
       })
 }
 

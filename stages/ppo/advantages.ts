@@ -1,7 +1,7 @@
 /**
  * Turns scores of whole responses into an advantage per token (Llama 2 §3.2.3 eq. 3-4; Schulman et al. 2016, generalised advantage estimation).
  *
- * Every array belongs to one response, without padding: token t of a response has entry t. Padding therefore never enters a sum.
+ * Every array belongs to one response and has one entry per token, without padding, so that padding never enters a sum.
  */
 import { mean } from "../common/statistics.ts"
 import type { PpoConfig } from "./config.ts"
@@ -9,7 +9,8 @@ import { klEstimate } from "./kl.ts"
 
 /**
  * Rewards of one response's tokens: -beta KL_t each, plus the score of the whole response, either on the last token ("last-token") or in a separate entry
- * after it ("past-end": the array then has one more entry than there are tokens). The log-probabilities are those of the tokens under policy and reference.
+ * after it ("past-end": the array then has one more entry than there are tokens). `logProbabilities` and `reference` are the tokens' log-probabilities
+ * under policy and reference.
  */
 export const tokenRewards = (
   response: {
@@ -32,7 +33,7 @@ export const tokenRewards = (
  *
  *     A_t = sum_{l >= 0} (gamma lambda)^l delta_{t+l}          return_t = A_t + V_t
  *
- * values[t] is V of the state in which token t is chosen. Both arrays have the same length.
+ * V_t is values[t], the value of the state in which token t is chosen. All arrays have the same length.
  */
 export const generalisedAdvantages = (
   rewards: ReadonlyArray<number>,
@@ -53,8 +54,8 @@ export const generalisedAdvantages = (
 }
 
 /**
- * Whitens over all tokens of all rows: standard deviation 1, and mean 0 ("shift") or the original mean ("keep"). (x - mean) / sqrt(variance + 1e-8), with
- * the population variance. "none" leaves the rows unchanged.
+ * Whitens over all tokens of all rows: (x - mean) / sqrt(variance + 1e-8), with the population variance ("shift"), plus the original mean ("keep").
+ * "none" returns the rows unchanged.
  */
 export const whitenTokens = (
   rows: ReadonlyArray<ReadonlyArray<number>>,

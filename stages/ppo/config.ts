@@ -1,8 +1,8 @@
 /**
- * Inputs and hyperparameters of PPO. The paper gives neither the value model nor its learning rate, nor GAE's parameters, the temperature, or the handling of
- * truncated responses: the descriptions of these fields give the source of the default.
+ * Inputs and hyperparameters of PPO. The paper does not specify the value model and its learning rate, GAE's parameters, the temperature or the handling
+ * of truncated responses; the descriptions of these fields give the sources of the defaults.
  *
- * Top-k and top-p are not offered: the responses would come from a different distribution than the one that the update differentiates.
+ * There is no top-k or top-p: responses would come from a different distribution than the one whose probabilities the update uses.
  */
 import * as Schema from "effect/Schema"
 import { optional } from "../../runtime/define/stage.ts"
@@ -13,8 +13,9 @@ import { microBatchField, recomputeField } from "../training/fit.ts"
 import { loraFields, targetsNeedRank } from "../training/lora.ts"
 
 /**
- * Without a safety reward model R_c is R_h; without held-out prompts PPO runs to its last iteration. `base`: the checkpoint that the reward models were trained
- * from with LoRA; they are then loaded as adapters on it, and it is in memory only once. Without it they are loaded as complete models.
+ * Without a safety reward model R_c is R_h; without held-out prompts PPO runs to its last iteration. `base`: the checkpoint from which the reward models
+ * were trained with LoRA. They are then loaded as adapters on it, and its weights are in memory only once; without `base` they are loaded as complete
+ * models.
  */
 export const ppoInputs = {
   policy: Policy,
@@ -26,7 +27,7 @@ export const ppoInputs = {
 }
 
 /** Responses per micro-batch of an update on the CPU. */
-export const usualResponses = 8
+export const defaultResponses = 8
 
 export const PpoConfig = Schema.Struct({
   iterations: hyperInt(400, "maximum number of iterations, one batch each; §3.2.3: between 200 and 400, with early stopping", { min: 1 }),
@@ -101,7 +102,7 @@ export const PpoConfig = Schema.Struct({
     "keep-best"
   ]),
   sampleTexts: hyperInt(2, "number of responses per iteration quoted in the diagnostics", { min: 0 }),
-  microBatchSize: microBatchField("responses", usualResponses),
+  microBatchSize: microBatchField("responses", defaultResponses),
   recompute: recomputeField,
   inferenceBatchSize: hyperInt(64, "responses per batch when sampling and scoring, a trade-off of memory against speed", { min: 1 })
 }).check(targetsNeedRank)

@@ -25,7 +25,7 @@ export const PpoSample = Schema.Struct({
   safety: Schema.NullOr(Schema.Finite)
 })
 
-/** Rewards of a policy's responses. */
+/** Statistics of a policy's responses and their rewards. */
 const rewards = {
   /** Mean of logit(R_c), before whitening. */
   reward: Schema.Finite,
@@ -77,13 +77,13 @@ export type PpoEvaluation = typeof PpoEvaluation.Type
 export const diagnosticsFields = {
   /** Empty without held-out prompts. */
   heldOut: Schema.Array(PpoEvaluation),
-  /** The number of iterations after which the kept policy was reached. */
+  /** Number of iterations after which the kept policy was obtained. */
   kept: Schema.Finite,
   /** Why training ended. */
   stopped: Schema.Literals(["iterations", "early-stopping", "diverged"]),
   /** Where and how training diverged. */
   divergence: Schema.NullOr(Schema.String),
-  /** Prompts left out because they are longer than the context. */
+  /** Number of prompts left out because they are too long for the context. */
   promptsTooLong: Schema.Finite,
   helpfulnessOnly: Schema.Boolean
 }
@@ -97,7 +97,7 @@ export interface StepNumbers {
   readonly diverged: boolean
 }
 type Means<Step> = { readonly [K in Exclude<keyof Step, "diverged">]: number }
-/** An iteration of a method whose trainer returns these statistics and step numbers. */
+/** The diagnostics of an iteration, for a method whose trainer returns these statistics and step numbers. */
 export type IterationOf<Statistics extends object, Step extends StepNumbers> = PpoEvaluation &
   Statistics &
   Means<Step> & { readonly mismatchKl: number; readonly samples: ReadonlyArray<typeof PpoSample.Type> }
@@ -153,7 +153,7 @@ const sortKeys = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-/** The diagnostics of a method as a file in a checkpoint's folder; reading fails if another method made the checkpoint. */
+/** Writes and reads a method's diagnostics as a file in a checkpoint's folder. Reading fails if another method made the checkpoint. */
 export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: string, stages: string) => ({
   write: (folder: string, diagnostics: A): Effect.Effect<void> =>
     Effect.flatMap(Schema.encodeUnknownEffect(schema)(diagnostics).pipe(Effect.orDie), (encoded) =>

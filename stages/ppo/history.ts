@@ -20,7 +20,7 @@ import { ArtifactError } from "../../schemas/artifact.ts"
 import { saveTensors, wholeTensors } from "../common/checkpointed.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { trainedParameters } from "../training/lora.ts"
-import type { Cutting } from "../training/cutting.ts"
+import type { MicroBatching } from "../training/micro-batches.ts"
 import { PpoEvaluation } from "./diagnostics.ts"
 import type { PolicyModels } from "./loading.ts"
 import { clonePolicy, copyPolicy } from "./models.ts"
@@ -107,7 +107,7 @@ interface Run<Iteration, Numbers> extends Pick<PolicyModels, "policy" | "referen
     readonly resume: (numbers: Numbers) => void
   }
   readonly history: RunHistory<Iteration>
-  readonly cutting: Cutting
+  readonly microBatching: MicroBatching
   readonly schemas: RunSchemas<Iteration, Numbers>
 }
 
@@ -123,7 +123,7 @@ const readPolicy = (folder: string, policy: Llama) =>
 export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
-  { policy, value, reference, tokenizer, trainer, history, schemas, cutting: { halved } }: Run<Iteration, Numbers>
+  { policy, value, reference, tokenizer, trainer, history, schemas, microBatching: { halved } }: Run<Iteration, Numbers>
 ) {
   const { iterations, heldOut, best, allSeconds: seconds } = history
   const kept = best !== undefined && best !== reference
@@ -166,7 +166,7 @@ export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
 /** Restores models, trainer and history to their state when the checkpoint was saved. */
 export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   point: ResumePoint,
-  { policy, value, reference, trainer, history, cutting, schemas }: Run<Iteration, Numbers>
+  { policy, value, reference, trainer, history, microBatching, schemas }: Run<Iteration, Numbers>
 ): Effect.fn.Return<void, ArtifactError> {
   const path = join(point.path, stateFile)
   const damaged = (what: string) =>
@@ -187,7 +187,7 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   }
   yield* readPieces(join(point.path, optimizerFile), pieces())
   trainer.resume(state.trainer)
-  cutting.resume(state.halved)
+  microBatching.resume(state.halved)
   history.iterations.push(...state.iterations)
   history.heldOut.push(...state.heldOut)
   Object.assign(history.allSeconds, state.seconds)

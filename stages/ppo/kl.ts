@@ -9,7 +9,7 @@
 import type { Tensor } from "../../engine/tensor.ts"
 import type { PpoConfig } from "./config.ts"
 
-/** The estimate for one token, in nats, from its log-probability under the policy that sampled it and under the other. */
+/** The estimate for one token, in nats, from its log-probabilities under the policy that sampled it and under the reference. */
 export const klEstimate = (estimator: PpoConfig["klEstimator"], logProbability: number, reference: number): number => {
   const logRatio = reference - logProbability
   if (estimator === "k1") return -logRatio

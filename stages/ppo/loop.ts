@@ -1,6 +1,6 @@
 /**
- * The loop that PPO, RLOO and GRPO share: sample responses to a batch of prompts, score them, update the policy, repeat; periodically evaluate on held-out
- * prompts and keep the best policy. A method provides its models, its trainer and its use of the scores.
+ * The loop that PPO, RLOO and GRPO share: sample responses to a batch of prompts, score them, update the policy, and repeat; periodically evaluate on
+ * held-out prompts and keep the best policy. A method provides its models, its trainer, and how scores become training data.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -20,10 +20,10 @@ import { type Prompt, Prompts } from "../../schemas/rows.ts"
 import { ofAllRanks } from "../common/checkpointed.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { fitPrompts } from "../common/unfit.ts"
-import { Cutting, microBatches, OutOfMemoryError } from "../training/cutting.ts"
+import { MicroBatching, microBatches, OutOfMemoryError } from "../training/micro-batches.ts"
 import type { Fit, PlannedFit } from "../training/fit.ts"
 import { trainedParameters } from "../training/lora.ts"
-import { fitMetrics, tellFit } from "../training/train.ts"
+import { fitMetrics, reportFit } from "../training/train.ts"
 import type { PpoConfig } from "./config.ts"
 import { describeIteration, describeResponses, type IterationOf, type PpoDiagnostics, type StepNumbers } from "./diagnostics.ts"
 import { resumeRun, RunHistory, type RunSchemas, saveRun } from "./history.ts"
@@ -39,7 +39,7 @@ export type LoopConfig = RolloutConfig &
     "batchSize" | "iterations" | "evaluateEvery" | "patience" | "onDivergence" | "sampleTexts" | "learningRate" | "maxMismatchKl"
   >
 
-/** An iteration consists of `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+/** In each iteration the loop calls `advantages`, then `loss` and `step` for each of `miniBatches`, then `finish`. */
 export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly advantages: (rollouts: ReadonlyArray<Rollout>) => {
     readonly experience: ReadonlyArray<Experience>
@@ -49,7 +49,7 @@ export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly loss: (miniBatch: ReadonlyArray<Experience>, fit: Fit) => Losses
   readonly step: (losses: Losses) => Step
   readonly finish: (statistics: Statistics, responses: number) => void
-  /** How the trained models are distributed over the ranks: they are gathered while responses are sampled and read, and while they are saved. */
+  /** How the trained models are distributed over the ranks. They are gathered while responses are sampled and scored, and while they are saved. */
   readonly spreads: ReadonlyArray<Spread>
   readonly parts: Parameters<typeof saveRun>[2]["trainer"]["parts"]
   readonly numbers: Numbers
@@ -61,16 +61,16 @@ export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
 export interface Method<Experience extends Rollout, Losses, Statistics extends object, Step extends StepNumbers, Numbers> {
   /** The method's name in messages. */
   readonly name: string
-  /** The config fields to lower when training diverges, for messages. */
+  /** The learning rate fields, named in the message of a diverged run. */
   readonly rates: string
-  /** Tag of the seeds. */
+  /** Tag from which seeds are derived (engine/random.ts). */
   readonly purpose: string
   /** Number of consecutive responses to each prompt of a batch. */
   readonly groupSize: number
   readonly value?: RewardModel
   readonly trainer: Trainer<Experience, Losses, Statistics, Step, Numbers>
   readonly scored: (responses: ReadonlyArray<Response>, rewards: ReadonlyArray<ResponseReward>) => ReadonlyArray<Rollout>
-  /** A message about an iteration's statistics, if any; fails if there is no learning signal. */
+  /** Checks an iteration's statistics; returns a message to report, if any. Fails if there is no learning signal. */
   readonly check?: (
     statistics: Statistics,
     at: { readonly iteration: number; readonly rewards: ReadonlyArray<ResponseReward> }
@@ -104,13 +104,13 @@ export class UpdateDivergedError extends Schema.TaggedError<UpdateDivergedError>
     const { iteration, method, of, steps, what } = at
     const where = iteration === 0 ? `before the first of ${of} iterations` : `in iteration ${iteration} of ${of}`
     const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
-    const usual =
+    const defaultHint =
       steps === 0
         ? "No step was taken yet: an input model is broken, or a setting is far too large. Check the stages that made the policy and the reward models."
         : `Lower ${method.rates}, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
-    return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${at.hint ?? usual}` })
+    return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${at.hint ?? defaultHint}` })
   }
-  /** Adds the path of the last checkpoint, if any. The diagnostics do not contain it: a result must not contain paths. */
+  /** Adds the path of the last checkpoint to the message. Only for a failing run: the diagnostics of a result must not contain paths. */
   withLast(last: ResumePoint | undefined): UpdateDivergedError {
     if (last === undefined) return this
     const { iteration, what, message } = this
@@ -128,7 +128,7 @@ interface Run<E extends Rollout, L, S extends object, Step extends StepNumbers, 
   readonly heldOut: ReadonlyArray<EncodedPrompt>
   readonly history: RunHistory<IterationOf<S, Step>>
   /** The current micro-batch size of updates. */
-  readonly cutting: Cutting
+  readonly microBatching: MicroBatching
 }
 
 const divergence = (
@@ -142,7 +142,7 @@ const divergence = (
     steps: (run.trainer.numbers as { readonly steps: number }).steps
   })
 
-/** Sampling and the update compute different policies from the same weights: training on the responses would be wrong. */
+/** The error if sampling and the update compute different probabilities from the same weights: training on the responses would be wrong. */
 const mismatch = (run: Parameters<typeof divergence>[0], iteration: number, kl: number): UpdateDivergedError =>
   divergence(
     run,
@@ -151,20 +151,20 @@ const mismatch = (run: Parameters<typeof divergence>[0], iteration: number, kl: 
     'Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl.'
   )
 
-/** One step of each model on a mini-batch; if it runs out of memory, with half the micro-batch from now on. */
+/** Takes one step with each model on a mini-batch. If memory runs out, the micro-batch size is halved for this and all later steps. */
 const takeStep = Effect.fnUntraced(function* <
   E extends Rollout,
   L,
   S extends object,
   Step extends StepNumbers,
   N extends { readonly steps: number }
->({ cutting, fit, policy, progress, trainer, value }: Run<E, L, S, Step, N>, miniBatch: ReadonlyArray<E>) {
+>({ microBatching, fit, policy, progress, trainer, value }: Run<E, L, S, Step, N>, miniBatch: ReadonlyArray<E>) {
   const number = trainer.numbers.steps + 1
   const trained: ReadonlyArray<Llama | RewardModel> = [policy, ...(value === undefined ? [] : [value])]
   const step = yield* Effect.try({
     try: () =>
       scoped(() => {
-        const losses = cutting.step(
+        const losses = microBatching.step(
           number,
           trained.map(trainedParameters),
           (microBatch) => microBatches(byLength(miniBatch), microBatch, sequenceLength).length,
@@ -178,7 +178,7 @@ const takeStep = Effect.fnUntraced(function* <
       throw cause
     }
   })
-  for (const note of cutting.notes()) yield* progress({ note })
+  for (const note of microBatching.notes()) yield* progress({ note })
   return step
 })
 
@@ -196,8 +196,8 @@ const iterate = Effect.fn("iterate")(function* <
   const { config, groupSize, history, progress, purpose, seed, trainer } = run
   history.beginIteration()
   gather(trainer.spreads)
-  const asked = nextPrompts(run.prompts, { size: config.batchSize / groupSize, iteration, seed })
-  const prompts = asked.flatMap((prompt) => Array.from({ length: groupSize }, () => prompt))
+  const distinct = nextPrompts(run.prompts, { size: config.batchSize / groupSize, iteration, seed })
+  const prompts = distinct.flatMap((prompt) => Array.from({ length: groupSize }, () => prompt))
   const seeds = prompts.map((_, i) => deriveSeed(seed, purpose, "rollout", iteration, i))
 
   const responses = yield* rollout(run, prompts, seeds)
@@ -213,12 +213,12 @@ const iterate = Effect.fn("iterate")(function* <
     const step = yield* takeStep(run, miniBatch)
     steps.push(step)
     if (step.diverged) {
-      // The last point of the curve.
+      // A diverged step is reported too: it is the last point of the curve.
       const { diverged: _, policyLoss: loss, ...numbers } = step
       yield* progress({ loss, ...numbers, learningRate: config.learningRate })
       return yield* divergence(run, iteration, lossesAndNorms(steps))
     }
-    // Before the first step, both log-probabilities are of the same policy.
+    // Before the first step, old and new log-probabilities are those of the same weights.
     if (steps.length === 1 && step.approximateKl > config.maxMismatchKl) return yield* mismatch(run, iteration, step.approximateKl)
     yield* progress({ message: "updating" })
   }
@@ -228,12 +228,12 @@ const iterate = Effect.fn("iterate")(function* <
   const done = describeIteration({ iteration, responses, rewards, statistics, steps, sampleTexts: config.sampleTexts })
   history.iterations.push(done)
   const { generation, scoring, update } = history.seconds
-  const { iteration: _, samples: __, reward: meanReward, helpfulness, safety, ...told } = done
+  const { iteration: _, samples: __, reward: meanReward, helpfulness, safety, ...rest } = done
   const {
     kl,
     policyLoss: loss,
     ...numbers
-  } = told as unknown as { readonly kl: number; readonly policyLoss: number } & Readonly<Record<string, number>>
+  } = rest as unknown as { readonly kl: number; readonly policyLoss: number } & Readonly<Record<string, number>>
   yield* progress({
     ...{ reward: meanReward, kl, loss, learningRate: config.learningRate },
     ...{ generationSeconds: generation, scoringSeconds: scoring, updateSeconds: update },
@@ -313,12 +313,12 @@ interface Given extends Pick<Stage.Context, "seed" | "progress" | "checkpoints" 
   readonly output: OutputSlot<Checkpoint<"policy">>
 }
 
-/** Fails if the best policy is to be kept but there are no held-out prompts to determine it. */
+/** Fails if onDivergence is "keep-best" but there are no held-out prompts to determine the best policy. */
 export const checkKeepsBest = ({ config, inputs }: Pick<Given, "config" | "inputs">): Effect.Effect<void, UpdateSetupError> =>
   config.onDivergence === "keep-best" && inputs.heldOut === undefined
     ? Effect.fail(
         new UpdateSetupError({
-          message: `onDivergence "keep-best" needs held-out prompts to determine the best policy: wire the input heldOut, or set onDivergence to "fail".`
+          message: `onDivergence "keep-best" needs held-out prompts to determine the best policy: connect the input heldOut, or set onDivergence to "fail".`
         })
       )
     : Effect.void
@@ -373,13 +373,13 @@ export const runMethod = Effect.fn("runMethod")(function* <
   const { lastMetrics, method, models } = given
   const { heldOut, prompts, promptsTooLong } = given.prompts
   const { fit, trainer } = method
-  yield* tellFit({ fit, progress })
+  yield* reportFit({ fit, progress })
   const history = new RunHistory<IterationOf<S, Step>>()
   const run: Run<E, L, S, Step, N> = {
     ...models,
     ...method,
-    ...{ config, seed, prompts, heldOut, history, cutting: new Cutting(fit.microBatch, recorded) },
-    progress: (said) => progress({ step: history.iterations.length, total: config.iterations, ...said })
+    ...{ config, seed, prompts, heldOut, history, microBatching: new MicroBatching(fit.microBatch, recorded) },
+    progress: (report) => progress({ step: history.iterations.length, total: config.iterations, ...report })
   }
   const found = yield* checkpoints.latest
   if (found !== undefined) {
@@ -415,7 +415,7 @@ export const runMethod = Effect.fn("runMethod")(function* <
     metrics: {
       ...{ iterations: iterations.length, kept },
       ...{ generationSeconds: allSeconds.generation, scoringSeconds: allSeconds.scoring, updateSeconds: allSeconds.update },
-      ...{ promptsTooLong, ...fitMetrics(fit), ...run.cutting.metrics },
+      ...{ promptsTooLong, ...fitMetrics(fit), ...run.microBatching.metrics },
       ...(first === undefined || last === undefined ? {} : { firstReward: first.reward, lastReward: last.reward, ...lastMetrics(last) })
     }
   })

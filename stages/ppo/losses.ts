@@ -1,11 +1,14 @@
 /**
- * Losses of proximal policy optimisation (Schulman et al. 2017; Llama 2 §3.2.3), and related statistics. Every argument is (N,): one
- * entry per response token, without padding. Unless stated otherwise, every result is a sum, a tensor of one element: divided by the count of the whole
- * mini-batch, it is a mean that does not depend on how the mini-batch is split.
+ * Losses of proximal policy optimisation (Schulman et al. 2017; Llama 2 §3.2.3), and related statistics. Every tensor argument is (N,): one entry per
+ * response token, without padding. Unless stated otherwise, the result is a sum over tokens, (): divided by the number of tokens of the complete
+ * mini-batch, the sums of its parts add up to the mean, however it is split.
  */
 import type { Tensor } from "../../engine/tensor.ts"
 
-/** max(-A ratio, -A clip(ratio, 1 - c, 1 + c)), ratio = exp(log pi - log pi_old), per entry (N,). Differentiable in the first argument. */
+/**
+ * PPO's clipped objective, negated (Schulman et al. 2017 eq. 7), per token (N,): max(-A ratio, -A clip(ratio, 1 - c, 1 + c)) with ratio =
+ * exp(log pi - log pi_old). Differentiable in the first argument.
+ */
 export const clippedObjective = (logProbabilities: Tensor, old: Tensor, advantages: Tensor, clip: number): Tensor => {
   const ratio = logProbabilities.sub(old).exp()
   const cost = advantages.neg()
@@ -16,13 +19,13 @@ export const clippedObjective = (logProbabilities: Tensor, old: Tensor, advantag
 export const policyLoss = (logProbabilities: Tensor, old: Tensor, advantages: Tensor, clip: number): Tensor =>
   clippedObjective(logProbabilities, old, advantages, clip).sum()
 
-/** 1/2 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2). Differentiable in the first argument. */
+/** Clipped value loss (OpenAI Baselines' ppo2): 1/2 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2). Differentiable in the first argument. */
 export const valueLoss = (values: Tensor, old: Tensor, returns: Tensor, clip: number): Tensor => {
   const clipped = old.add(values.sub(old).clamp(-clip, clip))
   return values.sub(returns).square().maximum(clipped.sub(returns).square()).sum().mul(0.5)
 }
 
-/** Per entry (N,): 1 if its ratio is outside 1 - c .. 1 + c, else 0. */
+/** Per token (N,): 1 if its ratio is outside 1 - c .. 1 + c, otherwise 0. */
 export const beyondClip = (logProbabilities: Tensor, old: Tensor, clip: number): Tensor =>
   logProbabilities.sub(old).exp().sub(1).abs().gt(clip).to({ dtype: old.dtype })
 

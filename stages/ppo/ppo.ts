@@ -13,7 +13,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { chooseFit, ownSpread } from "../training/fit.ts"
-import { PpoConfig, ppoInputs, usualResponses } from "./config.ts"
+import { PpoConfig, ppoInputs, defaultResponses } from "./config.ts"
 import { ppoEstimate } from "./cost.ts"
 import { ppoDiagnosticsFile, PpoIteration } from "./diagnostics.ts"
 import { checkTokenizerFolders, isModel, loadModels, type PpoModels, smallestContext } from "./loading.ts"
@@ -35,10 +35,10 @@ const fitUpdates = (
   const shapes = shapesOf(config, { policy: { config: reference.config, scalarHead: false }, rewards, keepsBest })
   const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
   const asked = { microBatch: config.microBatchSize, recompute: config.recompute }
-  return chooseFit(asked, { device, usual: usualResponses }, step, () => ppoAdvice)
+  return chooseFit(asked, { device, rowsOnCpu: defaultResponses }, step, () => ppoAdvice)
 }
 
-/** The trainer's state apart from tensors. */
+/** The trainer's numbers in a checkpoint (PpoTrainer.numbers). */
 const numbers = Schema.Struct({ beta: Schema.Finite, iteration: Schema.Finite, steps: Schema.Finite })
 
 export const ppo = Stage.make("ppo", {

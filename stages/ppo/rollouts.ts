@@ -1,11 +1,11 @@
 /**
- * Rollouts (Llama 2 §3.2.3): the policy's responses to prompts, and their scores:
+ * Rollouts (Llama 2 §3.2.3): samples the policy's responses to prompts, and scores them:
  *
  *     score = whiten(logit(R_c)), adjusted by how the response ended,      R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
  */
 import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
-import { agree, dealt, gatherAll, rank, undealt } from "../../engine/ranks.ts"
+import { agree, rowsOfRank, gatherAll, rank, mergeRows } from "../../engine/ranks.ts"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedReward } from "../../models/checkpoint.ts"
 import { type Generated, generate, NotFiniteLogitsError, promptsAtOnce } from "../../models/sampler.ts"
@@ -35,7 +35,7 @@ export interface Response extends Generated {
 export interface ResponseReward {
   /** logit(R_c). */
   readonly reward: number
-  /** R_h and R_s in (0, 1); null if no model gave one. */
+  /** R_h and R_s in (0, 1); null if there is no such model, or if the response can't be scored. */
   readonly helpfulness: number | null
   readonly safety: number | null
 }
@@ -50,7 +50,7 @@ interface Context {
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
 
-/** The prompts of an iteration, counted from 1. All prompts are used in turn, pass after pass, in a new permutation each time. */
+/** The `size` prompts of an iteration, counted from 1. Iterations go through all prompts, pass after pass, each pass in a new permutation. */
 export const nextPrompts = <A>(
   prompts: ReadonlyArray<A>,
   batch: { readonly size: number; readonly iteration: number; readonly seed: number }
@@ -62,7 +62,7 @@ export const nextPrompts = <A>(
   return passes.slice(first - pass * prompts.length).slice(0, size)
 }
 
-/** A response to each prompt, each sampled with its own seed. */
+/** Samples one response to each prompt, with that prompt's seed. Fails with NotFiniteLogitsError if the model's logits are NaN or infinite. */
 export const rollout = Effect.fn("ppo.rollout")(function* (
   { policy, tokenizer, config, progress }: Pick<PolicyModels, "policy" | "tokenizer"> & Context,
   prompts: ReadonlyArray<EncodedPrompt>,
@@ -74,17 +74,20 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   const responses = new Array<Response>(prompts.length)
   const order = prompts.map((_, i) => i).sort((a, b) => prompts[a]!.tokens.length - prompts[b]!.tokens.length || a - b)
   const draw = Effect.fnUntraced(function* (batch: ReadonlyArray<number>) {
-    const asked = batch.map((i) => prompts[i]!.tokens)
     const generated = yield* Effect.try({
       try: () =>
-        generate(policy, asked, {
-          maxNewTokens,
-          temperature,
-          seeds: batch.map((i) => seeds[i]!),
-          eosId,
-          padId,
-          batchSize: inferenceBatchSize
-        }),
+        generate(
+          policy,
+          batch.map((i) => prompts[i]!.tokens),
+          {
+            maxNewTokens,
+            temperature,
+            seeds: batch.map((i) => seeds[i]!),
+            eosId,
+            padId,
+            batchSize: inferenceBatchSize
+          }
+        ),
       catch: (cause) => {
         if (cause instanceof NotFiniteLogitsError) return cause
         throw cause
@@ -93,14 +96,14 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
     yield* progress({ message: "sampling", tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0) })
     return generated
   })
-  const drawn = yield* Effect.result(Effect.forEach(chunks(dealt(order), promptsAtOnce(policy, inferenceBatchSize)), draw))
+  const drawn = yield* Effect.result(Effect.forEach(chunks(rowsOfRank(order), promptsAtOnce(policy, inferenceBatchSize)), draw))
   const all = gatherAll(drawn._tag === "Success" ? drawn.success.flat() : drawn.failure.message, "gathering the responses")
   const failed = all.find((some) => typeof some === "string")
   if (failed !== undefined) return yield* Effect.fail(new NotFiniteLogitsError(failed))
-  undealt(all as ReadonlyArray<ReadonlyArray<Generated>>).forEach((generated, at) => {
+  mergeRows(all as ReadonlyArray<ReadonlyArray<Generated>>).forEach((generated, at) => {
     const { tokens } = generated
     const { prompt, tokens: promptTokens } = prompts[order[at]!]!
-    // A padded embedding table has rows without a token: such a response cannot be decoded, and is scored like an empty one.
+    // A padded embedding table has more rows than there are tokens. A response with such an id can't be decoded, and is scored like an empty response.
     const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
     responses[order[at]!] = { ...generated, prompt, promptTokens, text }
   })
@@ -108,8 +111,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
 })
 
 /**
- * The reward of each response; without a safety model R_c is R_h. A response that no reward model can read gets the score `unreadableScore`, which is low
- * and well defined.
+ * The reward logit(R_c) of each response; without a safety model R_c is R_h. If a reward model can't score a response, R_c is `unreadableScore`.
  */
 export const reward = Effect.fn("ppo.reward")(function* (
   context: Pick<PolicyModels, "helpfulness" | "safety"> & Context,
@@ -129,7 +131,7 @@ export const reward = Effect.fn("ppo.reward")(function* (
 })
 type Scorable = Pick<Response, "prompt" | "text" | "finished">
 
-/** Scores in (0, 1) from a reward model or a scorer; undefined if it gives none. */
+/** Scores in (0, 1) from a reward model or a scorer; undefined for a response that it can't score. */
 const scores = Effect.fnUntraced(function* (source: RewardSource, responses: ReadonlyArray<Scorable>, context: Context) {
   if (isModel(source)) return yield* modelScores(source, responses, context)
   const answers = responses.map(({ finished, prompt: { id, messages, safety }, text }) => ({
@@ -139,12 +141,12 @@ const scores = Effect.fnUntraced(function* (source: RewardSource, responses: Rea
     finished,
     safety
   }))
-  // Only one rank asks the scorer.
+  // Only one rank calls the scorer.
   const numbers = rank() === 0 ? yield* source.score(answers, context.progress) : []
   return agree(numbers, "scoring the responses").map((number) => (number === undefined ? undefined : scoreOf(number)))
 })
 
-/** Scores from a model: undefined if the chat format cannot represent the response (it is empty, or has tags of the format). */
+/** Scores in (0, 1) from a reward model; undefined if the chat format can't represent the response (it is empty, or contains tags of the format). */
 const modelScores = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Scorable>,
@@ -160,7 +162,7 @@ const modelScores = Effect.fnUntraced(function* (
   })
   const own = yield* scoreAll(
     loaded,
-    dealt(readable).map(({ tokens }) => tokens),
+    rowsOfRank(readable).map(({ tokens }) => tokens),
     {
       batchSize: config.inferenceBatchSize,
       precision: "float32",
@@ -168,13 +170,13 @@ const modelScores = Effect.fnUntraced(function* (
       progress: ({ tokens }) => progress({ message: "scoring", ...(tokens === undefined ? {} : { tokens }) })
     }
   )
-  const scalars = undealt(gatherAll(own, "scoring the responses"))
+  const scalars = mergeRows(gatherAll(own, "scoring the responses"))
   const out = new Array<number | undefined>(responses.length).fill(undefined)
   readable.forEach(({ index }, i) => (out[index] = scoreOf(scalars[i]!)))
   return out
 })
 
-/** The training data: each response with its score, which is whitened over the batch unless configured otherwise, and adjusted by how it ended. */
+/** The responses with their final scores: rewards, whitened over the batch if `isWhitened`, then adjusted for truncated responses. */
 export const scoredRollouts = (
   responses: ReadonlyArray<Response>,
   rewards: ReadonlyArray<ResponseReward>,
@@ -192,8 +194,8 @@ export const scoredRollouts = (
 }
 
 /**
- * The score of a response, adjusted by how it ended: a response truncated before the end-of-sequence token keeps its score ("none"), has the penalty subtracted
- * ("penalty"), or gets minus the penalty ("replace": its content does not count).
+ * The score of a response. One truncated before the end-of-sequence token keeps its score (noEos "none"), gets its score minus the penalty ("penalty"),
+ * or minus the penalty alone ("replace").
  */
 export const terminalScore = (score: number, finished: boolean, config: Pick<PpoConfig, "noEos" | "noEosPenalty">): number => {
   if (finished || config.noEos === "none") return score

@@ -1,8 +1,8 @@
 /**
- * PPO's trainer, from responses and their scores (Llama 2 §3.2.3): rewards with the KL penalty, advantages, clipped losses of policy and value
- * model, a gradient step of each. The caller provides responses and scores: stages/ppo/ppo.ts samples and scores them.
+ * PPO's trainer (Llama 2 §3.2.3). From responses and their scores it computes rewards with the KL penalty, advantages, and the clipped losses of policy
+ * and value model, and takes a gradient step with each. loop.ts samples and scores the responses.
  *
- *     N response tokens of a part of a mini-batch, one response after another without padding: the part processed at once with gradients
+ *     N response tokens of a micro-batch, one response after another without padding
  */
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
@@ -18,8 +18,8 @@ import { chunks } from "../common/sequences.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "./advantages.ts"
 import { type Fit, fitOnCpu } from "../training/fit.ts"
-import { dealtMicroBatches } from "../training/cutting.ts"
-import { type PpoConfig, usualResponses } from "./config.ts"
+import { microBatchesOfRank } from "../training/micro-batches.ts"
+import { type PpoConfig, defaultResponses } from "./config.ts"
 import { adaptBeta, approximateKl, klEstimate } from "./kl.ts"
 import { clippedTokens, policyLoss, valueLoss } from "./losses.ts"
 import {
@@ -34,11 +34,11 @@ import {
 
 export interface PpoTrainerOptions {
   readonly config: PpoConfig
-  /** Trained; if it has an adapter, only that. */
+  /** Trained; if it has an adapter, only the adapter is. */
   readonly policy: Llama
   /** Frozen; the policy is kept close to it. */
   readonly reference: Llama
-  /** Trained like the policy; its head always. */
+  /** Trained like the policy, and its head in any case. */
   readonly value: RewardModel
   readonly padId: number
   /** Seed of the permutations. */
@@ -49,16 +49,16 @@ export interface PpoTrainerOptions {
 
 /** A response to train on. */
 export interface Rollout extends TokenizedResponse {
-  /** Log-probabilities of the response's tokens under the policy and at the temperature that sampled them. */
+  /** Log-probabilities of the response's tokens under the policy that sampled them, at the sampling temperature. */
   readonly logProbabilities: ReadonlyArray<number>
   /** The score of the whole response. */
   readonly score: number
 }
 
-/** A rollout with the training data of its tokens: arrays over the tokens. */
+/** A rollout with its training data: one entry per token. */
 export interface Experience extends Rollout {
   readonly advantages: ReadonlyArray<number>
-  /** With "past-end", one more entry than there are tokens; the same for returns. */
+  /** With terminal "past-end", values and returns have one more entry than there are tokens. */
   readonly values: ReadonlyArray<number>
   readonly returns: ReadonlyArray<number>
 }
@@ -73,7 +73,7 @@ export interface ExperienceStatistics {
   readonly beta: number
 }
 
-/** Losses of a mini-batch, on the device; the gradients are in the models. */
+/** Losses of a mini-batch, on the device. The gradients are accumulated in the models' parameters. */
 export interface Losses {
   /** Policy loss, clip fraction, KL(old || new), entropy: means over the mini-batch's tokens. (4,) */
   readonly policy: Tensor
@@ -92,7 +92,7 @@ export interface StepStatistics {
   /** k3 estimate of KL(old || new). */
   readonly approximateKl: number
   readonly entropy: number
-  /** The models are unchanged: a loss or gradient norm is not finite. */
+  /** True if a loss or gradient norm is not finite; the models are then unchanged. */
   readonly diverged: boolean
 }
 
@@ -112,7 +112,7 @@ const reading = "reading the responses"
 export class PpoTrainer {
   readonly #options: PpoTrainerOptions
   readonly #schedule: Schedule
-  readonly #usual: Fit
+  readonly #fit: Fit
   readonly #spread: { readonly policy: Spread; readonly value: Spread }
   readonly #policyOptimizer: AdamW
   readonly #valueOptimizer: AdamW
@@ -123,7 +123,7 @@ export class PpoTrainer {
     const { config, policy, value } = options
     this.#options = options
     const layers = Math.max(policy.config.layers, value.config.layers)
-    this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, layers, usualResponses)
+    this.#fit = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, layers, defaultResponses)
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
     this.#spread = { policy: spreadOver(trainedParameters(policy)), value: spreadOver(trainedParameters(value)) }
     this.#policyOptimizer = new AdamW({ parameters: this.#spread.policy.parameters, weightDecay: config.weightDecay })
@@ -131,7 +131,7 @@ export class PpoTrainer {
     this.#beta = config.beta
   }
 
-  /** Advantages and returns of every response's tokens, computed with reference and value model. */
+  /** Computes the advantages and returns of all tokens, using the reference and the value model. */
   advantages(rollouts: ReadonlyArray<Rollout>): {
     readonly experience: ReadonlyArray<Experience>
     readonly statistics: ExperienceStatistics
@@ -175,7 +175,7 @@ export class PpoTrainer {
     }
   }
 
-  /** All mini-batches, once per epoch, in a new permutation each time. */
+  /** The mini-batches of all epochs; each epoch has a new permutation. */
   *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
     const { config, seed } = this.#options
     for (let epoch = 0; epoch < config.epochs; epoch++)
@@ -183,13 +183,13 @@ export class PpoTrainer {
   }
 
   /**
-   * Losses of the whole mini-batch, computed in micro-batches, and their gradients. Call it, and `step`, inside one scope. `fit` says how the mini-batch is split; by default
-   * according to config.microBatchSize and recompute, as on the CPU.
+   * Computes the losses of a mini-batch and their gradients, in micro-batches. Call it and `step` inside the same scope. `fit` says how the mini-batch is
+   * split; by default as on the CPU, from config.microBatchSize and recompute.
    */
-  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Losses {
+  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#fit): Losses {
     const { config, policy, value } = this.#options
-    const { isBlank, parts } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Zeroes the contribution of a part that belongs to another rank. */
+    const { isBlank, parts } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
+    /** Zeroes the contribution of a blank part (microBatchesOfRank). */
     const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
@@ -233,7 +233,7 @@ export class PpoTrainer {
   step(losses: Losses): StepStatistics {
     const { config } = this.#options
     const norms = this.spreads.map((spread) => clipGradientNorm(spread.parameters, config.maxNorm, spread).reshape(1))
-    // Read together, so that the GPU is synchronised once.
+    // Read in one transfer, so that the GPU is synchronised once.
     const numbers = noGrad(() =>
       cat(
         [losses.policy, losses.value, ...norms].map((part) => part.to({ dtype: "float64" })),
@@ -259,7 +259,7 @@ export class PpoTrainer {
     }
   }
 
-  /** Ends the iteration: the next one has a beta adapted to this one's KL (if adaptive), and its own learning rate and permutations. */
+  /** Ends the iteration: adapts beta to the iteration's KL (if adaptive). The next iteration has its own learning rate and permutations. */
   finish({ kl }: Pick<ExperienceStatistics, "kl">, responses: number): void {
     const { config } = this.#options
     if (config.klControl === "adaptive") this.#beta = adaptBeta(this.#beta, { kl, responses }, config)
@@ -278,7 +278,10 @@ export class PpoTrainer {
     }))
   }
 
-  /** The optimisers' tensors: with the two models and `numbers`, the state that the next iteration reads. To restore it, copy saved tensors into them and call `resume`. */
+  /**
+   * The optimisers' tensors. Together with the two models and `numbers` they are the trainer's state: to restore it, copy saved tensors into these and
+   * call `resume`.
+   */
   get tensors(): Parameters {
     const named = (model: string, optimizer: AdamW) => Object.entries(optimizer.state).map(([name, tensor]) => [`${model}.${name}`, tensor])
     return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)]) as Parameters
@@ -286,7 +289,7 @@ export class PpoTrainer {
   get numbers(): TrainerNumbers {
     return { beta: this.#beta, iteration: this.#iteration, steps: this.#policyOptimizer.steps }
   }
-  /** Continues from these numbers; models and tensors must be those of the same time. */
+  /** Continues from these numbers; models and tensors must have been restored from the same iteration. */
   resume({ beta, iteration, steps }: TrainerNumbers): void {
     this.#beta = beta
     this.#iteration = iteration
@@ -301,6 +304,6 @@ export class PpoTrainer {
   }
 }
 
-/** One of the arrays of all responses concatenated (N,), as a tensor like the given one. */
-const flat = (part: ReadonlyArray<Experience>, of: "logProbabilities" | "advantages" | "values" | "returns", like: Tensor): Tensor =>
-  tensor(Float64Array.from(part.flatMap((experience) => experience[of])), { dtype: like.dtype, device: like.device })
+/** A field of all responses, concatenated (N,), with the dtype and device of `like`. */
+const flat = (part: ReadonlyArray<Experience>, field: "logProbabilities" | "advantages" | "values" | "returns", like: Tensor): Tensor =>
+  tensor(Float64Array.from(part.flatMap((experience) => experience[field])), { dtype: like.dtype, device: like.device })

@@ -1,7 +1,7 @@
 /**
- * Rejection sampling over all prior versions (Llama 2 §3.2.3): the best few samples of each version per prompt are kept, according to the reward model of its
- * round. They compete again when the next round's reward model scores them: scoring every sample of every version again would cost as much as all
- * previous rounds together.
+ * Rejection sampling over all prior versions (Llama 2 §3.2.3): of each version's samples, the best few per prompt are kept, according to the reward model
+ * of that version's round. Later rounds score only these again: scoring every sample of every version again would cost as much as all previous rounds
+ * together.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

@@ -1,6 +1,6 @@
 /**
- * Rejection sampling, first of three stages (Llama 2 §3.2.3): K completions per prompt from one checkpoint. The result depends only on the
- * checkpoint and the prompts, so that a new reward model never causes an old version to be sampled again.
+ * Rejection sampling, first of three stages (Llama 2 §3.2.3): samples K completions per prompt from one checkpoint. The result does not depend on a reward
+ * model, so a new reward model never causes an old version to be sampled again.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -42,8 +42,8 @@ export const completionsOf = Effect.fn("completionsOf")(function* (
 ) {
   const { k, seed, temperature } = options
   yield* checkPromptIds(prompts, "Sampling answers to prompts")
-  const asked = yield* promptsWithRoom(policy, prompts, options)
-  const work = asked.flatMap(({ prompt, tokens }) => Array.from({ length: k }, (_, sample) => ({ prompt, tokens, sample })))
+  const usable = yield* promptsWithRoom(policy, prompts, options)
+  const work = usable.flatMap(({ prompt, tokens }) => Array.from({ length: k }, (_, sample) => ({ prompt, tokens, sample })))
   const sampled = yield* sampleAll(
     policy,
     work.map(({ prompt, sample, tokens }) => ({ tokens, seed: deriveSeed(seed, "sample", prompt.id, sample), temperature })),
@@ -56,8 +56,8 @@ export const completionsOf = Effect.fn("completionsOf")(function* (
   }))
   return {
     completions,
-    promptsTooLong: prompts.length - asked.length,
-    promptsShortened: asked.filter(({ shortened }) => shortened).length
+    promptsTooLong: prompts.length - usable.length,
+    promptsShortened: usable.filter(({ shortened }) => shortened).length
   }
 })
 

@@ -1,6 +1,6 @@
 /**
- * Rejection sampling, last of three stages (Llama 2 §3.2.3): for each prompt, the completion with the highest reward over one or several scored
- * sets (several versions' samples) becomes a demonstration for fine-tuning.
+ * Rejection sampling, last of three stages (Llama 2 §3.2.3): for each prompt, the completion with the highest reward becomes a demonstration for
+ * fine-tuning. Candidates come from one or several scored sets (the samples of several versions).
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -28,7 +28,7 @@ export const SelectBestConfig = Schema.Struct({
   )
 })
 
-/** The best completion of each prompt, in the order in which prompts first appear; on ties the first. */
+/** The best completion of each prompt; of equal rewards, the first. In the order in which prompts first appear among the candidates. */
 export const bestOf = (
   sets: Iterable<ReadonlyArray<ScoredCompletion>>,
   options: { readonly unfinished: "drop" | "keep" }
@@ -61,7 +61,7 @@ const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =
         ? "a safety reward model"
         : "a general reward model"
 
-/** Refuses sets with incomparable rewards, from different kinds of reward models. Rows do not record which model of a kind it was. */
+/** Rejects sets scored by different kinds of reward models, whose rewards are not comparable. Rows do not record the particular model. */
 const checkScales = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, doing: string) {
   const kinds = new Map(sets.flatMap((set, i) => set.map((completion) => [scoredBy(completion), i + 1] as const)))
   if (kinds.size > 1)

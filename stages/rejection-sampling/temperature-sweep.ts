@@ -59,7 +59,7 @@ const doing = "Comparing temperatures"
 
 type Scored = Pick<ScoredCompletion, "promptId" | "sample" | "reward" | "finished" | "temperature">
 
-/** 1, 2, 4, .. below k; k; and n. */
+/** The numbers of samples N in the report, ascending: 1, 2, 4, .. below k; k; and n. */
 export const sweepSizes = (k: number, n: number): ReadonlyArray<number> =>
   [...new Set([...Array.from({ length: Math.ceil(Math.log2(k)) }, (_, i) => 2 ** i), n, k])].sort((a, b) => a - b)
 
@@ -114,7 +114,7 @@ export const sweepOf = (
   }
 }
 
-/** Checks the samples before temperatures are compared; returns K. */
+/** Checks that the samples can be compared across temperatures; returns K. */
 const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredCompletion>) {
   const temperatures = [...Map.groupBy(scored, ({ temperature }) => temperature)]
   const policies = new Set(scored.map(({ policy }) => policy)).size
@@ -130,7 +130,7 @@ const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredComp
     if (new Set(rows.map(({ prompt }) => JSON.stringify(prompt))).size > 1)
       return yield* SweepError.of({
         doing,
-        expected: "every id to stand for one prompt",
+        expected: "each id to identify one prompt",
         found: `two different prompts with the id "${id}"`,
         hint: "Sample every temperature from the same prompts."
       })
@@ -178,17 +178,17 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
     if (sweep.prompts === 0)
       return yield* EmptyDatasetError.of(
         "compare temperatures by",
-        `no prompt that has a sample to choose at each of the ${sweep.byTemperature.length} temperatures (cut-off ones: ${unfinished})`
+        `no prompt that has a sample to choose at each of the ${sweep.byTemperature.length} temperatures (truncated samples: ${unfinished})`
       )
     return yield* writeReport(output, sweep)
   })
 })
 
-const { temperature: _, ...fieldsButTemperature } = SampleConfig.fields
+const { temperature: _, ...fieldsWithoutTemperature } = SampleConfig.fields
 
 export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   description: "§3.2.3 samples K completions of each prompt at the best temperature of a sweep",
-  config: Schema.Struct(fieldsButTemperature),
+  config: Schema.Struct(fieldsWithoutTemperature),
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,
   resources: { tensors: true, ranks: "batches" },

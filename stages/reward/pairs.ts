@@ -1,4 +1,4 @@
-/** Preference pairs as a reward model reads them: tokenised, stored as tokens, in batches. */
+/** Preference pairs for training a reward model: tokenised, held in a token store, and batched. */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { streamRows } from "../../data/dataset.ts"
@@ -13,7 +13,7 @@ import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
 import { batchesOf, inOrder, type Sequence } from "../common/sequences.ts"
 import type { TokenStore } from "../common/token-store.ts"
 import { permuted } from "../training/held-out.ts"
-import { dealtLosses } from "../training/cutting.ts"
+import { lossesOfRank } from "../training/micro-batches.ts"
 import type { TrainingBatch } from "../training/train.ts"
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
@@ -24,14 +24,14 @@ export const margins = {
 } as const
 export type MarginTable = keyof typeof margins
 
-/** A pair as the model reads it: both dialogues tokenised, and their margin. */
+/** A tokenised pair: both dialogues, and their margin. */
 export interface TokenisedPair {
   readonly chosen: ReadonlyArray<number>
   readonly rejected: ReadonlyArray<number>
   readonly margin: number
   /** Safety label of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. Absent: both 0. */
   readonly safety?: readonly [chosen: number, rejected: number]
-  /** Whether both lost the same oldest exchanges to fit the context. */
+  /** Whether the oldest exchanges were removed from both dialogues to fit the context. */
   readonly shortened?: boolean
 }
 
@@ -44,8 +44,8 @@ export interface PromptedPair extends TokenisedPair {
 const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
 
 /**
- * Appends the tokens of a pair: the prompt's, the chosen response's, the rejected one's. Returns the pair's other data as non-negative integers;
- * undefined if either dialogue does not fit the context.
+ * Appends the tokens of a pair: those of the prompt, the chosen response and the rejected response. Returns the pair's other data as non-negative
+ * integers (decoded by `pairOf`), or undefined if either dialogue does not fit the context.
  */
 const appendPair = (tokenizer: Tokenizer, pair: Preference, length: number, out: TokenBuffer): ReadonlyArray<number> | undefined => {
   const fitted = appendFittingAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length, out)
@@ -119,7 +119,7 @@ export class Pairs implements Sequence<PromptedPair> {
   get length(): number {
     return this.#options.store.length
   }
-  /** Number of pairs that lost their oldest exchanges. */
+  /** Number of pairs whose oldest exchanges were removed. */
   get shortened(): number {
     return this.#shortened
   }
@@ -159,7 +159,7 @@ interface BatchSizes {
   readonly batchPairs: number
 }
 
-/** Batches of these pairs in order, each pair once; within a batch, pairs of similar length share a part to reduce padding. */
+/** One pass over these pairs, in batches. Within a batch, pairs of similar length share a micro-batch, to reduce padding. */
 export function* pairPass<Pair extends TokenisedPair>(
   pairs: Sequence<Pair>,
   order: Uint32Array,
@@ -172,12 +172,12 @@ export function* pairPass<Pair extends TokenisedPair>(
     yield {
       count: batch.length,
       tokens: batch.reduce((sum, { chosen, rejected }) => sum + chosen.length + rejected.length, 0),
-      parts: (microBatch) => dealtLosses(sorted, microBatch, (pair) => 2 * longest(pair), loss)
+      parts: (microBatch) => lossesOfRank(sorted, microBatch, (pair) => 2 * longest(pair), loss)
     }
   }
 }
 
-/** Endless batches, epoch after epoch, each in a new permutation: of all pairs, or of the given ones. */
+/** Batches of all pairs, or of those at the given indices, epoch after epoch without end. Each epoch has a new permutation. */
 export function* pairBatches<Pair extends TokenisedPair>(
   pairs: Sequence<Pair>,
   config: BatchSizes,

@@ -43,7 +43,7 @@ export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): T
 export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
 
 /** Pairs per micro-batch on the CPU. */
-const usualPairs = 8
+const defaultPairs = 8
 
 export const RewardModelConfig = Schema.Struct({
   margin: hyper("small", "margin of the ranking loss by rating; §A.3.3, table 27", ["none", "small", "large"]),
@@ -53,7 +53,7 @@ export const RewardModelConfig = Schema.Struct({
   warmupMinimum: hyperInt(5, "minimum number of warm-up steps; §3.2.2: 5", { min: 0 }),
   epochs: hyper(1, "number of passes over the pairs; §3.2.2: 1, since more overfits", { min: 0 }),
   batchPairs: hyperInt(512, "pairs per optimiser step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
-  microBatchPairs: microBatchField("pairs", usualPairs),
+  microBatchPairs: microBatchField("pairs", defaultPairs),
   recompute: recomputeField,
   weightDecay: hyper(0.1, "AdamW's weight decay; §2.2: 0.1", { min: 0 }),
   maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
@@ -76,8 +76,8 @@ const SafetyRewardModelConfig = Schema.Struct({
 }).check(patienceNeedsHeldOut, targetsNeedRank)
 
 /**
- * Summed loss of some pairs: the ranking loss, plus the weighted auxiliary loss, which for each pair is the mean over its two responses. Chosen and rejected responses go
- * through the model as one batch of 2 B rows.
+ * Loss of B pairs, summed; returns (). It is the ranking loss plus the weighted auxiliary loss, which is the mean over a pair's two responses. Chosen and
+ * rejected responses go through the model as one batch of 2 B rows.
  */
 export const pairLoss = (
   model: RewardModel,
@@ -100,8 +100,8 @@ export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinim
 
 const inputs = { init: Policy, pairs: Preferences }
 
-const askedOf = (config: Config) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
-/** A pair is one row for both dialogues, each at most as long as the context. */
+const fitSettings = (config: Config) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
+/** A row is a pair: two dialogues, each at most as long as the context. */
 const stepsOf = (config: Config, shape: LlamaConfig) => {
   const { batchPairs: rows, patience, precision } = config
   const model = adaptedBy(config, { config: shape, scalarHead: true })
@@ -137,7 +137,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   const { heldOut, training } = yield* splitHeldOut(pairs.length, config.heldOut, seed)
   const model = initRewardModel(withLora(policy, config, seed), { seed })
   const lossOf = (part: ReadonlyArray<TokenisedPair>) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })
-  const fit = yield* fitOneModel(askedOf(config), { device, usual: usualPairs }, stepsOf(config, policy.config))
+  const fit = yield* fitOneModel(fitSettings(config), { device, rowsOnCpu: defaultPairs }, stepsOf(config, policy.config))
   const steps = stepsFor(training.length, config.batchPairs, config.epochs)
   const result = yield* train({
     ...{ fit, recorded, parameters: trainedParameters(model) },
@@ -156,7 +156,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     progress
   })
   const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
-  // Number of responses with an auxiliary loss: without labels there are none, and the model learns only from the ranking.
+  // `labelled` is the number of responses with an auxiliary loss; at 0 the model learns only from the ranking.
   return {
     model,
     tokenizer,
@@ -208,7 +208,7 @@ export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
     const trained = stepsOf(config, scalarModel(init, "the model to start from").config)
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: askedOf(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, asked: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const steps = Math.ceil(trainedOn / batchPairs)
     return withHeldOut(cost, config, { model: trained.model, precision, rows: () => 2 * heldOut * count, length, steps })
   }

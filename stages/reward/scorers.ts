@@ -1,8 +1,8 @@
 /**
- * Your own rewards: a scorer can be used wherever a reward model can, typed by its role. It is a function of prompt and answer, a program, or a judge (a model behind an
- * OpenAI-compatible endpoint). stages/common/scorer.ts defines the meaning of its numbers.
+ * Your own rewards. A scorer is a function of prompt and answer, a program, or a judge (a model behind an OpenAI-compatible endpoint). It has a role, and
+ * can be used wherever a reward model of that role can. stages/common/scorer.ts defines the meaning of its numbers.
  *
- * Its code is copied into the result, so that changing it invalidates later results. It can be wired to any port of its role.
+ * Its code is copied into the result, so that changing the code invalidates all results that depend on it.
  */
 import { cp, mkdir, readdir, stat, writeFile } from "node:fs/promises"
 import { basename, join } from "node:path"
@@ -27,7 +27,7 @@ export const ScorerConfig = Schema.Struct({
     "",
     'program: command line that starts it in the folder of the code, words separated by spaces, for example "python3 check.py"'
   ),
-  timeout: hyper(10, "maximum duration of one score in seconds; for the first score including the start", { min: 0.1, max: 86_400 }),
+  timeout: hyper(10, "maximum duration of one score in seconds; the first score includes starting the scorer", { min: 0.1, max: 86_400 }),
   url: hyperUrl("judge: URL of the OpenAI-compatible endpoint, for example https://host/v1"),
   model: hyper("", "judge: name of the model at the endpoint"),
   keyVariable: hyperSecretVariable("judge: name of the environment variable with the API key; empty: no key is sent"),
@@ -39,7 +39,7 @@ export const ScorerConfig = Schema.Struct({
 })
 type ScorerConfig = typeof ScorerConfig.Type
 
-/** `code`: a file, or a folder, which must contain everything it needs except Node's built-in modules (for a program: except the machine's software). */
+/** `code`: a file or folder with all code that the scorer needs, except Node's built-in modules (for a program: except software on the machine). */
 export const scorerInputs = { code: Stage.optional(External) }
 
 /** The entry modules of a folder. */
@@ -70,7 +70,7 @@ const settingsOf = Effect.fnUntraced(function* (
     return yield* refuse(
       "its code",
       "none",
-      `Wire the input code, for example fileAt("check.ts")${kind === "program" ? ", and set command" : ""}.`
+      `Connect the input code, for example fileAt("check.ts")${kind === "program" ? ", and set command" : ""}.`
     )
   if (kind === "program") {
     if (common.command.length === 0)

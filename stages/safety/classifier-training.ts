@@ -19,7 +19,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { fitPacked, usualSequences } from "../training/advice.ts"
+import { fitPacked, defaultSequences } from "../training/advice.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "../training/held-out.ts"
@@ -54,7 +54,7 @@ const SafetyClassifierConfig = Schema.Struct({
   sequenceLength: hyperInt(4096, "tokens per sequence, at most the model's context; Llama Guard: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "AdamW's weight decay; §3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
-  microBatchSize: microBatchField("sequences", usualSequences),
+  microBatchSize: microBatchField("sequences", defaultSequences),
   recompute: recomputeField,
   precision,
   ...loraFields,

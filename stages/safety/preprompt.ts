@@ -200,7 +200,7 @@ export const restorePrompts = (
         doing,
         expected: `the prompt "${completion.promptId}" from before the preprompt`,
         found: original === undefined ? "no prompt with that id" : "a prompt that differs by more than a preprompt, or not at all",
-        hint: "Wire the input prompts of the preprompt stage, and the completions of its output prompts."
+        hint: "Connect the input prompts of the preprompt stage, and the completions of its output prompts."
       })
     if (completion.text.includes(text)) echoed++
     else rows.push({ ...completion, prompt: original.messages, safety: original.safety })

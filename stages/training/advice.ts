@@ -2,7 +2,7 @@
 import { type Precision, totalMemory } from "../../models/memory.ts"
 import type { Llama } from "../../models/llama.ts"
 import { linearLayers } from "../../models/lora.ts"
-import { type AskedFit, chooseFit, fitOnGpu, ownSpread, type Steps, trainingStep } from "./fit.ts"
+import { type FitSettings, chooseFit, fitOnGpu, ownSpread, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
 /** Alternative settings for a training, described in terms of the config. */
@@ -41,13 +41,17 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
 }
 
 /** Like chooseFit, for a model that is trained alone. */
-export const fitOneModel = (asked: AskedFit, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, given: Steps) => {
+export const fitOneModel = (
+  settings: FitSettings,
+  machine: { readonly device: "cpu" | "cuda"; readonly rowsOnCpu: number },
+  given: Steps
+) => {
   const steps = { ...given, spread: ownSpread() }
-  return chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
+  return chooseFit(settings, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
 }
 
 /** Sequences per micro-batch on the CPU, for stages that train on packed rows. */
-export const usualSequences = 8
+export const defaultSequences = 8
 
 /** The config fields of a stage that trains on packed rows. */
 interface PackedFields extends Required<LoraCost> {
@@ -68,5 +72,5 @@ export const fitPacked = (
   const model = adaptedBy({ loraRank, loraTargets }, { config: shape, scalarHead: false })
   const longest = Math.min(sequenceLength, shape.maxPositions)
   const steps = { model, precision, rows: batchSize, longest, keepsBest: patience > 0 }
-  return fitOneModel({ microBatch: microBatchSize, recompute }, { device, usual: usualSequences }, steps)
+  return fitOneModel({ microBatch: microBatchSize, recompute }, { device, rowsOnCpu: defaultSequences }, steps)
 }

@@ -1,5 +1,5 @@
 import type { Tensor } from "../../engine/tensor.ts"
-import type { MicroBatch } from "./cutting.ts"
+import type { MicroBatch } from "./micro-batches.ts"
 
 /** The data of one optimiser step. */
 export interface TrainingBatch {

@@ -1,10 +1,10 @@
 /** The cost of training: on packed sequences, and with a loss on held-out rows. */
 import { type CostedModel, type Precision, trainedParameterCount, trainedWeightBytes } from "../../models/memory.ts"
-import type { AskedCost } from "../common/cost/estimator.ts"
+import type { CostRequest } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { languageModel, reading, type StageCost, training } from "../common/cost/work.ts"
 import { trainingAdvice } from "./advice.ts"
-import { type AskedFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { type FitSettings, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
 export type { Steps } from "./fit.ts"
@@ -41,7 +41,7 @@ export const resumeBytes = (model: CostedModel, precision: Precision, keepsBest 
 
 /** The cost of a stage that trains one model on a total of `rows` rows of `length` tokens. */
 export const trainingCost = (
-  steps: Steps & { readonly asked: AskedFit },
+  steps: Steps & { readonly asked: FitSettings },
   over: { readonly rows: number; readonly length: number },
   deviceMemory: number
 ): StageCost => {
@@ -73,7 +73,7 @@ export const packedTraining = (
   data: Size,
   config: PackedConfig,
   what: string,
-  { deviceMemory, spread }: Pick<AskedCost, "deviceMemory" | "spread">
+  { deviceMemory, spread }: Pick<CostRequest, "deviceMemory" | "spread">
 ): StageCost => {
   const { batchSize, epochs, heldOut = 0, microBatchSize, patience = 0, precision, recompute, steps = 0 } = config
   const model = adaptedBy(config, languageModel(init, "the model to start from"))

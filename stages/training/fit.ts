@@ -1,8 +1,8 @@
 /**
- * Fits a training step on a GPU: chooses how many rows go through the model at once, and how many blocks recompute their activations in the backward pass.
+ * Fits a training step on a GPU: chooses the micro-batch size, and how many blocks recompute their activations in the backward pass.
  *
- * Both depend only on the config, the model's shape and the total memory of this GPU model, never on the memory that is currently free: the GPU model is part of
- * the key, so the key determines the results. `caravan plan` shows the choice, and the stage uses it.
+ * Both depend only on the config, the model's shape and the total memory of this GPU model, never on the memory that is currently free: the GPU model is
+ * part of the key, so the key determines the results. `caravan plan` shows the same choice.
  */
 import * as Effect from "effect/Effect"
 import * as Device from "../../engine/device.ts"
@@ -21,13 +21,13 @@ import {
 } from "../../models/memory.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyperInt, hyperText } from "../../schemas/hyper.ts"
-import type { MicroBatch } from "./cutting.ts"
+import type { MicroBatch } from "./micro-batches.ts"
 
-/** The config field for the micro-batch size; if the choice is left to Caravan, the CPU uses `usual`. */
-export const microBatchField = (rows: string, usual: number) =>
+/** The config field for the micro-batch size. If it is 0 (automatic), the CPU uses `rowsOnCpu`. */
+export const microBatchField = (rows: string, rowsOnCpu: number) =>
   hyperInt(
     0,
-    `${rows} per micro-batch, a trade-off of memory against speed; it affects the loss only through the order of floating-point sums. 0: as many as fit on this type of GPU, measured in tokens; ${usual} on the CPU`,
+    `${rows} per micro-batch, a trade-off of memory against speed; it affects the loss only through the order of floating-point sums. 0: as many as fit on this type of GPU, measured in tokens; ${rowsOnCpu} on the CPU`,
     { min: 0 }
   )
 
@@ -61,7 +61,7 @@ export interface Step {
   readonly memory: (cut: Cut) => Memory
 }
 
-/** The settings of a model that is trained alone. */
+/** The arguments of `trainingStep`: a step that trains one model. */
 export interface Steps {
   readonly model: CostedModel
   readonly precision: Precision
@@ -83,54 +83,55 @@ export const trainingStep = ({ keepsBest, longest, model, precision, rows, sprea
   }
 })
 
-/** The group of ranks that this process belongs to. */
+/** The number of ranks in this process's group, and their sharding. */
 export const ownSpread = (): SpreadOver => ({ ranks: ranks(), sharding: sharding() })
 
-/** The settings of a config. */
-export interface AskedFit {
+/** The fit that a config requests. */
+export interface FitSettings {
   /** Rows per micro-batch; 0: chosen automatically. */
   readonly microBatch: number
   /** "auto", "all", "none" or a number of blocks. */
   readonly recompute: string
 }
 
-/** With this many tokens per micro-batch, a large model's matrix products run at full speed: no block is recomputed to have more. */
+/** With this many tokens per micro-batch, a large model's matrix products run at full speed, so no block is recomputed to fit more. */
 const enoughTokens = 4096
-/** Larger micro-batches do not make any model faster. */
-const mostTokens = 65536
+/** Micro-batches with more tokens do not make any model faster. */
+const maxTokens = 65536
 
 const blocksOf = (recompute: string, layers: number): number | undefined =>
   recompute === "auto" ? undefined : recompute === "all" ? layers : recompute === "none" ? 0 : Math.min(Number(recompute), layers)
 
-/** On the CPU: as configured, and for automatic settings `usual` rows without recomputation. */
-export const fitOnCpu = (asked: AskedFit, layers: number, usual: number): Fit => ({
-  microBatch: { rows: asked.microBatch === 0 ? usual : asked.microBatch },
-  recompute: blocksOf(asked.recompute, layers) ?? 0
+/** The fit on the CPU: as configured; automatic settings mean `rowsOnCpu` rows per micro-batch and no recomputation. */
+export const fitOnCpu = (settings: FitSettings, layers: number, rowsOnCpu: number): Fit => ({
+  microBatch: { rows: settings.microBatch === 0 ? rowsOnCpu : settings.microBatch },
+  recompute: blocksOf(settings.recompute, layers) ?? 0
 })
 
 /**
- * On a GPU with `deviceMemory` bytes: as configured, with automatic settings chosen so that the step fits. The batch is halved until it fits without recomputation;
- * if that leaves too few tokens to keep the GPU busy, more tokens with as few recomputed blocks as possible. If nothing fits, the smallest setting.
+ * The fit on a GPU with `deviceMemory` bytes: as configured, with automatic settings chosen so that the step fits. The batch is halved until it fits
+ * without recomputation. If that leaves too few tokens to keep the GPU busy, blocks are recomputed instead, as few as possible, so that a micro-batch
+ * has more tokens. If nothing fits, returns the smallest setting, with `fits` false.
  */
-export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): PlannedFit => {
+export const fitOnGpu = (settings: FitSettings, deviceMemory: number, step: Step): PlannedFit => {
   const { layers, longest, memory, rows } = step
-  const whole = rows * longest
-  const room = usableMemory(deviceMemory)
+  const batchTokens = rows * longest
+  const available = usableMemory(deviceMemory)
   const planned = (tokens: number, recompute: number, microBatch: MicroBatch = { tokens }): PlannedFit => {
-    const taken = memory({ tokens, several: tokens < whole, recompute })
-    return { microBatch, recompute, memory: taken, fits: totalMemory(taken) <= room }
+    const needed = memory({ tokens, several: tokens < batchTokens, recompute })
+    return { microBatch, recompute, memory: needed, fits: totalMemory(needed) <= available }
   }
-  const fixed = blocksOf(asked.recompute, layers)
-  /** With the fewest recomputed blocks that fit. */
-  const leanest = (tokens: number, microBatch?: MicroBatch): PlannedFit => {
+  const fixed = blocksOf(settings.recompute, layers)
+  /** The fit with the fewest recomputed blocks. */
+  const fewestRecomputed = (tokens: number, microBatch?: MicroBatch): PlannedFit => {
     const counts = fixed === undefined ? Array.from({ length: layers + 1 }, (_, blocks) => blocks) : [fixed]
     const all = counts.map((blocks) => planned(tokens, blocks, microBatch))
     return all.find(({ fits }) => fits) ?? all.at(-1)!
   }
-  if (asked.microBatch > 0) return leanest(Math.min(asked.microBatch, rows) * longest, { rows: asked.microBatch })
+  if (settings.microBatch > 0) return fewestRecomputed(Math.min(settings.microBatch, rows) * longest, { rows: settings.microBatch })
   const sizes: Array<number> = []
   for (let size = rows; ; size = Math.ceil(size / 2)) {
-    if (size * longest <= mostTokens || size === 1) sizes.push(size * longest)
+    if (size * longest <= maxTokens || size === 1) sizes.push(size * longest)
     if (size === 1) break
   }
   const kept = sizes.map((tokens) => planned(tokens, fixed ?? 0)).find(({ fits }) => fits)
@@ -140,8 +141,8 @@ export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): Pla
   return (
     sizes
       .filter((tokens) => tokens <= busy)
-      .map((tokens) => leanest(tokens))
-      .find(({ fits }) => fits) ?? leanest(sizes.at(-1)!)
+      .map((tokens) => fewestRecomputed(tokens))
+      .find(({ fits }) => fits) ?? fewestRecomputed(sizes.at(-1)!)
   )
 }
 
@@ -150,21 +151,21 @@ export class DoesNotFitError extends ExplainedError<DoesNotFitError>()("DoesNotF
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
-/** Chooses how a stage's step is computed; fails if the choice is automatic and nothing fits. `advice` says what would fit. */
+/** Chooses how a stage's step is computed. Fails if the micro-batch size is automatic and nothing fits; `advice` says what would fit. */
 export const chooseFit = (
-  asked: AskedFit,
-  { device, usual }: { readonly device: "cpu" | "cuda"; readonly usual: number },
+  settings: FitSettings,
+  { device, rowsOnCpu }: { readonly device: "cpu" | "cuda"; readonly rowsOnCpu: number },
   step: Step,
   advice: (deviceMemory: number) => string
 ): Effect.Effect<Fit | PlannedFit, DoesNotFitError> => {
   const deviceMemory = Device.totalMemory(device)
-  if (deviceMemory === undefined) return Effect.succeed(fitOnCpu(asked, step.layers, usual))
-  const fit = fitOnGpu(asked, deviceMemory, step)
-  if (fit.fits || asked.microBatch > 0) return Effect.succeed(fit)
+  if (deviceMemory === undefined) return Effect.succeed(fitOnCpu(settings, step.layers, rowsOnCpu))
+  const fit = fitOnGpu(settings, deviceMemory, step)
+  if (fit.fits || settings.microBatch > 0) return Effect.succeed(fit)
   return DoesNotFitError.of({
     doing: "Fitting a step of training on the GPU",
     expected: `at most ${gib(usableMemory(deviceMemory))} for tensors, of the GPU's ${gib(deviceMemory)}`,
-    found: `that one row at a time needs ${gib(totalMemory(fit.memory))}`,
-    hint: `${advice(deviceMemory)} A micro-batch size set explicitly is tried regardless.`
+    found: `that a single row needs ${gib(totalMemory(fit.memory))}`,
+    hint: `${advice(deviceMemory)} An explicit micro-batch size is tried even if it does not fit.`
   })
 }

@@ -1,10 +1,10 @@
 /**
- * Held-out loss and early stopping on it, as PPO does on held-out prompts. Some rows, drawn from the seed, are excluded from training; at regular intervals the
- * mean loss over them is computed: over the tokens that carry loss, or over pairs, regardless of batches. Evaluation draws no random numbers and computes no
- * gradients, so it does not affect training.
+ * Held-out loss and early stopping. Some rows, drawn from the seed, are excluded from training, and their mean loss is computed at regular intervals:
+ * the mean over all tokens that carry loss, or over all pairs, independent of the batches. Evaluation draws no random numbers and computes no gradients,
+ * so it does not affect training.
  *
- * With a patience, training stops after that many evaluations without a lower loss, and the weights with the lowest loss are kept. The first evaluation is before
- * the first step.
+ * With a patience, training stops after that many evaluations without a lower loss, and the weights with the lowest loss are kept. The first evaluation
+ * is before the first step. PPO does the same with held-out prompts.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,7 +17,7 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import type { TrainingBatch } from "./batch.ts"
-import type { MicroBatch } from "./cutting.ts"
+import type { MicroBatch } from "./micro-batches.ts"
 
 /** Config fields of a stage. */
 export const heldOutFields = {
@@ -37,7 +37,7 @@ export const heldOutFields = {
   )
 }
 
-/** Refuses a config with a patience but without held-out rows. */
+/** Rejects a config with a patience but without held-out rows. */
 export const patienceNeedsHeldOut = Schema.makeFilter(
   ({ heldOut, patience }: { readonly heldOut: number; readonly patience: number }): ReadonlyArray<Schema.FilterIssue> =>
     patience === 0 || heldOut > 0
@@ -87,7 +87,7 @@ export type HeldOutEvaluation = typeof HeldOutEvaluation.Type
 const copyInto = (from: Parameters, to: Parameters): void =>
   scoped(() => noGrad(() => Object.entries(to).forEach(([name, weight]) => void weight.copy_(from[name]!))))
 
-/** The evaluations of a training, and the best weights so far. */
+/** The evaluations of a training run, and the best weights so far. */
 export class HeldOut {
   readonly #options: HeldOutOptions
   readonly #parameters: Parameters
@@ -117,20 +117,20 @@ export class HeldOut {
       return sumOver([sum], "adding up the held-out loss")[0]! / count
     })
 
-  /** Records the loss after a step, with a copy of the weights if it is the lowest. Returns whether to stop. */
+  /** Records the loss after a step. With a patience, copies the weights if the loss is the lowest so far. Returns whether to stop. */
   evaluated(evaluation: HeldOutEvaluation): boolean {
     this.evaluations.push(evaluation)
     const { patience } = this.#options
     if (patience === 0) return false
     const { isLast, stop } = this.#judged(patience)
     if (isLast) {
-      copyInto(this.#parameters, this.makeRoom())
+      copyInto(this.#parameters, this.allocateBest())
     }
     return stop
   }
 
-  /** Allocates tensors like the weights, for the best of them. */
-  makeRoom(): Parameters {
+  /** The tensors for the best weights; allocated at the first call. */
+  allocateBest(): Parameters {
     return (this.best ??= Object.fromEntries(
       Object.entries(this.#parameters).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone())))])
     ))

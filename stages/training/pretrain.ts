@@ -31,7 +31,7 @@ import { fitOneModel } from "./advice.ts"
 import { trainingCost, withHeldOut } from "./cost.ts"
 import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "./held-out.ts"
-import { dealtLosses } from "./cutting.ts"
+import { lossesOfRank } from "./micro-batches.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 /** Inconsistent sizes, refused before anything runs. */
@@ -56,7 +56,7 @@ const misfits = ({
 }
 
 /** Sequences per micro-batch on the CPU. */
-const usualSequences = 16
+const defaultSequences = 16
 
 const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
@@ -69,7 +69,7 @@ const PretrainConfig = Schema.Struct({
   sequenceLength: hyperInt(256, "tokens per training sequence, at most contextLength; §2.2: 4096", { min: 2 }),
   steps: hyperInt(500, "number of optimiser steps", { min: 1 }),
   batchSize: hyperInt(16, "sequences per optimiser step; §2.2: 4M tokens", { min: 1 }),
-  microBatchSize: microBatchField("sequences", usualSequences),
+  microBatchSize: microBatchField("sequences", defaultSequences),
   recompute: recomputeField,
   learningRate: hyper(3e-4, "peak learning rate; §2.2, table 1: 3e-4 (7B, 13B), 1.5e-4 (34B, 70B); small models tolerate more", { min: 0 }),
   finalLearningRate: hyper(0.1, "final learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
@@ -135,7 +135,7 @@ const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaCo
   return llamaConfig({ vocabSize, dim, layers, heads, kvHeads, ffn, maxPositions, tiedEmbeddings })
 }
 
-const askedOf = (config: typeof PretrainConfig.Type) => ({ microBatch: config.microBatchSize, recompute: config.recompute })
+const fitSettings = (config: typeof PretrainConfig.Type) => ({ microBatch: config.microBatchSize, recompute: config.recompute })
 /** The training steps of a model, which determine the memory of a step. */
 const stepsOf = (config: typeof PretrainConfig.Type, model: CostedModel) => {
   const { batchSize: rows, patience, precision, sequenceLength: longest } = config
@@ -173,8 +173,8 @@ export const pretrain = Stage.make("pretrain", {
     const model = initLlama(shapeOf(config, tokenizer.vocabSize), { seed, device, dtype: config.precision })
     const { batchSize, steps } = config
     const fit = yield* fitOneModel(
-      askedOf(config),
-      { device, usual: usualSequences },
+      fitSettings(config),
+      { device, rowsOnCpu: defaultSequences },
       stepsOf(config, { config: model.config, scalarHead: false })
     )
     function* pass(ordered: Sequence<PackedRow>): Generator<TrainingBatch> {
@@ -183,7 +183,7 @@ export const pretrain = Stage.make("pretrain", {
           count: batch.length * (length - 1),
           tokens: batch.length * (length - 1),
           parts: (microBatch) =>
-            dealtLosses(
+            lossesOfRank(
               batch,
               microBatch,
               ({ tokens }) => tokens.length,
@@ -217,7 +217,7 @@ export const pretrainCost = costOf(pretrain, {
     const { batchSize, precision, sequenceLength: length, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
     const cost = trainingCost(
-      { ...stepsOf(config, model), asked: askedOf(config), spread },
+      { ...stepsOf(config, model), asked: fitSettings(config), spread },
       { rows: steps * batchSize, length },
       deviceMemory
     )

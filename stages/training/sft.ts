@@ -1,8 +1,9 @@
 /**
- * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, with zero loss on prompt tokens; several
- * dialogues are packed into one sequence, and each attends only to itself.
+ * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, with zero loss on prompt tokens. Several dialogues are
+ * packed into one sequence; the tokens of each attend only to its own tokens.
  *
- * Deviation: the paper separates prompt and answer with "a special token"; Meta's released chat format, used here for models without a chat template, has only `[/INST]`.
+ * Deviation: the paper separates prompt and answer with "a special token"; Meta's released chat format, used here for models without a chat template,
+ * has only `[/INST]`.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,13 +18,13 @@ import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { batchesOf, languageModelLoss, lossTokens, type PackedRow, type Sequence } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { fitPacked, usualSequences } from "./advice.ts"
+import { fitPacked, defaultSequences } from "./advice.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
 import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "./held-out.ts"
 import { loraFields, targetsNeedRank, trainedParameters, withLora } from "./lora.ts"
-import { dealtLosses } from "./cutting.ts"
+import { lossesOfRank } from "./micro-batches.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -36,7 +37,7 @@ const SftConfig = Schema.Struct({
   sequenceLength: hyperInt(4096, "tokens per sequence, at most the model's context; §3.1: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "AdamW's weight decay; §3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
-  microBatchSize: microBatchField("sequences", usualSequences),
+  microBatchSize: microBatchField("sequences", defaultSequences),
   recompute: recomputeField,
   precision,
   ...loraFields,
@@ -92,7 +93,7 @@ export const sft = Stage.make("sft", {
   }, Effect.scoped)
 })
 
-/** Batches of packed rows, each row once. */
+/** One pass over packed rows, in batches. */
 export function* packedPass(
   rows: Sequence<PackedRow>,
   config: { readonly batchSize: number },
@@ -102,12 +103,12 @@ export function* packedPass(
     yield {
       count: lossTokens(batch),
       tokens: batch.length * batch[0]!.tokens.length,
-      parts: (microBatch) => dealtLosses(batch, microBatch, ({ tokens }) => tokens.length, loss)
+      parts: (microBatch) => lossesOfRank(batch, microBatch, ({ tokens }) => tokens.length, loss)
     }
   }
 }
 
-/** Endless batches, epoch after epoch; each epoch is packed again from a new permutation. */
+/** Batches of packed rows, epoch after epoch without end. `epochRows` permutes and packs the examples again for each epoch. */
 export function* packedBatches(
   epochRows: (epoch: number) => Sequence<PackedRow>,
   config: { readonly batchSize: number },

@@ -4,8 +4,9 @@
  * A batch's loss is the sum over its parts divided by the batch's total count (tokens that carry loss, or pairs), so that it does not depend
  * on how the batch is split.
  *
- * A checkpoint holds the model (or the trained adapter) in its usual folder layout and, under training/, everything else that the next step reads: the optimiser's state, the best weights on held-out rows and the measurements
- * so far. Batches are generated again from the seed; those before the next step are skipped.
+ * A checkpoint holds the model (or the trained adapter) in the folder layout of a result and, under training/, everything else that the next step reads:
+ * the optimiser's state, the best weights on held-out rows and the measurements so far. Batches are generated again from the seed; those before the next
+ * step are skipped.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -35,11 +36,11 @@ import { ofAllRanks, readSpread, saveTensors, wholeTensors } from "../common/che
 import type { TrainingBatch } from "./batch.ts"
 import type { Fit, PlannedFit } from "./fit.ts"
 import { HeldOut, HeldOutEvaluation, type HeldOutOptions } from "./held-out.ts"
-import { Cutting, OutOfMemoryError, wordsOf } from "./cutting.ts"
+import { MicroBatching, OutOfMemoryError, microBatchText } from "./micro-batches.ts"
 
 export type { TrainingBatch } from "./batch.ts"
 
-/** The precision of a stage that trains. */
+/** The config field `precision` of training stages. */
 export const precision = hyper("float32", "dtype of weights and activations; the optimiser's copy of the weights is always float32", [
   "float32",
   "bfloat16"
@@ -54,18 +55,18 @@ export interface TrainingOptions {
   readonly maxNorm: number
   readonly weightDecay: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** How a batch is split, and which blocks are recomputed. */
+  /** How a batch is split into micro-batches, and how many blocks recompute their activations. */
   readonly fit: Fit | PlannedFit
   /** The metrics of the result to reproduce (verify): micro-batches are halved in the same steps. */
   readonly recorded?: Readonly<Record<string, number>> | undefined
-  /** Checkpoints for resuming a killed training; undefined: none are saved. */
+  /** Checkpoints from which a killed training run resumes; undefined: none are saved. */
   readonly checkpoints?: TrainingCheckpoints
   /** Rows excluded from training to measure the loss; undefined: it is not measured. */
   readonly heldOut?: HeldOutOptions | undefined
 }
 
 export interface TrainingCheckpoints extends Checkpoints {
-  /** Writes the parameters to a folder, as `weightsFile` under their training names, together with the other files of a model (or adapter) folder. */
+  /** Writes a model (or adapter) folder; its `weightsFile` contains the parameters under the names used in training. */
   readonly writeModel: (folder: string, writeTensors: TensorWriter) => Promise<void>
   readonly weightsFile: string
 }
@@ -136,12 +137,12 @@ const Measured = Schema.Struct({
 })
 const MeasuredFile = Schema.fromJsonString(Measured)
 
-/** The state of a running training. */
+/** The state of a training run. */
 interface State {
   readonly spread: Spread
   readonly optimizer: AdamW
   readonly heldOut: HeldOut | undefined
-  readonly cutting: Cutting
+  readonly microBatching: MicroBatching
 }
 
 /** Restores parameters and optimiser from a checkpoint, and returns the measurements so far. */
@@ -149,7 +150,7 @@ const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
   weightsFile: string,
   options: TrainingOptions,
-  { cutting, heldOut, optimizer, spread }: State
+  { microBatching, heldOut, optimizer, spread }: State
 ): Effect.fn.Return<Measures, ArtifactError> {
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
@@ -170,9 +171,9 @@ const resume = Effect.fnUntraced(function* (
   spread.release()
   yield* readSpread(join(found.path, optimizerFile), spread, optimizer.state)
   optimizer.resume(found.step)
-  cutting.resume(measured.halved)
+  microBatching.resume(measured.halved)
   heldOut?.evaluations.push(...measured.heldOut)
-  if (measured.best && heldOut !== undefined) yield* readSpread(join(found.path, bestFile), spread, heldOut.makeRoom())
+  if (measured.best && heldOut !== undefined) yield* readSpread(join(found.path, bestFile), spread, heldOut.allocateBest())
   return { losses, gradientNorms }
 })
 
@@ -181,10 +182,10 @@ const keepTraining = Effect.fnUntraced(function* (
   checkpoints: TrainingCheckpoints,
   snapshot: TensorSnapshot,
   parameters: Parameters,
-  { cutting, heldOut, optimizer, spread }: State,
+  { microBatching, heldOut, optimizer, spread }: State,
   { losses, gradientNorms }: Measures
 ) {
-  const halved = [...cutting.halved]
+  const halved = [...microBatching.halved]
   spread.gather()
   const [state, best] = [wholeTensors(spread, optimizer.state), wholeTensors(spread, heldOut?.best ?? {})]
   const hasBest = heldOut?.best !== undefined
@@ -207,15 +208,18 @@ const keepTraining = Effect.fnUntraced(function* (
   spread.release()
 })
 
-/** One step on a batch, counted from 1: the loss of each part and its gradients, clipping, the optimiser's update. Returns undefined if a number is not finite. */
+/**
+ * One step on a batch: the loss and gradients of each part, clipping, the optimiser's update. If the loss or the gradient norm is not finite, the
+ * weights are not updated, and `diverged` is true.
+ */
 const takeStep = (
   { count, parts }: TrainingBatch,
   { parameters, maxNorm, fit }: TrainingOptions,
-  { cutting, optimizer, spread }: State,
+  { microBatching, optimizer, spread }: State,
   learningRate: number
 ): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
   scoped(() => {
-    const shares = cutting.step(
+    const shares = microBatching.step(
       optimizer.steps + 1,
       [parameters],
       (microBatch) => parts(microBatch).length,
@@ -243,7 +247,7 @@ const takeStep = (
 
 /** Evaluates the held-out loss if it is due. Returns whether to stop. */
 const evaluate = Effect.fnUntraced(function* (
-  { cutting: { microBatch }, heldOut, spread }: State,
+  { microBatching: { microBatch }, heldOut, spread }: State,
   step: number,
   { progress, steps: total }: TrainingOptions
 ): Effect.fn.Return<boolean, DivergedError> {
@@ -260,22 +264,23 @@ const evaluate = Effect.fnUntraced(function* (
 })
 
 /**
- * Trains in place and returns the losses. Fails with DivergedError if a loss or a gradient norm is not finite. With a patience on held-out rows, training may
- * stop early and keeps the weights with the lowest held-out loss.
+ * Trains the parameters in place and returns the losses. With a patience on held-out rows, training may stop early, and the weights with the lowest
+ * held-out loss are kept. Fails with DivergedError if a loss or a gradient norm is not finite, with OutOfMemoryError if a step does not fit in
+ * memory, and with ArtifactError or StageError if the checkpoint to resume from is damaged or can't be read.
  */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
 ): Effect.fn.Return<TrainingResult, DivergedError | OutOfMemoryError | ArtifactError | StageError> {
   const checkpoints = options.checkpoints === undefined ? undefined : { ...options.checkpoints, ...ofAllRanks(options.checkpoints) }
   const snapshot = new TensorSnapshot()
-  const cutting = new Cutting(options.fit.microBatch, options.recorded)
-  yield* tellFit(options)
+  const microBatching = new MicroBatching(options.fit.microBatch, options.recorded)
+  yield* reportFit(options)
   const spread = spreadOver(options.parameters)
   const optimizer = new AdamW({ parameters: spread.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
   const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, spread.parameters)
-  const state: State = { spread, optimizer, heldOut, cutting }
+  const state: State = { spread, optimizer, heldOut, microBatching }
   const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
     if (checkpoints !== undefined && found !== undefined) {
@@ -301,8 +306,8 @@ export const train = Effect.fn("train")(function* (
           throw cause
         }
       })
-      for (const note of cutting.notes()) yield* options.progress({ note })
-      // Also reported for a diverged step: its numbers are the end of the curve.
+      for (const note of microBatching.notes()) yield* options.progress({ note })
+      // A diverged step is reported too: it is the last point of the curve.
       const { tokens } = batch
       yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens, ...gpuMemory() })
       if (diverged) {
@@ -336,22 +341,22 @@ export const train = Effect.fn("train")(function* (
       })
     )
   )
-  return { losses, gradientNorms, kept, fitted: { ...fitMetrics(options.fit), ...cutting.metrics } }
+  return { losses, gradientNorms, kept, fitted: { ...fitMetrics(options.fit), ...microBatching.metrics } }
 })
 
 const mebi = (bytes: number): number => bytes / 2 ** 20
 
-/** On a GPU: how a step is computed and its planned memory, in MiB. */
+/** Metrics of a fit on a GPU: planned memory in MiB, and the number of recomputed blocks. Empty on the CPU. */
 export const fitMetrics = (fit: Fit | PlannedFit): Record<string, number> =>
   "memory" in fit ? { plannedGpuMemory: mebi(totalMemory(fit.memory)), recomputedBlocks: fit.recompute } : {}
 
 /** On a GPU: reports how steps are computed, and warns if other programs leave less memory than planned. */
-export const tellFit = Effect.fn("tellFit")(function* ({ fit, progress }: Pick<TrainingOptions, "fit" | "progress">) {
+export const reportFit = Effect.fn("reportFit")(function* ({ fit, progress }: Pick<TrainingOptions, "fit" | "progress">) {
   if (!("memory" in fit)) return
   const planned = totalMemory(fit.memory)
   const recomputed = fit.recompute === 0 ? "" : `, ${fit.recompute} blocks recomputed`
   yield* progress({
-    note: `micro-batches of ${wordsOf(fit.microBatch)}${recomputed}: planned to use ${(planned / 2 ** 30).toFixed(1)} GiB of the GPU`
+    note: `micro-batches of ${microBatchText(fit.microBatch)}${recomputed}: planned to use ${(planned / 2 ** 30).toFixed(1)} GiB of the GPU`
   })
   const available = deviceMemory()?.available
   if (available !== undefined && available < planned)

@@ -4,7 +4,7 @@ import { createServer } from "node:net"
 import { beforeAll, describe, expect, it } from "vitest"
 import { environment } from "../../engine/device.ts"
 import { prepare } from "../../engine/prepare.ts"
-import { dealt, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
+import { rowsOfRank, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
 import { backendOf, buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
 import { freePort, runRanks } from "./ranks/processes.ts"
 
@@ -55,7 +55,7 @@ describe("the addon's source", () => {
 
 describe("a process that has not joined a group", () => {
   it("is the only rank: it gets back its own values", () => {
-    expect([rank(), ranks(), gatherAll("x", "saying"), sumOver([1, 2], "adding"), dealt([1, 2, 3])]).toEqual([
+    expect([rank(), ranks(), gatherAll("x", "saying"), sumOver([1, 2], "adding"), rowsOfRank([1, 2, 3])]).toEqual([
       0,
       1,
       ["x"],

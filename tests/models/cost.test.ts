@@ -282,7 +282,7 @@ describe("a stage's cost", () => {
     expect([scoring.work, scoring.memory.weights]).toEqual([[], 0])
   })
 
-  it("of DPO is one pass of the first policy over both responses of each pair, and an update of one model", async () => {
+  it("of DPO is one pass of the initial policy over both responses of each pair, and an update of one model", async () => {
     const config = {
       epochs: 2,
       batchPairs: 64,

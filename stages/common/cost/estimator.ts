@@ -9,14 +9,14 @@ import type { StageCost } from "./work.ts"
 
 type Given<P> = P extends Many<any> ? ReadonlyArray<Size> : P extends Optional<any> ? Size | undefined : Size
 /** The information available to a size estimate. */
-export interface Asked<Config = any, Inputs = any> {
+export interface SizeRequest<Config = any, Inputs = any> {
   readonly config: Config
   readonly inputs: { readonly [K in keyof Inputs]: Given<Inputs[K]> }
   /** The output sizes that the pipeline declares. */
   readonly expected: Sizes
 }
 /** The information available to a cost estimate. */
-export interface AskedCost<Config = any, Inputs = any> extends Asked<Config, Inputs> {
+export interface CostRequest<Config = any, Inputs = any> extends SizeRequest<Config, Inputs> {
   /** Memory of the target GPU, in bytes. */
   readonly deviceMemory: number
   /** The ranks that the stage would run on; one by default. */
@@ -24,8 +24,8 @@ export interface AskedCost<Config = any, Inputs = any> extends Asked<Config, Inp
 }
 /** Estimates the output's size and the cost of computing it; no cost for a stage without tensors. */
 export interface Estimate<Config = any, Inputs = any> {
-  readonly size: (asked: Asked<Config, Inputs>) => Size
-  readonly cost?: (asked: AskedCost<Config, Inputs>) => StageCost
+  readonly size: (asked: SizeRequest<Config, Inputs>) => Size
+  readonly cost?: (asked: CostRequest<Config, Inputs>) => StageCost
 }
 /** The estimate of one stage. */
 export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, Inputs> {

@@ -114,14 +114,14 @@ describe("dpo", () => {
     const of = (count: number) => tensor(new Float64Array(count))
     scoped(() =>
       expect(() => dpoLoss({ chosen: of(3), rejected: of(3) }, { chosen: of(3), rejected: of(2) }, 0.1)).toThrow(
-        "expected equal numbers of log-probabilities for chosen and rejected responses under policy and reference, got 3 and 3, 3 and 2: compute the reference's under the initial policy"
+        "expected equal numbers of log-probabilities for chosen and rejected responses under policy and reference, got 3 and 3 under the policy, 3 and 2 under the reference"
       )
     )
     const broken = initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed: 1 })
     scoped(() => noGrad(() => void broken.parameter("lm_head.weight").fill_(NaN)))
     const policy = await artifact(Policy, (slot) => saveCheckpoint(slot, { model: broken, tokenizer }))
     expect(await failureOf(dpo, { ...given, policy }, config)).toContain(
-      "Computing the first policy's log-probabilities of pair 1 of 6: expected two finite numbers, found NaN and NaN."
+      "Computing the initial policy's log-probabilities of pair 1 of 6: expected two finite numbers, found NaN and NaN."
     )
   })
   it("rejects an empty set of pairs", async () => {

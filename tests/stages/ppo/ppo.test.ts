@@ -373,7 +373,7 @@ describe("ppo fails", () => {
     expect(await failureOf(ppo, { ...given, safety }, { ...quick, maxNewTokens: 38 })).toContain("holds 38 tokens")
   })
   it("for the best by held-out prompts without any", async () => {
-    expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`wire the input heldOut`)
+    expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`connect the input heldOut`)
   })
   it("if it diverges, and names the iteration and the NaN value", async () => {
     const message = await failureOf(ppo, given, { ...quick, learningRate: 1e30 })

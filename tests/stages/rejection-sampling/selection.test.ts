@@ -64,7 +64,7 @@ describe("an id shared by two prompts", () => {
   const other = completion("a", 1, 2, { prompt: [{ role: "user", content: "another" }] })
   it("is rejected when the best are chosen or kept: one prompt would be lost", async () => {
     const wrong =
-      /expected every id to stand for one prompt, found two different prompts with the id "a", "a" .* and "another" .*distinct ids/
+      /expected each id to identify one prompt, found two different prompts with the id "a", "a" .* and "another" .*distinct ids/
     const sets = [await scored([completion("a", 0, 1)]), await scored([other])]
     expect(await failureOf(selectBest, { scored: sets })).toMatch(wrong)
     expect(await failureOf(keepBest, { scored: await scored([completion("a", 0, 1), other]) })).toMatch(wrong)

@@ -126,10 +126,10 @@ describe("the stage", () => {
       /no prompt that has a sample to choose at each of the 2/
     )
     expect(await failure([cold.map((row) => ({ ...row, finished: false }))])).toMatch(
-      /at each of the 1 temperatures \(cut-off ones: drop\)/
+      /at each of the 1 temperatures \(truncated samples: drop\)/
     )
     const renamed = hot.map((row) => ({ ...row, prompt: [{ role: "user" as const, content: "another" }] }))
-    expect(await failure([cold, renamed])).toMatch(/every id to stand for one prompt, found two different prompts with the id "a"/)
+    expect(await failure([cold, renamed])).toMatch(/each id to identify one prompt, found two different prompts with the id "a"/)
   })
 })
 

@@ -152,7 +152,7 @@ describe("a scorer is rejected", () => {
     [
       {},
       undefined,
-      'Creating a scorer of kind function: expected its code, found none. Wire the input code, for example fileAt("check.ts").'
+      'Creating a scorer of kind function: expected its code, found none. Connect the input code, for example fileAt("check.ts").'
     ],
     [{ kind: "program" }, "program.mjs", "Creating a scorer of kind program: expected a command, found none."],
     [{ command: "node" }, "sums.ts", "Creating a scorer of kind function: expected no command, found node."],

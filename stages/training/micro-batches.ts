@@ -1,62 +1,62 @@
 /**
- * Splits a batch into micro-batches, and handles running out of memory (another program may use the GPU): the step is computed again with half the micro-batch size, from the
- * unchanged weights, and so are all later steps. The loss is the same except for the order of floating-point sums.
+ * Splits a batch into micro-batches, and handles running out of memory (another program may use the GPU): the step is computed again from the unchanged
+ * weights with half the micro-batch size, which all later steps keep. The loss is the same except for the order of floating-point sums.
  */
 import { isOutOfMemory } from "../../engine/device.ts"
 import { type Parameters } from "../../engine/gradients.ts"
-import { dealt, rank, ranks } from "../../engine/ranks.ts"
+import { rowsOfRank, rank, ranks } from "../../engine/ranks.ts"
 import { clearGradients, type Tensor } from "../../engine/tensor.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 
 /** Maximum size of a micro-batch: a number of rows, or of tokens including padding; at least one row. */
 export type MicroBatch = { readonly rows: number } | { readonly tokens: number }
 
-/** As text: "8 rows". */
-export const wordsOf = (microBatch: MicroBatch): string =>
+/** "8 rows" or "4096 tokens". */
+export const microBatchText = (microBatch: MicroBatch): string =>
   "rows" in microBatch ? `${microBatch.rows} row${microBatch.rows === 1 ? "" : "s"}` : `${microBatch.tokens} tokens`
 
 const halfOf = (microBatch: MicroBatch): MicroBatch =>
   "rows" in microBatch ? { rows: Math.ceil(microBatch.rows / 2) } : { tokens: Math.ceil(microBatch.tokens / 2) }
 
-/** Splits rows into micro-batches, in order. `tokensOf` returns a row's tokens; all rows of a micro-batch are padded to the longest. */
+/** Splits rows into micro-batches, in order. `tokensOf` returns a row's length in tokens; all rows of a micro-batch are padded to the longest. */
 export const microBatches = <A>(rows: ReadonlyArray<A>, microBatch: MicroBatch, tokensOf: (row: A) => number): Array<Array<A>> => {
   const out: Array<Array<A>> = []
   let longest = 0
   for (const row of rows) {
     const part = out.at(-1)
     const [size, length] = [(part?.length ?? 0) + 1, Math.max(longest, tokensOf(row))]
-    const isRoom = "rows" in microBatch ? size <= microBatch.rows : size * length <= microBatch.tokens
-    if (part !== undefined && isRoom) part.push(row)
+    const fits = "rows" in microBatch ? size <= microBatch.rows : size * length <= microBatch.tokens
+    if (part !== undefined && fits) part.push(row)
     else out.push([row])
-    longest = part !== undefined && isRoom ? length : tokensOf(row)
+    longest = part !== undefined && fits ? length : tokensOf(row)
   }
   return out
 }
 
 /**
- * This rank's micro-batches of rows that are distributed over all ranks, each as a function of its loss. Every rank has the same number, since ranks gather weights together: a rank with fewer rows
- * repeats a row with a loss of 0.
+ * This rank's micro-batches of rows that are distributed over all ranks. Every rank has the same number of micro-batches, because the ranks gather
+ * weights together: a rank with fewer repeats the first row as blank micro-batches, whose loss must count as 0.
  */
-export const dealtMicroBatches = <A>(
+export const microBatchesOfRank = <A>(
   rows: ReadonlyArray<A>,
   microBatch: MicroBatch,
   tokensOf: (row: A) => number
 ): { readonly parts: ReadonlyArray<ReadonlyArray<A>>; readonly isBlank: (part: ReadonlyArray<A>) => boolean } => {
-  const all = Array.from({ length: ranks() }, (_, to) => microBatches(dealt(rows, to), microBatch, tokensOf))
+  const all = Array.from({ length: ranks() }, (_, to) => microBatches(rowsOfRank(rows, to), microBatch, tokensOf))
   const mine = all[rank()]!
   const most = Math.max(...all.map(({ length }) => length))
   const blanks = new Set<ReadonlyArray<A>>(Array.from({ length: most - mine.length }, () => rows.slice(0, 1)))
   return { parts: [...mine, ...blanks], isBlank: (part) => blanks.has(part) }
 }
 
-/** The same as functions of each part's loss, a tensor of one element. */
-export const dealtLosses = <A>(
+/** This rank's micro-batches as functions that compute their loss, a tensor of one element: `loss` of the rows, times 0 for a blank one. */
+export const lossesOfRank = <A>(
   rows: ReadonlyArray<A>,
   microBatch: MicroBatch,
   tokensOf: (row: A) => number,
   loss: (rows: ReadonlyArray<A>) => Tensor
 ): ReadonlyArray<() => Tensor> => {
-  const { isBlank, parts } = dealtMicroBatches(rows, microBatch, tokensOf)
+  const { isBlank, parts } = microBatchesOfRank(rows, microBatch, tokensOf)
   return parts.map((part) => () => (isBlank(part) ? loss(part).mul(0) : loss(part)))
 }
 
@@ -76,12 +76,12 @@ export class OutOfMemoryError extends ExplainedError<OutOfMemoryError>()("OutOfM
 /** Name prefix of the metrics that record the steps in which the micro-batch was halved. */
 const halvedMetric = "microBatchHalvedInStep"
 
-/** The current micro-batch size during a training. */
-export class Cutting {
+/** The micro-batch size of a training run, which is halved when a step runs out of memory. */
+export class MicroBatching {
   #microBatch: MicroBatch
   /** Steps, counted from 1, in which it was halved; a step appears twice if it was halved twice. */
   readonly #halved: Array<number> = []
-  /** For a result that is computed again: the steps in which it was halved originally. */
+  /** For a result to reproduce: the steps in which the micro-batch was halved originally. */
   readonly #recorded: ReadonlyArray<number>
   readonly #notes: Array<string> = []
 
@@ -99,7 +99,7 @@ export class Cutting {
   get halved(): ReadonlyArray<number> {
     return this.#halved
   }
-  /** For the trace. */
+  /** Metrics for the trace: the steps in which the micro-batch was halved. */
   get metrics(): Readonly<Record<string, number>> {
     return Object.fromEntries(this.#halved.map((step, i) => [`${halvedMetric}${i + 1}`, step]))
   }
@@ -114,8 +114,8 @@ export class Cutting {
   }
 
   /**
-   * Computes a step, counted from 1, and returns the result of `compute`, which sets the parameters' gradients and changes nothing else. `split` returns the number of micro-batches. Throws
-   * OutOfMemoryError if each micro-batch already has one row.
+   * Computes a step, counted from 1, and returns the result of `compute`, which sets the parameters' gradients and changes nothing else. `split` returns
+   * the number of micro-batches. Throws OutOfMemoryError if memory is insufficient even with one row per micro-batch.
    */
   step<A>(
     step: number,
@@ -136,11 +136,11 @@ export class Cutting {
         const before = this.#microBatch
         const [parts, most] = [split(before), split({ rows: 1 })]
         if (parts === most) throw OutOfMemoryError.during(`Computing step ${step}, one row at a time`, cause)
-        // Halving further until the number of micro-batches changes; otherwise the retry would be identical.
+        // Halve until the number of micro-batches changes; otherwise the retry would be identical.
         do this.#halve(step)
         while (split(this.#microBatch) === parts)
         this.#notes.push(
-          `out of memory in step ${step}: this step is repeated, and training continues, with micro-batches of ${wordsOf(this.#microBatch)} instead of ${wordsOf(before)} (${cause.message.split("\n")[0]!})`
+          `out of memory in step ${step}: this step is repeated, and training continues, with micro-batches of ${microBatchText(this.#microBatch)} instead of ${microBatchText(before)} (${cause.message.split("\n")[0]!})`
         )
       }
     }

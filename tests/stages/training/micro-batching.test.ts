@@ -5,7 +5,7 @@ import { isOutOfMemory } from "../../../engine/device.ts"
 import { constantSchedule } from "../../../engine/schedule.ts"
 import { type Device, liveTensors, scoped, type Tensor, tensor, TensorError, zeros } from "../../../engine/tensor.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
-import { Cutting, microBatches, OutOfMemoryError } from "../../../stages/training/cutting.ts"
+import { MicroBatching, microBatches, OutOfMemoryError } from "../../../stages/training/micro-batches.ts"
 import { train, type TrainingBatch, trainingMetrics } from "../../../stages/training/train.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference } from "../../models/small.ts"
@@ -134,9 +134,9 @@ for (const { device, skip } of devices) {
 
     it("does not try sizes that a step does not fill", async () => {
       // 16 rows are one micro-batch, with a limit of 64 or of 32.
-      const cutting = new Cutting({ rows: 64 })
+      const microBatching = new MicroBatching({ rows: 64 })
       const tried: Array<unknown> = []
-      cutting.step(
+      microBatching.step(
         1,
         [],
         (microBatch) => microBatches(Array<number>(16).fill(1), microBatch, () => 1).length,
@@ -146,14 +146,14 @@ for (const { device, skip } of devices) {
         }
       )
       expect(tried).toEqual([{ rows: 64 }, { rows: 8 }])
-      expect(cutting.halved).toEqual([1, 1, 1])
+      expect(microBatching.halved).toEqual([1, 1, 1])
     })
 
     it("resumes from a checkpoint with the reduced micro-batch", () => {
-      const cutting = new Cutting({ tokens: 100 })
-      cutting.resume([2, 5])
-      expect(cutting.microBatch).toEqual({ tokens: 25 })
-      expect(cutting.metrics).toEqual({ microBatchHalvedInStep1: 2, microBatchHalvedInStep2: 5 })
+      const microBatching = new MicroBatching({ tokens: 100 })
+      microBatching.resume([2, 5])
+      expect(microBatching.microBatch).toEqual({ tokens: 25 })
+      expect(microBatching.metrics).toEqual({ microBatchHalvedInStep1: 2, microBatchHalvedInStep2: 5 })
     })
 
     it("is repeated bit for bit from the recorded metrics, on a machine with enough memory", async () => {
@@ -176,16 +176,16 @@ for (const { device, skip } of devices) {
     })
 
     it("does not affect other errors: those are rethrown", () => {
-      const cutting = new Cutting({ rows: 8 })
+      const microBatching = new MicroBatching({ rows: 8 })
       const broken = () =>
-        cutting.step(
+        microBatching.step(
           1,
           [],
           () => 2,
           () => scoped(() => zeros([2]).add(zeros([3])))
         )
       expect(broken).toThrow(/size/)
-      expect(cutting.halved).toEqual([])
+      expect(microBatching.halved).toEqual([])
     })
   })
 }
