@@ -1,5 +1,5 @@
 /**
- * The API for programs. A layer defines once where results are stored and what computes them:
+ * The API for programs. A layer determines where results are stored and which hardware computes them:
  *
  *     const program = Caravan.run(pipeline, { data: "pairs.jsonl" })
  *     const { outputs } = await Effect.runPromise(program.pipe(Effect.provide(Caravan.layer({ device: "cuda" }))))
@@ -40,7 +40,7 @@ type Services = Machine | Numerics | Store | Journal | Executor
 
 export interface LayerOptions {
   readonly home?: string
-  /** For runs with `on: "slurm"` and nodes placed there: job profiles, as in caravan.json. */
+  /** Job profiles for runs with `on: "slurm"` and for nodes placed on Slurm, as in caravan.json. */
   readonly slurm?: SlurmConfig
   /** Receives messages while the layer waits for something. */
   readonly say?: (message: string) => void
@@ -51,13 +51,13 @@ export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}):
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
   const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } }
   const failed = (cause: unknown) => new PipelineError({ message: `Checking the tensor engine: ${messageOf(cause)}` })
-  const describe: Numerics["Service"]["describe"] = (...asked) =>
+  const describe: Numerics["Service"]["describe"] = (...machine) =>
     Effect.tryPromise({
       try: () =>
-        numericsOf(...asked, join(home, "numerics")).catch((cause: unknown) => {
+        numericsOf(...machine, join(home, "numerics")).catch((cause: unknown) => {
           // A login node has no GPU, but its compute nodes do.
-          if (cluster === undefined || asked[0] !== "cuda") throw cause
-          return numericsOfNode(cluster, ...asked, options.say ?? (() => undefined))
+          if (cluster === undefined || machine[0] !== "cuda") throw cause
+          return numericsOfNode(cluster, ...machine, options.say ?? (() => undefined))
         }),
       catch: failed
     })
@@ -119,18 +119,17 @@ export const events = <Params extends ConfigSchema>(
   options: Omit<RunOptions, "onEvent"> = {}
 ): Stream.Stream<RunEvent, Failure, Services> => Stream.unwrap(Effect.map(withMachine(options), (all) => runEvents(pipeline, params, all)))
 
-/** What a run would do, and why. */
+/** Plans a run: for each node, whether it would run, and why. Runs nothing. */
 export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
   Effect.flatMap(withMachine(options), (all) => Plans.plan(pipeline, params, all))
 
 /**
- * A lock for later runs (`locked`): the content of this plan's inputs, its code, packages, numerics and results. File paths are relative to the
- * folder.
+ * A lock file for later runs (`locked`): the content of the plan's inputs, its code, packages, numerics and results. Input paths are relative to `folder`.
  */
 export const freeze = (plan: Plans.Plan, folder: string, options: Pick<RunOptions, "settings" | "seed"> = {}) =>
   Effect.map(withMachine(options), (all) => Freeze.freeze(plan, all, folder))
 
-/** Runs every combination of the given values, one after another; shared nodes run once. */
+/** Runs every combination of the given values, one after another. Nodes that several combinations share run once. */
 export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   pipeline: Pipeline<Params, Out>,
   params: Params["Encoded"],
@@ -138,14 +137,14 @@ export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   options: SweepOptions<keyof Out & string> = {}
 ) => Effect.flatMap(withMachine(options), (all) => Sweep.sweep(pipeline, params, grid, all))
 
-/** Recomputes results separately and compares them with the store. */
+/** Recomputes results in a temporary folder and compares them with those in the store. */
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   options: VerifyOptions = {}
 ) => Effect.flatMap(withMachine(options), (all) => Verify.verify(pipeline, params, all))
 
-/** Keeps a node's result valid after a code change that does not affect it. */
+/** Keeps a node's result valid after a code change. The caller asserts that the change does not affect the result. */
 export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],

@@ -1,11 +1,11 @@
 /**
- * What pipelines, programs and your own stages import. More is in exports/: `caravan/engine` has tensors, `caravan/models` models,
- * `caravan/stages` the losses and estimates that the recipe's stages use.
+ * The exports for pipelines, programs and your own stages. The package's other entry points are in exports/: `caravan/engine` has tensors, `caravan/models`
+ * models, and `caravan/stages` the losses and estimates that the recipe's stages use.
  *
  * @module caravan
  */
 
-// Pipelines and stages, and running them.
+// Defining and running pipelines and stages.
 export * as Caravan from "./caravan.ts"
 export * as Pipeline from "./runtime/define/pipeline.ts"
 export * as Stage from "./runtime/define/stage.ts"
@@ -15,7 +15,7 @@ export { type Checkpoints, noCheckpoints, type ResumePoint } from "./runtime/def
 export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 export { deriveSeed, type Purpose, Random } from "./engine/random.ts"
 
-// What stages exchange, and their hyperparameters.
+// Artifacts that stages exchange, and hyperparameters.
 export * from "./schemas/artifact.ts"
 export { dataset } from "./schemas/dataset.ts"
 export { report } from "./schemas/report.ts"
@@ -25,7 +25,7 @@ export { TokenizerModel } from "./schemas/tokenizer.ts"
 export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, hyperSecretVariable, hyperUrl, neutral } from "./schemas/hyper.ts"
 export * from "./data/dataset.ts"
 
-// The recipe's stages, in the paper's order, and what they report.
+// The recipe's stages, in the paper's order, and their reports.
 export { importPreferences } from "./stages/data/import-preferences.ts"
 export { importDemonstrations, importTexts } from "./stages/data/import-demonstrations.ts"
 export { importGeneralReward, importHelpfulnessReward, importPolicy, importSafetyReward } from "./stages/data/import.ts"

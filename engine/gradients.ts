@@ -1,8 +1,8 @@
 /**
- * The gradients of a step: accumulated over micro-batches and over the tokens within each, measured and clipped.
+ * The gradients of a training step: accumulated over micro-batches, and clipped by their global norm.
  *
- * The gradients of bfloat16 and float16 parameters are accumulated in float32. In their own dtype, adding a term a few hundred times smaller than the sum
- * leaves the sum unchanged, and where large terms cancel, only their rounding errors remain (docs/performance.md).
+ * The gradients of bfloat16 and float16 parameters are accumulated in float32. In 16 bits, adding a term a few hundred times smaller than the sum leaves
+ * the sum unchanged, and where large terms cancel, only their rounding errors remain (docs/performance.md).
  */
 import { hasGpuKernels } from "./fused.ts"
 import { hasOperator } from "./native.ts"
@@ -17,10 +17,10 @@ export type Parameters = Readonly<Record<string, Tensor>>
 export const isNarrow = ({ dtype }: Tensor): boolean => dtype === "bfloat16" || dtype === "float16"
 
 /**
- * Calls `compute` for each micro-batch, each in its own scope; `compute` computes the micro-batch's loss and passes it to `backward` (engine/segments.ts). Afterwards the
- * parameters' gradients are the sum over all micro-batches. Returns the results of the calls. The gradients of a single micro-batch stay in the parameters' dtype:
- * nothing is added, so no float32 copy is made. The first `recompute` blocks of a model keep no activations and are recomputed in the backward pass. If `weights` are
- * sharded over ranks, the gradients are the sum over all ranks' micro-batches; every rank must have the same number of them.
+ * Calls `compute` for each micro-batch, in its own scope, and returns the results. `compute` must compute the micro-batch's loss and pass it to `backward`
+ * (engine/segments.ts). Afterwards the parameters' gradients are the sum over all micro-batches. With a single micro-batch nothing is added, so the
+ * gradients stay in the parameters' dtype. The first `recompute` blocks of a model keep no activations and are recomputed in the backward pass. If
+ * `weights` are sharded over ranks, the gradients are the sum over all ranks' micro-batches, and every rank must have the same number of micro-batches.
  */
 export const accumulateGradients = <MicroBatch, A>(
   parameters: Parameters,
@@ -50,15 +50,15 @@ const widenGradients = (parameters: Parameters): void =>
   })
 
 /**
- * Rows of a table (V, D) by id: (...) int64 -> (..., D), the same values as `embedding`. A row's gradient is a sum over all positions of its id in the batch. libtorch
- * accumulates it in the table's dtype; for a 16-bit table this function accumulates it in float32.
+ * Rows of a table (V, D) by id: (...) int64 -> (..., D), with the same values as `embedding`. A row's gradient is a sum over all positions of its id in the
+ * batch. libtorch accumulates it in the table's dtype; for a 16-bit table this function accumulates it in float32.
  */
 export const trainableEmbedding = (table: Tensor, ids: Tensor): Tensor =>
   isNarrow(table) && recordsGradients()
     ? scoped(() => embedding(table.to({ dtype: "float32" }), ids).to({ dtype: table.dtype }))
     : embedding(table, ids)
 
-/** The gradients of all parameters, in order. Throws if the loss does not depend on a parameter: that parameter would silently stay unchanged. */
+/** The gradients of all parameters, in order. Throws if a parameter has none, because the loss does not depend on it: it would silently stay unchanged. */
 export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
   const missing: Array<string> = []
   const gradients: Array<Tensor> = []
@@ -75,7 +75,7 @@ export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
   return gradients
 }
 
-/** The Euclidean norm of all gradients together, in float32 (float64 if they are float64): a tensor with one element on their device. */
+/** The Euclidean norm over all gradients, in float32 (float64 for float64 gradients): a tensor with one element on their device. */
 const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
   if (gradients.length === 0) throw new Error("Computing the norm of gradients: expected at least one parameter, got none.")
   if (gradients.every(hasGpuKernels)) return aten("caravan::gradient_norm", gradients)
@@ -86,13 +86,13 @@ const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
   return aten("linalg_vector_norm", aten("stack", norms, 0))
 }
 
-/** The norm of all gradients together. */
+/** The Euclidean norm over all gradients. */
 export const gradientNorm = (parameters: Parameters): number => scoped(() => noGrad(() => globalNorm(gradientsOf(parameters)).item()))
 
 /**
- * Scales all gradients by maxNorm / (norm + 1e-6) if their global norm exceeds maxNorm, as torch.nn.utils.clip_grad_norm_ does. Returns the
- * norm before clipping, as a tensor with one element so that the caller need not wait for the GPU. Call it inside a scope. `isPart`: other ranks hold the other parts of
- * the parameters, and the norm is computed over all parts.
+ * Scales all gradients by min(1, maxNorm / (norm + 1e-6)), like torch.nn.utils.clip_grad_norm_. Returns the norm before clipping as a tensor with one
+ * element, so that the caller need not wait for the GPU. Call it inside a scope. `isPart`: `parameters` are this rank's part, and the norm is computed over
+ * the parts of all ranks.
  */
 export const clipGradientNorm = (parameters: Parameters, maxNorm: number, { isPart = false } = {}): Tensor =>
   noGrad(() => {
@@ -107,7 +107,7 @@ export const clipGradientNorm = (parameters: Parameters, maxNorm: number, { isPa
     if (gradients.every(hasGpuKernels)) {
       atenVoid("caravan::shrink_", gradients, scale)
     } else if (gradients.some(isNarrow)) {
-      // One-dimensional: a number, or a tensor without dimensions, would be rounded to 16 bits first.
+      // One-dimensional, because a number or a tensor without dimensions would be rounded to 16 bits first.
       const factor = scale.reshape(1)
       for (const gradient of gradients) gradient.mul_(factor)
     } else if (gradients[0]!.device === "cpu") {

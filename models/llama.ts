@@ -1,7 +1,7 @@
 /**
- * Llama 2 (§2.2): pre-norm RMSNorm, rotary position embeddings, SwiGLU, grouped-query attention. Weights keep Hugging Face's names and
- * layout, (out, in). Also models that differ only in attention: sliding window (Mistral), biases on queries, keys and values (Qwen 2), norms on the query and key heads
- * before the rotation (Qwen 3).
+ * Llama 2 (§2.2): pre-norm RMSNorm, rotary position embeddings, SwiGLU, grouped-query attention. Weights have Hugging Face's names and layout, (out, in).
+ * The class also implements models that differ only in attention: sliding window (Mistral), biases on queries, keys and values (Qwen 2), norms on the query
+ * and key heads before the rotation (Qwen 3).
  *
  * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
  */
@@ -40,17 +40,18 @@ import { positionsOfMask, type Rotation, RotaryTable, startsOfSegments } from ".
 export interface ForwardOptions {
   /** (B, T) int64 or bool, 0 at padding on either side. Position ids count only the tokens that are not padding. */
   readonly attentionMask?: Tensor
-  /** (B, T) int64: the example in a packed row that each token belongs to. Tokens attend only within their example; positions restart in each. */
+  /** (B, T) int64: for each token, its example in the packed row. Tokens attend only within their example, and each example's positions start at 0. */
   readonly segmentIds?: Tensor
 }
 
-/** Operations on queries, keys and values (..., (H + 2G) E) after the linear layers and before the rotation. */
+/** Parameters of `prepareHeads`. */
 export interface HeadParameters {
   /** ((H + 2G) E,) */
   readonly bias: Tensor | undefined
   /** (E,) each. */
   readonly norms: { readonly q: Tensor; readonly k: Tensor } | undefined
 }
+/** Adds biases to queries, keys and values and normalises the query and key heads: (..., (H + 2G) E) -> the same shape. Comes before the rotation. */
 export const prepareHeads = (
   qkv: Tensor,
   { bias, norms }: HeadParameters,
@@ -58,13 +59,13 @@ export const prepareHeads = (
 ): Tensor => {
   const biased = bias === undefined ? qkv : qkv.add(bias)
   if (norms === undefined) return biased
-  const together = biased.view(...biased.shape.slice(0, -1), heads + 2 * kvHeads, headDim)
-  const axis = together.shape.length - 2
-  const normed = (from: number, to: number, weight: Tensor) => rmsNorm(together.slice(axis, from, to).contiguous(), weight, normEpsilon)
+  const perHead = biased.view(...biased.shape.slice(0, -1), heads + 2 * kvHeads, headDim) // (..., H + 2G, E)
+  const axis = perHead.shape.length - 2
+  const normed = (from: number, to: number, weight: Tensor) => rmsNorm(perHead.slice(axis, from, to).contiguous(), weight, normEpsilon)
   const parts = [
     normed(0, heads, norms.q),
     normed(heads, heads + kvHeads, norms.k),
-    together.slice(axis, heads + kvHeads, heads + 2 * kvHeads)
+    perHead.slice(axis, heads + kvHeads, heads + 2 * kvHeads)
   ]
   return cat(parts, axis).view(...biased.shape)
 }
@@ -77,7 +78,7 @@ const joined = [
 
 export class Llama {
   readonly config: LlamaConfig
-  /** By Hugging Face name, without an adapter's. */
+  /** By Hugging Face name, without those of an adapter. */
   readonly parameters: Readonly<Record<string, Tensor>>
   /** Low-rank adapters on the linear layers. */
   readonly adapter: Lora | undefined
@@ -88,18 +89,18 @@ export class Llama {
     this.parameters = parameters
     this.adapter = adapter
     this.#rotary = new RotaryTable(config)
-    // Stored contiguously, so that one product reads them without a copy.
+    // Stored contiguously, so that one matrix product computes all of them without a copy.
     for (let layer = 0; layer < config.layers; layer++)
       for (const names of joined) joinWeights(names.map((name) => this.parameter(`model.layers.${layer}.${name}.weight`)))
   }
 
-  /** This model with an adapter. From now on only the adapter has gradients: the weights, shared by both models, are frozen. */
+  /** Returns this model with an adapter. Both models share the weights, which are frozen: only the adapter has gradients. */
   withAdapter(adapter: Lora): Llama {
     for (const weight of Object.values(this.parameters)) weight.requiresGrad(false)
     return new Llama(this.config, this.parameters, adapter)
   }
 
-  /** This model without its adapter, which is added to the weights in place: W + scale B A. The weights have gradients again. */
+  /** Adds the adapter to the weights in place, W + scale B A, and returns the model without adapter. The weights have gradients again. */
   merge(): Llama {
     const { adapter } = this
     if (adapter === undefined) return this
@@ -131,7 +132,7 @@ export class Llama {
     return found
   }
 
-  /** The weights of one block, with an adapter's contribution added. */
+  /** The weights of one block, including the adapter's contribution. */
   block(layer: number) {
     const get = (name: string) => {
       const at = `model.layers.${layer}.${name}`
@@ -160,7 +161,7 @@ export class Llama {
     }
   }
 
-  /** Token ids (B, T) int64 -> the last layer's normalised states (B, T, D). */
+  /** Token ids (B, T) int64 -> the last layer's normalised states (B, T, D). Throws RangeError if T exceeds the model's context. */
   hidden(ids: Tensor, options: ForwardOptions = {}): Tensor {
     const { config } = this
     const [batch, length] = ids.shape as [number, number]
@@ -169,14 +170,14 @@ export class Llama {
     const { layout, positions } = this.layout(batch, length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     prepareLayout(layout, this, config.headDim)
-    // With an adapter, the table is frozen.
+    // With an adapter, the embedding table is frozen.
     const embed = this.adapter === undefined ? trainableEmbedding : embedding
     let x = embed(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
-    const forgets = !recordsGradients()
+    const isInference = !recordsGradients()
     for (let layer = 0; layer < config.layers; layer++) {
       const before = x
       x = segment(layer, before, (x) => this.#block(layer, x, rotation, layout))
-      if (forgets) before.free()
+      if (isInference) before.free()
     }
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
   }
@@ -208,7 +209,7 @@ export class Llama {
     )
   }
 
-  /** (V, D); the embedding table if the two are tied. */
+  /** The output weight (V, D): the embedding table if the two are tied. */
   get outputWeight(): Tensor {
     return this.parameter(this.config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")
   }
@@ -218,7 +219,7 @@ export class Llama {
     return linear(hidden, this.outputWeight)
   }
 
-  /** Statistics of the model's distributions at given next tokens: states (N, D), tokens (N,) int64. Never holds all logits at once. */
+  /** The log-probabilities of given next tokens, and statistics of their distributions: states (N, D), tokens (N,) int64. The float32 logits of all rows never exist together. */
   distribution(states: Tensor, tokens: Tensor, options?: TokenDistributionOptions): TokenDistribution {
     return tokenDistribution(states, this.outputWeight, tokens, options)
   }
@@ -228,13 +229,13 @@ export class Llama {
     return this.logits(this.hidden(ids, options))
   }
 
-  /** The attention layout and the token positions; positions are undefined when they are 0, 1, 2, ... */
+  /** The attention layout, and the token positions (B, T); undefined if they are 0, 1, 2, ... in every row. */
   layout(
     batch: number,
     length: number,
     options: ForwardOptions
   ): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
-    const { layout, positions } = this.#wholeLayout(length, options)
+    const { layout, positions } = this.#layoutWithoutWindow(length, options)
     const { slidingWindow } = this.config
     const { device, dtype } = this
     return {
@@ -243,7 +244,10 @@ export class Llama {
     }
   }
 
-  #wholeLayout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
+  #layoutWithoutWindow(
+    length: number,
+    options: ForwardOptions
+  ): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
     const { attentionMask, segmentIds } = options
     if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("pass an attention mask or segment ids, not both")
     if (attentionMask !== undefined) return { layout: maskLayout(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
@@ -253,10 +257,10 @@ export class Llama {
   }
 }
 
-/** Initial weights are drawn from a normal distribution with this standard deviation (Hugging Face's initializer_range); norms start at 1, biases at 0. */
+/** Standard deviation of the normal distribution of initial weights (Hugging Face's initializer_range). */
 const deviation = 0.02
 
-/** A Llama with newly initialised weights. Each tensor's values depend only on the seed and its name. */
+/** A Llama with newly initialised weights: N(0, 0.02^2), norms 1, biases 0. Each tensor's values depend only on the seed, its name and its shape. */
 export const initLlama = (
   config: LlamaConfig,
   options: { readonly seed: number; readonly device?: Device; readonly dtype?: DType }

@@ -20,14 +20,14 @@ export class RewardModel {
   get config() {
     return this.backbone.config
   }
-  /** By Hugging Face name, without an adapter's. */
+  /** By Hugging Face name, without those of an adapter. */
   get parameters(): Readonly<Record<string, Tensor>> {
     return { ...this.backbone.parameters, [headName]: this.head }
   }
   get adapter(): Lora | undefined {
     return this.backbone.adapter
   }
-  /** As in Llama. */
+  /** As Llama.merge. */
   merge(): RewardModel {
     return this.adapter === undefined ? this : new RewardModel(this.backbone.merge(), this.head)
   }
@@ -49,7 +49,7 @@ export class RewardModel {
   }
 }
 
-/** A reward model built on a language model's weights and adapter, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and is not stored. */
+/** A reward model with a language model's weights and adapter, which it shares, and a new head without bias, drawn from N(0, variance 1 / (D + 1)). */
 export const initRewardModel = (policy: Llama, options: { readonly seed: number }): RewardModel => {
   const { config, device, dtype } = policy
   const backbone: Record<string, Tensor> = {}

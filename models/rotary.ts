@@ -1,6 +1,6 @@
 /**
- * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: the first half of a head is paired with its second half. A pair (a, b) at
- * position p is rotated by p * theta^(-2i/E): a cos - b sin, b cos + a sin.
+ * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: element i of a head is paired with element i + E/2. Pair i, (a, b), at position p
+ * is rotated by the angle p * theta^(-2i/E): a cos - b sin, b cos + a sin.
  */
 import {
   arange,
@@ -24,7 +24,7 @@ import type { LlamaConfig } from "./config.ts"
 /** cos and signed sin for the heads of (B, T, H, E): (T, 1, E), or (B, T, 1, E) with position ids. */
 export interface Rotation {
   readonly cos: Tensor
-  /** -sin in the first half, sin in the second: the factor of the swapped halves. */
+  /** -sin in the first half, sin in the second: `rotate` multiplies it with the swapped halves. */
   readonly sin: Tensor
 }
 
@@ -42,7 +42,7 @@ export const startsOfSegments = (segments: Tensor): Tensor => {
   return atenMany("cummax", where(cat([first, changed], 1), index, zerosLike(index)), 1)[0]!
 }
 
-/** The rotation angle of each pair per position (E / 2,). */
+/** The rotation angle of each pair per position (E / 2,), with Llama 3's scaling for long contexts if the config has it. */
 const frequenciesOf = ({ headDim, ropeScaling, ropeTheta }: LlamaConfig): Float32Array<ArrayBuffer> => {
   const plain = Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
   if (ropeScaling === undefined) return plain
@@ -69,7 +69,7 @@ export class RotaryTable {
     let table = this.#tables.get(name)
     if (table === undefined) {
       const { maxPositions } = this.#config
-      // In float32 like transformers: first the angle, then its cosine.
+      // Angles are computed in float32, as in transformers.
       const frequencies = frequenciesOf(this.#config)
       table = scoped(() =>
         noGrad(() => {
@@ -86,7 +86,7 @@ export class RotaryTable {
     return table
   }
 
-  /** The rotation for positions 0 .. length - 1, or for given ids (B, T). */
+  /** The rotation for a number of positions starting at `from`, or for position ids (B, T). */
   at(device: Device, dtype: DType, positions: number | Tensor, from = 0): Rotation {
     const { cos, sin } = this.#table(device, dtype)
     if (typeof positions === "number")
@@ -95,7 +95,7 @@ export class RotaryTable {
   }
 }
 
-/** Rotates heads (B, T, H, E). */
+/** Rotates heads (B, T, H, E); returns the same shape. */
 export const rotate = (heads: Tensor, { cos, sin }: Rotation): Tensor => {
   const half = heads.size(-1) / 2
   const swapped = aten("roll", heads, [half], [-1])

@@ -1,4 +1,4 @@
-/** Checks the head of a reward model's folder in Hugging Face's layout (LlamaForSequenceClassification), which must have one logit, before any weight is read. */
+/** Checks that the head of a reward model's folder in Hugging Face's layout (LlamaForSequenceClassification) has one logit, before any weight is read. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError } from "../schemas/artifact.ts"
@@ -12,7 +12,7 @@ const refuse = (directory: string, logits: number, where: string) =>
     doing: `Reading the reward model in ${directory}`,
     expected: "a head of one logit, the score of a response",
     found: `a head of ${logits} logits (${where})`,
-    hint: "Such a model classifies and gives no single score. Use a reward model with one label; for a model with two labels, save the row of the good label minus the other row as a head with one logit."
+    hint: "This model is a classifier and has no single score. Use a reward model with one label; for a model with two labels, save the good label's row minus the other row as a head with one logit."
   })
 
 /** The number of labels in config.json; undefined if it is not specified. */
@@ -22,7 +22,7 @@ const labelsOf = (config: Readonly<Record<string, unknown>>): number | undefined
   return typeof id2label === "object" && id2label !== null ? Object.keys(id2label).length : undefined
 }
 
-/** A quick check before gigabytes are read: that of any model, and the number of labels in config.json. */
+/** A quick check before gigabytes are read: the check of any model, and the number of labels in config.json. */
 export const lookAtReward = Effect.fn("lookAtReward")(function* (directory: string): Effect.fn.Return<void, ArtifactError> {
   yield* lookAtModel(directory)
   const labels = labelsOf(yield* readJson(join(directory, "config.json"), "Reading the model's configuration"))

@@ -6,12 +6,14 @@
  *     caravan plan pipelines/llama2-chat.ts --set model=70b
  *     caravan run pipelines/llama2-chat.ts --set model=<folder> --set data=<folder> --device cuda
  *
- * The folder `data` holds JSONL files (named in docs/how-to/llama2-chat.md); files that do not exist yet can be planned with the paper's
- * sizes. Parameters described as "expected" affect only plans. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts, with a file for each step of a round; evaluation.ts.
+ * The folder `data` contains JSONL files (docs/how-to/llama2-chat.md lists them). Files that do not exist yet are planned with the paper's sizes;
+ * parameters described as "expected" only affect plans. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts and a file for each step of a
+ * round; evaluation.ts.
  *
- * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the length of answers, and how rejection sampling's answers are mixed with
- * demonstrations (each once) and trained on (as in SFT). Deviations: every round chooses among the best samples of all prior versions (the paper from its
- * fourth on, after the third had regressed); a model draws its own samples unless `sampler` names a larger one, as the paper's 70B did for all others.
+ * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the maximum length of answers, how rejection sampling's answers are mixed
+ * with demonstrations (each once), and how they are trained on (as in SFT). Deviations: every round chooses among the best samples of all prior versions;
+ * the paper does so from its fourth round on, after the third had regressed. A model is tuned on its own samples unless `sampler` names a larger model; in
+ * the paper the smaller models are tuned on the 70B model's samples.
  */
 import { PipelineError } from "../runtime/errors.ts"
 import { fileAt } from "../runtime/define/node.ts"
@@ -42,7 +44,7 @@ const llama2Chat = (params: Params) => {
   const guardBase = params.classifier === "" ? base : importPolicy({ folder: fileAt(params.classifier) })
   const data = datasets(params, guardBase)
 
-  // ---- rounds with the model itself, or with a larger one whose samples it is tuned on (§3.2.3) ----
+  // ---- rounds of the model itself, or of a larger model on whose samples it is tuned (§3.2.3) ----
   const own = student(params, data, { base, model, prefix: "" })
   const sampler = params.sampler === "" ? undefined : modelOf("sampler", params.sampler)
   const larger =

@@ -1,8 +1,9 @@
 /**
- * The recipe on your own data: preference pairs and, optionally, demonstrations, prompts and a model. SFT, reward models (also of safety if the pairs have
- * labels), rejection sampling, PPO, and their evaluation on held-out pairs and prompts, compared with controls. See docs/own-data.md.
+ * The recipe on your own data: preference pairs and, optionally, demonstrations, prompts and a model. It consists of SFT, reward models (also for safety if
+ * the pairs have safety labels), rejection sampling, PPO, and their evaluation on held-out pairs and prompts, compared with controls. See docs/own-data.md.
  *
- * Everything that the reward models select, and every model tuned to them, is evaluated by other reward models, which were trained on other pairs and therefore do not share their errors.
+ * The reward models' selections, and the models tuned to them, are evaluated by other reward models ("judges"), which were trained on other pairs and
+ * therefore do not share their errors.
  */
 import * as Pipeline from "../runtime/define/pipeline.ts"
 import { evaluateBestOfN } from "../stages/evaluation/evaluate-policy.ts"
@@ -32,7 +33,7 @@ const rlhf = (params: Params) => {
   const drawn = sample({ policy: chat, prompts: data.prompts }, { ...sampling(params), k }).named("samples")
   const scored = scoredBy(rewards, drawn, params, "scores")
   const best = selectBest({ scored: [scored] }, unfinished).named("best")
-  // From the same answers: an answer without a score (empty, or with tags of the chat format) cannot be the best, nor be trained on.
+  // The random control draws from the same answers as `best`: those with a score (not empty, without tags of the chat format).
   const candidates = keepBest({ scored }, { count: k, ...unfinished }).named("scored-samples")
   const random = selectRandom({ completions: [candidates] }, unfinished).named("random")
   const tuned = tune(chat, best, params, { steps }, "rejection-sampling")

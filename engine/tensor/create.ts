@@ -26,8 +26,8 @@ const flatten = (data: Nested, shape: ReadonlyArray<number>, depth = 0, out: Arr
 }
 
 /**
- * A tensor with a copy of the data: a typed array (by default its own dtype and one dimension), or nested lists of numbers (by default float32)
- * or booleans (bool).
+ * A tensor with a copy of the data: a typed array (by default with its own dtype and one dimension), or nested lists of numbers (by default float32) or
+ * booleans (bool). Throws TensorError if lists are ragged or the shape does not match.
  */
 export function tensor(data: NumericArray | Nested, options: TensorOptions & { readonly shape?: ReadonlyArray<number> } = {}): Tensor {
   let array: NumericArray

@@ -1,7 +1,7 @@
-/** Calls ATen operators by name, with an error that describes operands that do not fit. */
+/** Calls ATen operators by name. Errors describe the operands. */
 import { type Argument, findOperator, type Handle, isOutOfMemory, native } from "../native.ts"
 
-/** Operands that do not fit an operator: the operator, what it got, what it expects. */
+/** An operator failed: its name, the operands that it got, and the operands that it expects. */
 export class TensorError extends Error {
   override readonly name = "TensorError"
   readonly operator: string
@@ -56,7 +56,7 @@ export const invoke = (name: string, expected: string, operands: ReadonlyArray<O
         expected: "an operator of this libtorch",
         reason: `libtorch ${native().environment().libtorch} has no operator of that name`
       })
-    // Describing a freed tensor would throw again and hide the message that says it was freed.
+    // Describing a freed tensor throws, which would hide the original message.
     let got: string
     try {
       got = operands.flatMap(describeOperand).join(", ")
@@ -65,12 +65,12 @@ export const invoke = (name: string, expected: string, operands: ReadonlyArray<O
     }
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     // The operands were right, but there was no memory for the result.
-    const noRoom = isOutOfMemory(cause)
+    const outOfMemory = isOutOfMemory(cause)
     throw new TensorError({
-      ...(noRoom ? { code: cause.code } : {}),
+      ...(outOfMemory ? { code: cause.code } : {}),
       operator: name,
       got,
-      expected: noRoom ? "memory for the result: lower the batch size, or check what else uses the device" : expected,
+      expected: outOfMemory ? "memory for the result: lower the batch size, or check what else uses the device" : expected,
       reason
     })
   }

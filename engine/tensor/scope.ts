@@ -12,8 +12,8 @@ const collect = (value: unknown, seen: Set<unknown>, handles: Array<Handle>): vo
 }
 
 /**
- * Runs `body` and frees every tensor made inside, except those reachable from its result (they pass to the enclosing scope) and
- * those passed to keep(). Synchronous only: across an await, tensors of unrelated code would fall into the scope.
+ * Runs `body` and frees every tensor created in it, except those reachable from its result, which pass to the enclosing scope, and those passed to keep().
+ * `body` must be synchronous: across an await, the scope would also free tensors of unrelated code.
  */
 export function scoped<A>(body: () => A): A {
   const addon = native()
@@ -29,7 +29,7 @@ export function scoped<A>(body: () => A): A {
   }
 }
 
-/** Lets a tensor outlive every scope, until free(). */
+/** Keeps a tensor alive beyond all scopes, until free() is called on it. */
 export const keep = <T extends Tensor>(tensor: T): T => {
   native().keep(tensor.handle)
   return tensor

@@ -1,11 +1,12 @@
 /**
- * Handles to libtorch's tensors. Every method is one ATen operator unless its docstring says otherwise; autograd is libtorch's. Operations never change
- * their tensor, except those whose name ends in `_`.
+ * Handles to libtorch's tensors. Every method calls one ATen operator unless its docstring says otherwise; autograd is libtorch's. Methods never change
+ * their tensor, except those whose names end in `_`. Operands that do not fit throw TensorError.
  */
 import { type Handle, isOutOfMemory, native } from "../native.ts"
 import { arrayOf, type Device, type DType, dtypeCodes, dtypeNames, elementSize, type NumericArray, type TensorOptions } from "./dtype.ts"
 import { invoke, type Operand, TensorError } from "./operators.ts"
 
+/** A Tensor for a handle from the addon. */
 export const wrap = (handle: Handle): Tensor => new Tensor(handle)
 
 /** Calls any ATen operator that returns one tensor, by name ("mm", "add.Tensor"), for operators without a method on Tensor. */
@@ -287,16 +288,16 @@ export class Tensor {
   detach(): Tensor {
     return wrap(invoke("detach", "anything", [this]))
   }
-  /** Marks a leaf that needs a gradient. */
+  /** Sets whether this leaf needs a gradient. */
   requiresGrad(on = true): this {
     native().requiresGrad(this.handle, on)
     return this
   }
-  /** Whether gradients flow to it: it was marked, or was computed from a tensor that was. */
+  /** Whether this tensor needs a gradient, or was computed from one that does. */
   get hasGradient(): boolean {
     return native().hasGradient(this.handle)
   }
-  /** The gradient that backward() accumulated, or undefined. It belongs to the scope of the caller. */
+  /** The gradient that backward() accumulated; undefined if there is none. The returned handle belongs to the caller's scope. */
   grad(): Tensor | undefined {
     const handle = native().gradient(this.handle)
     return handle === null ? undefined : wrap(handle)
@@ -332,13 +333,13 @@ export class Tensor {
   copy_(source: Tensor): this {
     return this.#inPlace("copy_", [this, source])
   }
-  /** Fills with normal numbers from the device's generator. Seed it first (generator.ts, seedGenerator). */
+  /** Fills with normally distributed numbers from the device's generator. Seed the generator first (generator.ts seedGenerator). */
   normal_(mean: number, deviation: number): this {
     return this.#inPlace("normal_", [this, mean, deviation])
   }
   /**
-   * Fills this contiguous tensor with elements of an open file (given by its descriptor), stored as `dtype` from byte `offset` on, row-major. Returns the number of bytes
-   * read: fewer than the elements need if the file ends early, in which case the rest is undefined. Throws if the file can't be read.
+   * Fills this contiguous tensor from an open file, given by its descriptor: row-major elements of `dtype`, from byte `offset` on. Returns the number of
+   * bytes read; if the file ends early it is smaller than expected, and the remaining elements are undefined. Throws if the file can't be read.
    */
   readFrom_(file: number, offset: number, dtype: DType): number {
     return native().readInto(this.handle, file, offset, dtypeCodes[dtype])
@@ -394,7 +395,7 @@ export class Tensor {
     native().toBytes(this.handle, view)
     return view
   }
-  /** Copies as many elements as the view has room for, starting at element `first`, in row-major order and the tensor's own dtype. */
+  /** Fills `view` with elements from element `first` on, in row-major order and the tensor's own dtype. */
   copyBytes(view: Uint8Array, first: number): void {
     native().toBytes(this.handle, view, first)
   }

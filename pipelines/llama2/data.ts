@@ -57,14 +57,17 @@ const openSets = (params: Params) => {
   }
 }
 
-/** The prompts for which pairs are collected. A.3.1: dialogues grow by one turn per round, so round r gets r parts, and all rounds together have 1 + 2 + ... parts. */
+/**
+ * The prompts for which pairs are collected. Dialogues grow by one turn per round (A.3.1): each round adds the same number of new prompts and continues all
+ * previous ones, so R rounds collect (R + 1) / 2 pairs per prompt.
+ */
 const questionsOf = (params: Params): ByKind<Rows<Prompt>> =>
   byKind((kind) => {
     const share = kind === "safety" ? params.safetyShare : 1 - params.safetyShare
     return promptsOf(params, `pairs-${kind}`, Math.round((params.pairs * share * 2) / (params.rounds + 1)), kind === "safety")
   })
 
-/** Tags prompts: a classifier trained on half of the prompts for which pairs are collected, whose kind is known, and evaluated on the other half. */
+/** A classifier that tags prompts. Trained on half of the prompts for which pairs are collected, whose kind is known; the other half evaluates it. */
 const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
   const half = (batch: number) =>
     kinds.map((kind) => promptBatch({ prompts: questions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
@@ -73,7 +76,7 @@ const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
 }
 type Tagger = ReturnType<typeof taggerOf>
 
-/** Prompts of both kinds, and the adversarial ones among them, according to the data's tags or a tagger. */
+/** Prompts of both kinds, and the adversarial prompts among them: according to the tags in the data, or to the tagger. */
 const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string, count: number) => {
   const { safetyShare } = params
   if (tagger === undefined) {
@@ -88,7 +91,7 @@ const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string,
   return { all: found("all").named(name), adversarial: found("unsafe").named(`${name}-safety`) }
 }
 
-/** PPO uses its own prompts for early stopping: selecting its last version on the evaluation prompts would make that version look better than it is. */
+/** Separates prompts for PPO's early stopping: selecting a policy on the evaluation prompts would make it look better than it is. */
 const heldOutParts = (prompts: Rows<Prompt>) => {
   const batchOf = (batch: number) =>
     promptBatch({ prompts }, { batches: 8, batch }).named(batch === 0 ? "ppo-held-out" : `held-out-${batch}`)

@@ -46,7 +46,7 @@ const generalReward = ({ openSource }: Datasets, { hyper, sft }: Student) => {
   return generalRewardModel({ init: sft, pairs }, config).named("general-reward")
 }
 
-/** The safety classifier that counts violations, and its quality. Tags from a classifier can neither train nor evaluate another one. */
+/** The safety classifier that counts violations, and its quality. Prompts tagged by a classifier are not used to train or evaluate this one. */
 const violationClassifier = (init: Policy, data: Datasets, { preferences, questions, tests }: Drawn) => {
   const collected = mixPrompts({ datasets: questions }, { weights: questions.map(() => 1) }).named("questions-safety")
   const labelled = (pairs: ReadonlyArray<Rows<Preference>>, prompts: Rows<Prompt>) => ({
@@ -118,7 +118,7 @@ const winRates = (params: Params, sft: Judged, versions: ReadonlyArray<Judged>, 
 
 /** Prompts whose category in the data is one of these words. */
 const promptTypes = ["creative", "factual"].map((name) => ({ name, categories: [name] }))
-/** Figure 21: Self-BLEU of the versions that were sampled from, and of the two that no round samples. */
+/** Figure 21: Self-BLEU of the versions whose samples the rounds used, and of the last version before and after PPO, which no round samples. */
 const diversityOf = ({ sweepOf, sweepPrompts: prompts, sweeps }: Drawn, versions: ReadonlyArray<Policy>, last: Policy, rounds: number) => {
   const sampled = nameOf(rounds, rounds)
   const swept = [
@@ -144,7 +144,7 @@ const curriculumOf = (params: Params, { helpfulnessQuestions, rewards }: Drawn, 
     })
   }).named("curriculum")
 
-/** §3.4.1: on our own versions. */
+/** §3.4.1: rewards of our own versions according to the general reward model. */
 const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
   const guarded = versions.flatMap(({ name, scored, general }) => (general === undefined ? [] : [{ name, scored, general }]))
   if (guarded.length === 0) return {}
@@ -153,8 +153,8 @@ const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
 }
 
 /**
- * Figure 29, for versions that generated no pairs, so that the reward models were trained on none of their answers. A judge rates instead of three people, unless it labelled the pairs: then its ratings would
- * not be independent.
+ * Figure 29, for versions that generated no pairs, so that the reward models were trained on none of their answers. A judge replaces the paper's three
+ * annotators. Left out if the judge also labelled the pairs, because its ratings would not be independent.
  */
 const calibrationOf = ({ annotator, judge: model, keyVariable, url }: Params, { shown }: Drawn, outside: ReadonlyArray<Judged>) => {
   if (url === "" || annotator === "judge") return {}

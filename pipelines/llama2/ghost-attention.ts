@@ -1,4 +1,4 @@
-/** Ghost Attention in pipelines/llama2-chat.ts (§3.3): its training data, and how long versions follow an instruction. */
+/** Ghost Attention in pipelines/llama2-chat.ts (§3.3): its training data, and its evaluation: for how many turns a version follows an instruction. */
 import type { Demonstration } from "../../schemas/rows.ts"
 import { attentionMap } from "../../stages/ghost-attention/attention-map.ts"
 import { evaluateGhostAttention } from "../../stages/ghost-attention/evaluate.ts"
@@ -24,7 +24,7 @@ export const ghostData = (policy: Policy, params: Params, { ghostPrompts }: Data
 }
 
 type Constraints = NonNullable<NonNullable<Parameters<typeof ghostInstructions>[1]>["constraints"]>
-/** Table 30: an instruction whose observance can be detected in the text. It asks for short answers, so that twenty turns fit the context. */
+/** Table 30: an instruction that can be checked in the text of the answers. It asks for short answers, so that twenty turns fit the context. */
 const signed: Constraints = [
   [
     {
@@ -34,7 +34,7 @@ const signed: Constraints = [
     }
   ]
 ]
-/** Figure 28: instructions that no dialogue of Ghost Attention's data has. The first can be checked by text, the second only by a judge. */
+/** Figure 28: instructions that are not in Ghost Attention's training data. The first can be checked in the text, the second only by a judge. */
 const neverTrained: Constraints = [
   [
     {
@@ -46,10 +46,11 @@ const neverTrained: Constraints = [
   [{ full: "Answer with a haiku.", short: "Haiku.", mustContain: null }]
 ]
 /**
- * Twenty questions of 31.4 tokens (table 6) and nineteen answers of 60 (assumed: two sentences and a name) are 1,768 tokens: with about ten tokens per turn for the chat
- * format, half of Llama 2's 4096. Answers of up to 140 tokens on average fit. An answer may have up to 512: a truncated answer would end its dialogue, but a higher limit
- * leaves less space. A model that forgets to be brief (234 tokens, table 6) ends after turn 13 and is missing from then on, where it would have counted
- * against its version: read each turn together with the number of its dialogues and the reasons why the others ended, which are in the report.
+ * Twenty questions of 31.4 tokens (table 6) and nineteen answers of 60 (assumed: two sentences and a name) are 1,768 tokens. With about ten tokens per turn
+ * for the chat format, that is half of Llama 2's 4096; answers of up to 140 tokens on average fit. An answer may have up to 512 tokens: a truncated answer
+ * would end its dialogue, but a higher limit leaves less space. If a model forgets to be brief (234 tokens, table 6), its dialogues end after turn 13 and
+ * do not count against it in later turns, so read each turn together with the number of dialogues that reached it and the reasons why the others ended,
+ * which are in the report.
  */
 const ghostTurns = { turns: 20, maxNewTokens: 512, expected: { responseTokens: 60 } }
 
@@ -83,7 +84,7 @@ export const ghostEvaluation = (params: Params, { ghostPrompts }: Datasets) => {
         )
       }
     },
-    /** Figure 10: a dialogue of six turns, answered by the model with Ghost Attention with the instruction on every turn. */
+    /** Figure 10: dialogues of six turns, whose answers the model with Ghost Attention generated with the instruction in every turn. */
     attention: (models: { readonly without: Policy; readonly with: Policy }) => {
       const samples = ghostSample({ policy: models.with, dialogues: dialoguesOf(6, "ghost-attention-dialogues") }, sampling)
         .named("ghost-attention-samples")

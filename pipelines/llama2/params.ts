@@ -19,7 +19,7 @@ export const bySize = {
 type Named = keyof typeof bySize
 export const isNamed = (model: string): model is Named => Object.hasOwn(bySize, model)
 
-/** The name of a size, in any case, or a model's folder. Throws PipelineError for a word that is neither, instead of waiting for a folder that will never exist. */
+/** The name of a size (in lower case), or the folder of a model. Throws PipelineError for a single word that is neither: it is probably a mistyped size. */
 export const modelOf = (parameter: "model" | "sampler", given: string): string => {
   const size = given.toLowerCase()
   if (isNamed(size)) return size
@@ -30,7 +30,7 @@ export const modelOf = (parameter: "model" | "sampler", given: string): string =
   })
 }
 
-/** Throws PipelineError if a model of a named size has no space for a prompt in addition to answers of that length. A folder's context is checked when it is read. */
+/** Throws PipelineError if answers of that length leave no space for a prompt in Llama 2's context. The context of a model in a folder is checked later. */
 export const checkAnswers = (model: string, maxNewTokens: number): void => {
   if (!isNamed(model) || maxNewTokens < context) return
   throw new PipelineError({
@@ -146,13 +146,14 @@ export const Params = Schema.Struct({
 
 export type Params = typeof Params.Type
 
-/** Computation settings that affect the result only through the order of sums. The micro-batch size is chosen from the GPU's memory. */
+/** Settings of all stages that compute with tensors. Micro-batch sizes are left to be chosen from the GPU's memory. */
 export const tensors = { precision: "bfloat16" } as const
 export const scoring = { ...tensors, batchSize: 16 }
 
 /** The round whose initial model generates the data for Ghost Attention and distillation (§3.3: after V3). */
 export const lateRound = (rounds: number): number => Math.min(4, rounds)
 
-/** Sampling settings of every stage that samples, including the expected length of answers. */
+/** Settings of all stages that sample. */
 export const samplingOf = ({ maxNewTokens }: Params) => ({ ...tensors, batchSize: 32, maxNewTokens })
+/** The expected length of answers. */
 export const answers: Sizes = { responseTokens: ours.response }

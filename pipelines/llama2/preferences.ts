@@ -57,7 +57,7 @@ export const collectRound = (
       `pairs-${kind}-${round}`
     ).expecting(answers)
     const annotated = named(annotatedBy(round, kind, shown, params, data), `preferences-${kind}-${round}`)
-    // §3.2.2: 1000 pairs of each batch are held out. Their dialogues are not extended, since later ones would reveal which answer was chosen.
+    // §3.2.2: 1000 pairs of each batch are held out. Their dialogues are not continued: training pairs of later rounds would contain the chosen answers.
     const part = (part: "train" | "test") => named(holdOutPreferences({ preferences: annotated }, { part }), `${part}-${kind}-${round}`)
     return { questions, shown, annotated, train: part("train"), test: part("test") }
   })

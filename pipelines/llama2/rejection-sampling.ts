@@ -1,4 +1,4 @@
-/** Rejection sampling in pipelines/llama2-chat.ts (§3.2.3): a new temperature each round, K samples, the best of them and of all prior versions' samples. */
+/** Rejection sampling in pipelines/llama2-chat.ts (§3.2.3). Each round determines the temperature, draws K samples, and selects the best among them and the best samples of all prior versions. */
 import { PipelineError } from "../../runtime/errors.ts"
 import type { Completion } from "../../schemas/rows.ts"
 import { promptBatch } from "../../stages/data/prompts.ts"
@@ -27,7 +27,7 @@ export const rejectionSampling = (params: Params, { pool }: Datasets, { named, p
   const sampling = samplingOf(params)
   const few = named(promptBatch({ prompts: pool }, { batches: 20, batch: 0 }), "sweep-prompts")
 
-  /** A twentieth of the prompts at several temperatures, with the same K in every round, since Self-BLEU increases with K. */
+  /** Samples a twentieth of the prompts at several temperatures. K is the same in every round, because Self-BLEU increases with K. */
   const sweepOf = (policy: Policy, of: string, name: string) =>
     [1, 1.2, 1.4].map((temperature) => {
       const at = `${name}-at-${temperature}`

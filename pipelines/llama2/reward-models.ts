@@ -87,7 +87,10 @@ const othersBySource = (
   ]
 }
 
-/** Each round's new reward models on the held-out pairs so far; the last best ones on the held-out pairs of both kinds and on those of open data (table 7). */
+/**
+ * The accuracy of each round's new reward models on the held-out pairs so far; and of the final models on the held-out pairs of both kinds and of the
+ * open-source sets (table 7).
+ */
 export const rewardReports = (
   params: Params,
   rounds: ReadonlyArray<RoundRewards>,
@@ -98,7 +101,7 @@ export const rewardReports = (
   const { best } = rounds.at(-1)!
   const all = (kind: Kind) => mixPreferences({ datasets: tests[kind] }, { weights: tests[kind].map(() => 1) })
   const heldOut = { helpfulness: named(all("helpfulness"), "tests-helpfulness"), safety: all("safety") }
-  // No model is selected by these.
+  // These sets are not used to select a model.
   const sets = [...kinds.map((name) => ({ name: name as string, pairs: heldOut[name] })), ...openTests]
   const bySource = (kind: Kind) => {
     const scores = sets.map(({ name, pairs }) => named(pairScores(best[kind], pairs), `best-${kind}-on-${name}`))

@@ -24,7 +24,7 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
   const pairs: Array<ByKind<RoundPairs>> = []
   const rewards: Array<RoundRewards> = []
   const samples: Array<ReturnType<typeof sampling.ofRound>> = []
-  /** Training data of the versions in addition to the best samples. */
+  /** Training data of the next versions, in addition to the best samples. */
   const extras: Array<Rows<Demonstration>> = [data.demonstrations]
   const tuningData: Array<Rows<Demonstration>> = []
   const versions: Array<Policy> = []

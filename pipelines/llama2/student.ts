@@ -9,7 +9,7 @@ import type { Named } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
 import { bySize, isNamed, type Params, tensors } from "./params.ts"
 
-/** A base model, whose weights need not exist yet. */
+/** The base model. For a plan, the weights of a named size need not exist yet. */
 export const baseOf = (model: string, weights: string): Policy => {
   if (!isNamed(model)) return importPolicy({ folder: fileAt(model) })
   const folder = fileAt(weights === "" ? join("weights", `llama-2-${model}`) : weights)

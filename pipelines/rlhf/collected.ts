@@ -1,4 +1,4 @@
-/** Pairs of the chat model's own answers in pipelines/rlhf.ts, labelled by a judge (§3.2.1): reward models are applied to answers like these. */
+/** Pairs of the chat model's own answers in pipelines/rlhf.ts, labelled by a judge (§3.2.1), because the reward models will score such answers. */
 import type { Preference } from "../../schemas/rows.ts"
 import { annotate } from "../../stages/preferences/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
@@ -8,7 +8,7 @@ import { judgeOf, type Params, sampling } from "./params.ts"
 
 export type Collected = Partial<Readonly<Record<Kind, Rows<Preference>>>>
 
-/** Two answers to each training prompt, at two temperatures, compared with the guideline of each reward model. */
+/** Two answers to each training prompt, at two temperatures. The judge compares them once for each reward model, with that model's guideline. */
 export const collected = (chat: Policy, { prompts, safety }: Data, params: Params): Collected => {
   if (params.annotator === "none") return {}
   const { batchSize, maxNewTokens, precision } = sampling(params)

@@ -29,8 +29,9 @@ export interface Data {
   readonly helpfulness: Pairs
   readonly safety?: Pairs
   readonly demonstrations: Rows<Demonstration>
-  /** Prompts for rejection sampling and PPO; for PPO's early stopping; for the evaluation. */
+  /** Prompts for rejection sampling and PPO. */
   readonly prompts: Rows<Prompt>
+  /** Prompts for PPO's early stopping. */
   readonly stopping: Rows<Prompt>
   readonly evaluation: Rows<Prompt>
   readonly xstest?: Rows<Prompt>

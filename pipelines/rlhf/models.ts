@@ -36,7 +36,7 @@ export const tune = (
   name: string
 ): Policy => sft({ init, demonstrations }, { ...sftTraining(params), ...length }).named(name)
 
-/** Only one without safety labels. */
+/** Reward models. There is a safety reward model only if the pairs have safety labels. */
 export interface Scorers {
   readonly helpfulness: HelpfulnessReward
   readonly safety?: SafetyReward
@@ -69,7 +69,7 @@ export const scoredBy = (models: Scorers, completions: Rows<Completion>, params:
 const accuracyOf = (reward: HelpfulnessReward | SafetyReward, { heldOut: pairs }: Pairs, { precision }: Params, name: string) =>
   evaluateReward({ scores: [scorePairs({ reward, pairs }, { precision }).named(`${name}-pair-scores`)] }).named(`${name}-accuracy`)
 
-/** Quality on the held-out pairs of its kind: of the reward model, its judge, and of baselines that use only length or words. */
+/** Accuracy on the held-out pairs of this kind: of the reward model, of its judge, and of baselines that only use length or words. */
 const qualityOf = (
   name: "helpfulness" | "safety",
   reward: HelpfulnessReward | SafetyReward,

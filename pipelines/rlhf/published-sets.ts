@@ -1,4 +1,4 @@
-/** The answers of the versions in pipelines/rlhf.ts to published sets of prompts, if given. Prompts that leave no space for an answer are counted in the reports. */
+/** XSTest and MT-Bench in pipelines/rlhf.ts, if their files are given. The reports count prompts that leave no space for an answer. */
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { continueWithAnswers } from "../../stages/data/prompts.ts"
@@ -40,7 +40,7 @@ const mtBenchOf = (versions: Versions, prompts: Rows<Prompt>, over: string, para
   return mtBench({ grades, wins }, { names, over }).named("mt-bench")
 }
 
-/** The last version is compared with all others, and by a judge with SFT. */
+/** XSTest compares all versions. In MT-Bench a judge grades all versions, and compares the last one with SFT. */
 export const publishedSets = (versions: Versions, { mtBench: questions, xstest }: Data, params: Params) => ({
   ...(xstest === undefined ? {} : { xsTest: xsTestOf(versions, xstest, params) }),
   ...(questions === undefined ? {} : { mtBench: mtBenchOf(versions, questions, "sft", params) })

@@ -1,7 +1,8 @@
 /**
  * The whole recipe on the generated small world (data/world): pretraining, SFT in two steps, five rounds of preference collection, reward models and
- * rejection sampling, Ghost Attention from the fourth round, context distillation, PPO on top of the fifth version (or of earlier ones too); each version is evaluated with the world's oracle
- * on prompts with words and phrasings that no model saw. `without` leaves one step out. Each step has its own file in this folder.
+ * rejection sampling, Ghost Attention from the fourth round, context distillation, and PPO on top of the fifth version (or also of earlier ones). The
+ * world's oracle evaluates each version on prompts with words and phrasings that no model has seen. `without` leaves one step out. Each step has its own
+ * file in this folder.
  */
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import type { ByKind, Policy, Rewards } from "../nodes.ts"
@@ -24,7 +25,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   return recipeFrom(params, firstModels(params, start), promptSets(params))
 }
 
-/** The recipe, starting from these models and prompts, for pipelines that also use them elsewhere. */
+/** The recipe with given first models and prompts, for pipelines that also use these elsewhere. */
 export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: PromptSets) => {
   const { rounds } = params
   const { base, bootstrapped, demonstrations, sft, tune } = models
@@ -36,7 +37,7 @@ export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: Pr
   ]
   // The first round compares SFT with its own first step: two different checkpoints, as in every round (§3.2.1).
   let [latest, before] = [sft, bootstrapped]
-  // The model for collecting pairs and initialising reward models: the latest, unless versions after PPO are used only for samples.
+  // The model that collects pairs and initialises reward models: the latest, unless versions after PPO are only used for samples (ppoUse).
   let compared = latest
   const pairs: Array<ByKind<RoundPairs>> = []
   const newest: Array<Newest> = []
@@ -57,7 +58,8 @@ export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: Pr
     const sampled = rejectionSampling(round, params, { policy: latest, prompts: prompts.pool }, scorers, { earlier, sweep })
     samples.push(sampled)
 
-    // In addition to the best samples, each version trains on some demonstrations, from round 3 on distillation data, from round 4 on Ghost Attention data.
+    // In addition to the best samples, each version is trained on some demonstrations and, from round 3, distillation data and, from round 4, Ghost
+    // Attention data.
     if (round === 3 && has(params, "distillation") && has(params, "safety-model")) distilled = contextDistillation(latest, scorers, params)
     if (round === 4 && has(params, "ghost-attention"))
       ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before"), without: latest }

@@ -1,22 +1,22 @@
-/** The positions of the instruction, the questions and the answers among a dialogue's tokens, and binned maps over tokens. */
+/** Where the instruction, the questions and the answers are among a dialogue's tokens; and statistics of attention maps between them. */
 import { formatOf } from "../../models/chat.ts"
 import { ChatError } from "../../models/chat-format.ts"
 import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Message } from "../../schemas/rows.ts"
 
-/** Tokens from `from` up to, excluding, `to`. */
+/** The tokens from `from` (inclusive) to `to` (exclusive). */
 export interface Span {
   readonly from: number
   readonly to: number
 }
 export interface Part extends Span {
   readonly kind: "instruction" | "question" | "answer"
-  /** From 1; 0 for the instruction. */
+  /** Counted from 1; 0 for the instruction. */
   readonly turn: number
 }
 
-/** The shortest run of tokens whose text contains `wanted`, among the first `end` tokens; undefined if the tokenizer does not reproduce the text. */
+/** A minimal run of tokens whose text contains `wanted`, among the first `end` tokens; undefined if the decoded text does not contain it. */
 const findText = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, end: number, wanted: string): Span | undefined => {
   const has = (from: number, to: number) => tokenizer.decode(tokens.slice(from, to)).includes(wanted)
   if (!has(0, end)) return undefined
@@ -27,8 +27,9 @@ const findText = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, end: numb
 }
 
 /**
- * The tokens of a dialogue that ends with an answer, and its parts in order. The instruction is the start of the first user message; if its text is not found in the tokens, it
- * counts as part of the first question. A chat format that marks only the last answer gives only that one. Fails with ChatError for a dialogue that the format cannot represent.
+ * The tokens of a dialogue that ends with an answer, and its parts in order. The instruction is at the start of the first user message; if its text is not
+ * found in the tokens, it counts as part of the first question. If the chat format only marks the last answer, only the last question and answer are
+ * parts. Returns a ChatError for a dialogue that the format can't represent.
  */
 export const dialogueParts = (
   tokenizer: Tokenizer,
@@ -49,7 +50,7 @@ export const dialogueParts = (
   return { tokens, parts: found === undefined ? parts : [{ kind: "instruction", turn: 0, ...found }, ...parts] }
 }
 
-/** The maximum weight of each block of `size` x `size` tokens: (T, T) row by row -> the rows of the bins, each with the bins up to its own. */
+/** The maximum weight in each bin of `size` x `size` tokens, from a causal map (T, T) in row-major order: one row per bin of queries, without future bins. */
 export const binnedMap = (map: ArrayLike<number>, length: number, size: number): Array<Array<number>> => {
   const rows: Array<Array<number>> = Array.from({ length: Math.ceil(length / size) }, (_, row) => new Array<number>(row + 1).fill(0))
   for (let query = 0; query < length; query++)
@@ -60,13 +61,16 @@ export const binnedMap = (map: ArrayLike<number>, length: number, size: number):
   return rows
 }
 
-/** The maximum weight from the positions that predict a span's tokens to any token of another span, averaged over the span: token t is predicted by the query of token t - 1. */
-export const attentionTo = (map: ArrayLike<number>, length: number, of: Span, to: Span): number => {
+/**
+ * How strongly the prediction of one span attends to another: for each token of `from`, the maximum weight to any token of `to`, averaged over the tokens.
+ * Token t is predicted at position t - 1. `map` is (T, T) in row-major order.
+ */
+export const attentionTo = (map: ArrayLike<number>, length: number, from: Span, to: Span): number => {
   let sum = 0
-  for (let query = of.from - 1; query < of.to - 1; query++) {
+  for (let query = from.from - 1; query < from.to - 1; query++) {
     let most = 0
     for (let key = to.from; key < to.to; key++) most = Math.max(most, map[query * length + key]!)
     sum += most
   }
-  return sum / (of.to - of.from)
+  return sum / (from.to - from.from)
 }

@@ -1,9 +1,9 @@
 /**
- * Ghost Attention's dialogues (Llama 2 §3.3), sampled turn by turn from the latest model: for training, with the instruction before every user message; for
- * evaluation, only before the first.
+ * Ghost Attention's dialogues (Llama 2 §3.3), sampled turn by turn from the latest model: for training, with the instruction before every user message;
+ * for evaluation, only before the first.
  *
- * Deviation: a dialogue ends before a truncated or empty answer, and when the next question no longer fits the context: other stages drop the
- * oldest turns then, but here the first turn contains the instruction.
+ * Deviation: a dialogue ends before an answer that is truncated or empty, and before a question that no longer fits the context. Other stages would remove
+ * the oldest turns then, but here the first turn contains the instruction.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -27,8 +27,7 @@ import { conversing } from "./cost.ts"
 import { GhostDialogue, GhostDialogues } from "./instructions.ts"
 
 /**
- * Why a dialogue ended before its last question: there is no space for another answer, or the answer was truncated, is empty, or contains tags of
- * the chat format.
+ * Why a dialogue ended early: there was no space for another answer, or the answer was truncated, was empty, or contained tags of the chat format.
  */
 const Ending = Schema.Literals(["too long", "unfinished", "empty", "format"])
 type Ending = typeof Ending.Type
@@ -56,47 +55,47 @@ interface Conversation {
   readonly ended: Ending | null
 }
 
-/** Samples dialogues turn by turn, all in parallel. */
+/** Samples all dialogues, turn by turn: the answers of one turn are sampled together. */
 export const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
   options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
 ): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError> {
   const { model, tokenizer } = policy
-  const room = model.config.maxPositions - options.maxNewTokens
-  const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
+  const maxPromptTokens = model.config.maxPositions - options.maxNewTokens
+  const conversations = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
   const turns = Math.max(...dialogues.map(({ questions }) => questions.length))
   for (let turn = 0; turn < turns; turn++) {
-    const asked = going.flatMap((one) => {
-      const { dialogue, answers } = one
-      if (one.ended !== null || turn >= dialogue.questions.length) return []
+    const open = conversations.flatMap((conversation) => {
+      const { dialogue, answers } = conversation
+      if (conversation.ended !== null || turn >= dialogue.questions.length) return []
       const messages = dialogueTo(dialogue, answers, turn, dialogue.instruction, options.where)
-      const tokens = fitPrompt(tokenizer, messages, room, "leave out")
-      if (tokens !== undefined) return [{ one, messages, tokens }]
-      one.ended = chatFault(tokenizer, messages) === undefined ? "too long" : "format"
+      const tokens = fitPrompt(tokenizer, messages, maxPromptTokens, "leave out")
+      if (tokens !== undefined) return [{ conversation, messages, tokens }]
+      conversation.ended = chatFault(tokenizer, messages) === undefined ? "too long" : "format"
       return []
     })
     const sampled = yield* sampleAll(
       policy,
-      asked.map(({ one, tokens }) => ({
+      open.map(({ conversation, tokens }) => ({
         tokens,
         temperature: options.temperature,
-        seed: deriveSeed(options.seed, "ghost", options.where, one.dialogue.id, turn)
+        seed: deriveSeed(options.seed, "ghost", options.where, conversation.dialogue.id, turn)
       })),
       options
     )
-    asked.forEach(({ one, messages }, i) => {
+    open.forEach(({ conversation, messages }, i) => {
       const { text, finished } = sampled[i]!
-      if (!finished) one.ended = "unfinished"
-      else if (text === "") one.ended = "empty"
-      else if (chatFault(tokenizer, [...messages, { role: "assistant", content: text }]) !== undefined) one.ended = "format"
-      else one.answers.push(text)
+      if (!finished) conversation.ended = "unfinished"
+      else if (text === "") conversation.ended = "empty"
+      else if (chatFault(tokenizer, [...messages, { role: "assistant", content: text }]) !== undefined) conversation.ended = "format"
+      else conversation.answers.push(text)
     })
   }
-  return going
+  return conversations
 })
 
-/** Number of dialogues that ended before their last question, by reason. */
+/** Number of dialogues that ended early, by reason. */
 export const endingsOf = (conversations: ReadonlyArray<Pick<Conversation, "ended">>) => {
   const count = (why: Ending) => conversations.filter(({ ended }) => ended === why).length
   return { tooLong: count("too long"), unfinished: count("unfinished"), empty: count("empty"), format: count("format") }
@@ -117,7 +116,7 @@ export const dialogueSamplingFields = {
   precision: samplingPrecision
 }
 
-/** A sampled dialogue: one answer per question, up to its end. */
+/** A sampled dialogue: one answer per question, up to the turn at which it ended. */
 export const GhostSample = Schema.Struct({
   ...GhostDialogue.fields,
   answers: Schema.Array(Schema.String),

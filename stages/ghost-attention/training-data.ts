@@ -1,9 +1,9 @@
 /**
- * Ghost Attention's training data (Llama 2 §3.3): the instruction stays only in the first turn, and all tokens of previous turns, including assistant
- * messages, have no loss.
+ * Ghost Attention's training data (Llama 2 §3.3): the instruction remains only in the first turn, and tokens of previous turns, including assistant
+ * messages, carry no loss.
  *
- * Deviation: by default one row per turn (2 to n), so that each turn is the last one once; the paper does not say whether it does so or uses each
- * dialogue once.
+ * The paper does not say whether each dialogue gives one row or one row per turn. By default there is one row per turn (2 to n), in which that turn is
+ * the last.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -17,8 +17,7 @@ import { anyShare } from "../common/unfit.ts"
 import { dialogueTo, type GhostSample, GhostSamples } from "./sample.ts"
 
 /**
- * The training rows: the dialogue up to each turn from the second on, or only up to the last; the instruction only in the first turn, loss only on the last
- * answer.
+ * The training rows of sampled dialogues: the dialogue up to each turn from the second on ("every-turn"), or only the complete dialogue ("last-turn").
  */
 export const ghostRows = (samples: ReadonlyArray<GhostSample>, which: "every-turn" | "last-turn"): Array<Demonstration> =>
   samples.flatMap((sample) => {

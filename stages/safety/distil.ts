@@ -1,6 +1,6 @@
 /**
- * Safety context distillation (Llama 2 §4.2.4): answers generated with a preprompt become training data without it, but only where the safety reward model
- * prefers them to the answer generated without one. If there are several samples per prompt, the best of each side are compared.
+ * Safety context distillation (Llama 2 §4.2.4): an answer generated with a preprompt becomes training data without the preprompt, but only if the safety
+ * reward model prefers it to the answer generated without one. If there are several samples per prompt, the best of each side are compared.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -20,11 +20,11 @@ export interface Distilled {
   readonly promptId: string
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
-  /** The index of its prefixed set. */
+  /** Index of the set of prefixed completions that it comes from. */
   readonly set: number
   readonly original: number
   readonly distilled: number
-  /** Whether it beats the original; false if the two are equal. */
+  /** Whether the distilled answer scores higher than the original; false if the scores are equal. */
   readonly kept: boolean
 }
 
@@ -42,9 +42,9 @@ export const byPrompt = (completions: ReadonlyArray<ScoredCompletion>): Readonly
   Map.groupBy(completions, (completion) => completion.promptId)
 
 /**
- * The best distilled answer of each adversarial prompt and whether it is kept, in the order in which the originals' prompts first appear; on ties the
- * first. Truncated answers are dropped from the distilled side if configured, never from the originals, which are what the model
- * answered. Throws DistillationError if a prefixed completion's prompt is not the original's, since a preprompt must not reach training.
+ * The best distilled answer of each adversarial prompt (of equal scores, the first), and whether it is kept; in the order in which the prompts first
+ * appear in `original`. With unfinished "drop", truncated answers are dropped from the distilled side, but not from the originals, which show how the
+ * model answers. Throws DistillationError if a prefixed completion's prompt differs from the original's: a preprompt must not reach training.
  */
 export const distilledAnswers = (
   original: ReadonlyArray<ScoredCompletion>,
@@ -79,8 +79,8 @@ export const distilledAnswers = (
     const score = Math.max(...originals.map(safetyScoreOf))
     answers.push({ promptId, prompt, text: best.text, set: best.set, original: score, distilled: best.score, kept: best.score > score })
   }
-  const asked = new Set(adversarial.flatMap((set) => set.map((completion) => completion.promptId)))
-  return { answers, withoutOriginal: [...asked].filter((id) => !before.has(id)).length, withoutDistilled }
+  const prefixedIds = new Set(adversarial.flatMap((set) => set.map((completion) => completion.promptId)))
+  return { answers, withoutOriginal: [...prefixedIds].filter((id) => !before.has(id)).length, withoutDistilled }
 }
 
 export const unfinished = hyper(

@@ -1,10 +1,10 @@
 /**
- * Safety context distillation, the preprompts (Llama 2 §4.2.4, table 39): one is put before each adversarial prompt to sample answers, and removed again
- * before the answers are scored and trained on.
+ * Preprompts for safety context distillation (Llama 2 §4.2.4, table 39). One is put before each adversarial prompt to sample answers, and removed again
+ * before the answers are scored and used for training.
  *
  *     preprompt -> sample -> withoutPreprompt -> score -> distil        (in parallel: sample -> score of the same prompts without it)
  *
- * The paper states neither the position of the preprompt nor the full wording of its templates: both are hyperparameters.
+ * The paper gives neither the position of the preprompt nor the full wording of its templates, so both are hyperparameters.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

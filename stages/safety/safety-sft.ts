@@ -1,9 +1,9 @@
 /**
- * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers are added to the demonstrations of supervised fine-tuning. The paper's are written by annotators;
- * import them with importDemonstrations and add them with mixDemonstrations.
+ * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers are added to the demonstrations of supervised fine-tuning. In the paper, annotators
+ * write them; import such a file with importDemonstrations and add it with mixDemonstrations.
  *
- * Deviation, off by default (pipelines/llama2-chat.ts: safeAnswers): this stage takes them from preference pairs with labelled responses. The
- * paper switched entirely to RLHF after a few thousand written ones (§4.2.3); this provides safe answers where nobody has written any.
+ * Deviation, off by default (pipelines/llama2-chat.ts: safeAnswers): this stage takes safe answers from preference pairs with safety labels, for projects
+ * without written ones. The paper wrote a few thousand and then switched entirely to RLHF (§4.2.3).
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

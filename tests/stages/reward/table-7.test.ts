@@ -51,7 +51,7 @@ describe("another open reward model", async () => {
   it("with two logits is refused in every role, and the error suggests what to do", async () => {
     for (const stage of [importGeneralReward, importHelpfulnessReward, importSafetyReward])
       expect(await failureOf(stage, { folder: external(two) })).toBe(
-        `Reading the reward model in ${two}: expected a head of one logit, the score of a response, found a head of 2 logits (score.weight is (2, 16)). Such a model classifies and gives no single score. Use a reward model with one label; for a model with two labels, save the row of the good label minus the other row as a head with one logit.`
+        `Reading the reward model in ${two}: expected a head of one logit, the score of a response, found a head of 2 logits (score.weight is (2, 16)). This model is a classifier and has no single score. Use a reward model with one label; for a model with two labels, save the good label's row minus the other row as a head with one logit.`
       )
   })
   it("is checked before anything is read: config.json may name two labels", async () => {
