@@ -46,7 +46,7 @@ export interface CostMachine {
 
 type Numerics = Readonly<Record<string, string>> | null
 
-/** This machine's GPU according to the recorded numerics; undefined on the CPU. An unknown GPU is assumed to be as fast as the paper's. */
+/** This machine's GPU according to its numerics; undefined on the CPU. A GPU that is not listed counts as an A100 with its own memory. */
 export const presentGpu = (numerics: Numerics): Accelerator | undefined => {
   const memory = Number.parseInt(numerics?.gpuMemory ?? "", 10) * 2 ** 30
   if (numerics === null || numerics.device !== "cuda" || !(memory > 0)) return undefined
@@ -142,7 +142,7 @@ const expecting = (size: Size, { model, ...sizes }: Sizes = {}): Size => {
 /** Larger files are not scanned to count their rows. */
 const countedBytes = 64 << 20
 
-/** The shape of the model in a folder; undefined if there is none or the engine does not support it (the run reports why). */
+/** The shape of the model in a folder; undefined if there is no model or it is not supported (the run reports why). */
 const modelAt = async (folder: string): Promise<LlamaConfig | undefined> => {
   const path = join(folder, "config.json")
   if (!existsSync(path)) return undefined
@@ -163,7 +163,7 @@ const modelOnHub = async (remote: RemoteFiles): Promise<LlamaConfig | undefined>
   return modelAt(config.path)
 }
 
-/** An existing file or folder of the user's: rows of data, or a model. Unreadable files are reported by the run. */
+/** The size of a user's file or folder: its rows, or its model. A file that can't be read has the expected size (the run reports the error). */
 const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
   const model = await modelAt(path)
   if (model !== undefined) return { ...expected, model }
@@ -178,7 +178,7 @@ const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
   return { ...expected, rows, prompts: rows }
 }
 
-/** An artifact in the store: its row count from its record, its model from its config.json, the rest as estimated. */
+/** The size of an artifact in the store: rows from its record, the model from its config.json, the rest as estimated. */
 const sizeInStore = async (node: StageNode, planned: PlannedNode & { kind: "hit" }, estimated: Size, path: string): Promise<Size> => {
   if (node.type.kind === "checkpoint") return { ...estimated, model: (await modelAt(path)) ?? estimated.model }
   const { rows } = planned.trace.metrics
@@ -195,7 +195,7 @@ export interface PlanCost {
   readonly artifacts: ReadonlyMap<string, number>
 }
 
-/** Bytes of a checkpoint in its stage's precision; for an imported one the folder's size, or 16 bits per weight. */
+/** Bytes of a checkpoint: in its stage's precision; without one, the size of the imported folder if there is one, or 16 bits per weight. */
 const artifactBytes = (node: StageNode, { model }: Size, imported: number | undefined): number => {
   if (model === undefined) return NaN
   const scalarHead = /reward|value/.test(node.type.name)
@@ -244,7 +244,7 @@ export const costOfPlan = async (
       continue
     }
     const sizeOf = (id: string) => sizes.get(id)!
-    const asked = {
+    const request = {
       config: node.config,
       inputs: Object.fromEntries(
         Object.entries(node.inputs).map(([port, ids]) => [
@@ -255,7 +255,7 @@ export const costOfPlan = async (
       expected: node.expected ?? {}
     }
     const estimator = await estimatorOf(node.stage)
-    const estimated = expectedOf(node, estimator?.size(asked) ?? unknownSize)
+    const estimated = expectedOf(node, estimator?.size(request) ?? unknownSize)
     sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, estimated, pathOf(planned.trace.digest)) : estimated)
     if (planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
     if (node.type.kind === "checkpoint") {
@@ -272,7 +272,7 @@ export const costOfPlan = async (
         node.id,
         costOn(
           estimator.cost({
-            ...asked,
+            ...request,
             deviceMemory: machine.accelerator.memory,
             spread: { ...machine.spread, ranks: ranksOf(node, plan.facts.machine) }
           }),

@@ -7,7 +7,7 @@ import { tell, write } from "./output.ts"
 interface Entry {
   readonly summary: string
   readonly load: () => Promise<{ readonly command: Command }>
-  /** The command does more than print: it continues if nobody reads its output. */
+  /** Set if the command does more than print: it then continues when its output is closed. */
   readonly doesWork?: true
 }
 
@@ -90,20 +90,20 @@ const overview = (): string => {
 export const bug = 70
 
 /**
- * Handles closed or failing output. A reader that has seen enough (head) closes the pipe: a command that only prints then ends quietly. A command
- * that does work continues without output, and its exit code reports the result.
+ * Handles output that is closed or fails. A program like head closes the pipe when it has read enough: a command that only prints then ends quietly. A
+ * command that does work continues without output, and its exit code reports the result.
  */
-const withoutReader = (): void => {
+const handleClosedOutput = (): void => {
   if (listening) return
   listening = true
-  let told = false
+  let reported = false
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (!doesWork && error.code === "EPIPE") process.exit(exitCodes.ok)
-    if (error.code !== "EPIPE" && !told) tell(`Writing to stdout: ${error.message}.${doesWork ? " The work continues." : ""}\n`)
-    told = true
+    if (error.code !== "EPIPE" && !reported) tell(`Writing to stdout: ${error.message}.${doesWork ? " The work continues." : ""}\n`)
+    reported = true
     if (!doesWork) process.exit(exitCodes.failed)
   })
-  // The terminal was closed or nobody reads the pipe: nothing can be reported.
+  // The terminal or the pipe is closed: nothing can be reported.
   process.stderr.on("error", () => undefined)
 }
 /** Whether the command does more than print. */
@@ -113,7 +113,7 @@ let listening = false
 /** Runs a command line and returns the exit code. Users see no stack trace unless CARAVAN_DEBUG is set. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   doesWork = Object.hasOwn(commands, args[0] ?? "") && commands[args[0]!]!.doesWork === true
-  withoutReader()
+  handleClosedOutput()
   try {
     const [name, ...rest] = args
     if (name === "help" && rest[0] !== undefined && !rest[0].startsWith("-")) return await main([...rest, "--help"])

@@ -79,7 +79,7 @@ const oneOf = <A extends string>(given: Given, name: string, words: ReadonlyArra
   return word
 }
 
-/** Layer options: the Slurm settings of the config file, if present or if the run uses Slurm; and where waiting messages go. */
+/** Layer options: the Slurm settings of the config file, or defaults if the run uses Slurm; and the output of messages while waiting. */
 export const slurmOptions = ({ on }: Pick<RunOptions, "on"> = {}): {
   readonly slurm?: SlurmConfig
   readonly say: (message: string) => void
@@ -88,7 +88,7 @@ export const slurmOptions = ({ on }: Pick<RunOptions, "on"> = {}): {
   return { ...(slurm === undefined ? {} : { slurm }), say: (message) => tell(`${message}\n`) }
 }
 
-/** What happens to jobs when the run is interrupted, if the flag says so; otherwise a terminal asks. */
+/** What happens to jobs when the run is interrupted; undefined without the flag: the user is asked if there is a terminal. */
 export const interruption = (given: Given): Interruption | undefined => oneOf(given, "on-interrupt", ["leave", "cancel"])
 
 /** The shared results, from the flag or the config file. */
@@ -107,7 +107,7 @@ const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {
   return place === undefined ? undefined : { ...place, ...(isReadOnly ? { isReadOnly } : {}) }
 }
 
-/** Flags for display and for forcing reruns, which a continued run does not repeat. */
+/** Flags that a continued run does not repeat: those for display, for forcing reruns, and for sweeps. */
 const notRepeated = ["json", "quiet", "events", "force", "over", "metric", "help"]
 
 /** The command line that continues this run, as stored in the journal. */
@@ -128,17 +128,17 @@ export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
   ]
 })
 
-/** What a run shows on stderr. */
+/** The progress display of a run on stderr. */
 export const progressOf = (given: Given): Shown => (given.has("quiet") ? showFailures() : showProgress())
 
-/** Larger than a year in seconds and a PiB in MiB. */
-const most = 2 ** 30
+/** Maximum of a limit: more than 30 years in seconds, and a PiB in MiB. */
+const maxLimit = 2 ** 30
 
 /** Per-node limits. */
 export const limitsOf = (given: Given): Pick<NodeLimits, "seconds" | "memory"> =>
   withValue({
-    seconds: numberFlag(given, "timeout", { above: 0, max: most }, "seconds"),
-    memory: numberFlag(given, "memory", { above: 0, max: most }, "MiB")
+    seconds: numberFlag(given, "timeout", { above: 0, max: maxLimit }, "a number of seconds"),
+    memory: numberFlag(given, "memory", { above: 0, max: maxLimit }, "a number of MiB")
   })
 
 const withValue = <A extends object>(fields: A): { [Name in keyof A]?: Exclude<A[Name], undefined> } =>

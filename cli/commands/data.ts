@@ -100,7 +100,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
       `${given.kind}: ${given.rows}; ${given.duplicates} duplicates${given.kind === "texts" || given.kind === "prompts" ? "" : `, ${given.repeatedPrompts} with a repeated prompt`}`,
       ...table(
         [
-          ["", "mean", "median", "most"],
+          ["", "mean", "median", "max"],
           ...lengthLine("turns", given.turns),
           ...lengthLine(`${given.unit} of all`, given.example),
           ...lengthLine(`${given.unit} of the prompt`, given.prompt),

@@ -1,4 +1,4 @@
-/** `caravan doctor [--json]`: what was found on this machine, what is wrong, and the commands that fix it. Works without libtorch. */
+/** `caravan doctor`: checks this machine, and prints its problems with the commands that fix them. Works without libtorch. */
 import { spawnSync } from "node:child_process"
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs"
 import { availableParallelism, cpus, totalmem } from "node:os"

@@ -32,8 +32,8 @@ const planned = (collection: GcPlan): Array<string> => {
   ]
 }
 
-/** Files that --max-size does not count, if any. */
-const besides = (home: string): Effect.Effect<Array<string>> =>
+/** A line about files that --max-size does not count, if there are any. */
+const uncounted = (home: string): Effect.Effect<Array<string>> =>
   Effect.promise(async () => {
     const sizes: Array<string> = []
     for (const name of ["checkpoints", "jobs", "shards", "logs"]) {
@@ -77,7 +77,7 @@ export const command: Command = {
         const over =
           collection.over > 0 ? [`${size(collection.over)} above the size limit stay: pinned, in use, or recently used (--keep).`] : []
         const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
-        const beside = given.flag("max-size") !== undefined ? yield* besides((yield* Store).home) : []
+        const otherFiles = given.flag("max-size") !== undefined ? yield* uncounted((yield* Store).home) : []
         const nothing = collection.objects.length === 0 && collection.leftovers.length === 0
         if (!given.has("yes")) {
           print(given.has("json"), { deleted: false, ...collection, size: total }, [
@@ -85,7 +85,7 @@ export const command: Command = {
             nothing ? "Nothing to delete." : `${what} would be deleted, ${size(total)}. Nothing is deleted yet: add --yes.`,
             keeps,
             ...over,
-            ...beside
+            ...otherFiles
           ])
           return exitCodes.ok
         }

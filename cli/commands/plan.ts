@@ -42,7 +42,7 @@ export const reasonOf = (node: PlannedNode): string => {
   }
 }
 
-/** A line of text if pinned results were made with other code. */
+/** A line about pinned results that were made with different code, if there are any. */
 export const drifting = (nodes: Iterable<PlannedNode>): Array<string> => {
   const ids = [...nodes].flatMap((node) => (node.kind === "hit" && node.drift.length > 0 ? [node.id] : []))
   return ids.length === 0
@@ -74,7 +74,7 @@ const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined
   ].join("\n")
 }
 
-/** For a pinned node: its version, and which files have drifted if that is known. */
+/** For a pinned node: its version, and the files that have drifted, if known. */
 const pinDocument = (made: Plan, node: PlannedNode): object => {
   const planned = made.graph.nodes.get(node.id)
   if (planned?.kind !== "stage" || planned.stage.pinned === undefined) return {}
@@ -84,7 +84,7 @@ const pinDocument = (made: Plan, node: PlannedNode): object => {
 /** Bytes of the checkpoint that a node would make; null if unknown. */
 const artifactOf = (bytes: number | undefined): object => (bytes === undefined ? {} : { artifactBytes: Number.isNaN(bytes) ? null : bytes })
 
-/** What a run would download from the Hub. */
+/** The files that a run would download from the Hub. */
 const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: string; readonly bytes: number }> => {
   const read = new Set([...graph.nodes.values()].flatMap((node) => (nodes.get(node.id)!.kind === "hit" ? [] : dependencies(node))))
   return [...graph.nodes.values()].flatMap((node) =>

@@ -57,7 +57,7 @@ const memoryOf = ({ id, metrics }: RunResult["nodes"][number], planned: PlannedM
   return `  GPU memory ${gib(gpuMemory * 2 ** 20)}${bytes === undefined ? "" : `, planned ${gib(bytes)}`}`
 }
 
-/** One line per node that ran, with its error if it failed; the others are only counted. */
+/** One line per node that ran, with its error if it failed. Other nodes are only counted. */
 const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<string> => {
   const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
   const [nodes, skipped] = [of("ran", "failed"), of("skipped")]
@@ -99,7 +99,7 @@ const rowsSkipped = ({ nodes, run }: RunResult): ReadonlyArray<string> => {
   return [`Skipped rows: ${counted.join(", ")}${more}. caravan show ${shortRun(run)} lists why.`]
 }
 
-/** Reads report outputs, also reused ones, because they are printed: output -> description of the damage. */
+/** Checks all report outputs, including reused ones, because they are printed: output -> description of the damage. */
 const damagedReports = Effect.fnUntraced(function* (outputs: RunResult["outputs"]) {
   const damaged = new Map<string, string>()
   for (const [name, { digest, kind }] of Object.entries(outputs)) {
@@ -114,7 +114,7 @@ const summary = (result: RunResult, damaged: ReadonlyMap<string, string>, planne
   return [...nodeTable(result, planned), ...(outputs.length === 0 ? [] : ["", ...outputs]), ...damaged.values()].join("\n")
 }
 
-/** Options from the command line; with --locked, unset options come from the lock file. */
+/** Options from the command line. With --locked, options that are not given come from the lock file. */
 const lockedOptions = async (given: Given): Promise<RunOptions> => {
   const options = pipelineOptions(given)
   const named = given.flag("lock")
@@ -183,10 +183,10 @@ export const command: Command = {
     const isShown = given.flag("events") !== "-" && !given.has("json")
     const more = { force: given.flags("force"), again: commandAgain(given, command.flags), onInterruption: jobs.onInterruption }
     // One Hub for the plan and the run, so that both use the same commits.
-    const asked = { ...options, ...selection, ...more, hub: new Hub() }
+    const allOptions = { ...options, ...selection, ...more, hub: new Hub() }
     const work = Effect.gen(function* () {
-      const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()
-      const result = yield* run(pipeline, {}, { ...asked, onEvent })
+      const planned = options.device === "cuda" ? yield* planMemory(pipeline, allOptions, given) : new Map<string, number>()
+      const result = yield* run(pipeline, {}, { ...allOptions, onEvent })
       return { result, planned, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
     })
     const exit = await untilInterrupted(

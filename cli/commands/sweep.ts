@@ -20,7 +20,7 @@ import { commandAgain, progressOf, runFlags, runOptions, slurmOptions } from "..
 import { shown, table } from "../display/units.ts"
 
 /** Maximum number of metric columns chosen by default. */
-const mostColumns = 8
+const maxColumns = 8
 
 /** Splits at commas outside brackets and quotes: "1e-5,2e-5" or "[1,2],[3]". */
 export const splitValues = (text: string): Array<string> => {
@@ -78,12 +78,12 @@ const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array
     (name) => new Set(points.flatMap(({ measures }) => (Object.hasOwn(measures, name) ? [measures[name]] : []))).size > 1
   )
   const chosen = varying.length > 0 ? varying : distinct
-  return { columns: chosen.slice(0, mostColumns), more: Math.max(0, chosen.length - mostColumns) }
+  return { columns: chosen.slice(0, maxColumns), more: Math.max(0, chosen.length - maxColumns) }
 }
 
 const cell = (value: unknown): string => (value === undefined ? "-" : typeof value === "number" ? number(value) : shown(value))
 
-/** The table, the failures, and what the table leaves out. */
+/** The table, lines about columns that it leaves out or that are unknown, and the errors of failed points. */
 export const report = (points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray<string>): Array<string> => {
   const names = Object.keys(points[0]?.values ?? {})
   const { columns, more } = metrics.length > 0 ? { columns: [...metrics], more: 0 } : columnsOf(points)

@@ -42,7 +42,7 @@ const damagedLines = ({ digest, made, path, quarantined, left, type, what }: Dam
           ? []
           : [
               type === Sidecar.name
-                ? `  it holds records about the result (skipped rows, curves): caravan run <pipeline> --force ${made.node} writes it again`
+                ? `  it contains records about the result (skipped rows, curves): caravan run <pipeline> --force ${made.node} writes it again`
                 : `  to recompute it, run ${made.pipeline}`
             ])
       ])
@@ -57,10 +57,10 @@ const storeLines = ({ damaged, home, objects, size: bytes, strays, unknown }: St
 
 /** Reads every object of the store. */
 const readStore = async (given: Given): Promise<number> => {
-  const beside = ["set", "seed", "device", "threads", "sample", "only", "from", "until", "timeout", "memory"]
-  const other = given.positionals[0] ?? beside.find((name) => given.flag(name) !== undefined)
+  const otherFlags = ["set", "seed", "device", "threads", "sample", "only", "from", "until", "timeout", "memory"]
+  const other = given.positionals[0] ?? otherFlags.find((name) => given.flag(name) !== undefined)
   if (other !== undefined)
-    throw new UsageError(`--store reads the whole store: it accepts no pipeline and no other flag than --json, got "${other}".`)
+    throw new UsageError(`--store reads the whole store: it accepts no pipeline, and no flag except --json, got "${other}".`)
   const reading = showReading("Reading the store")
   const found = await withStore(verifyStore({ onStart: reading.start, onBytes: reading.onBytes })).finally(reading.close)
   print(given.has("json"), found, storeLines(found))

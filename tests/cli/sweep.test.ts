@@ -175,11 +175,11 @@ describe("the flags of a run", () => {
     expect(runOptions(parse(command, ["p.ts", "--retries", "1"])).limits).toEqual({ retries: 1 })
   })
   it.each([
-    ["timeout", "0", "--timeout must be seconds above 0 and at most 1073741824"],
-    ["timeout", "1h", "--timeout must be seconds above 0 and at most 1073741824"],
-    ["timeout", "1e99", "--timeout must be seconds above 0 and at most 1073741824"],
-    ["memory", "lots", "--memory must be MiB above 0 and at most 1073741824"],
-    ["memory", "9999999999999", "--memory must be MiB above 0 and at most 1073741824"],
+    ["timeout", "0", "--timeout must be a number of seconds above 0 and at most 1073741824"],
+    ["timeout", "1h", "--timeout must be a number of seconds above 0 and at most 1073741824"],
+    ["timeout", "1e99", "--timeout must be a number of seconds above 0 and at most 1073741824"],
+    ["memory", "lots", "--memory must be a number of MiB above 0 and at most 1073741824"],
+    ["memory", "9999999999999", "--memory must be a number of MiB above 0 and at most 1073741824"],
     ["retries", "1.5", "--retries must be a whole number of at least 0"],
     ["checkpoint-steps", "0", "--checkpoint-steps must be a whole number of at least 1"],
     ["checkpoint-seconds", "soon", "--checkpoint-seconds must be a whole number of at least 0"],
