@@ -92,7 +92,7 @@ describe("the commands of", () => {
     expect(pages).toContain("docs/quickstart.md")
     expect(pages.flatMap((name) => calls(commandLines(read(name)))).length).toBeGreaterThan(100)
   })
-  it.each(pages)("%s that stand in a sentence exist, with their flags", async (name) => {
+  it.each(pages)("%s in sentences exist, with their flags", async (name) => {
     const page = read(name)
     const found: Array<string> = []
     for (const text of inlineCommands(page)) {
@@ -131,7 +131,7 @@ hit   ppo      in the store
 caravan
 \`\`\`
 `
-  it("is read as a shell reads it", () => {
+  it("is parsed as a shell parses it", () => {
     expect(calls(commandLines(page))).toEqual([
       ["npx", "caravan", "run", "pipelines/sums.ts", "--set", "steps=3", "--set", "note=a b", "--nothing"],
       ["npx", "caravan", "plan", "pipelines/sums.ts", "--set", "ppo.clip=1", "--set", "ppo.cliip=2"],
@@ -141,7 +141,7 @@ caravan
       ["caravan", "rn", "pipelines/sums.ts"]
     ])
   })
-  it("that does not exist, or has a flag or a parameter that does not, is found", async () => {
+  it("that does not exist, or whose flag or parameter does not exist, is found", async () => {
     const problems: Array<string> = []
     for (const call of calls(commandLines(page))) problems.push(...(await problemsOf(call, page)))
     expect(problems).toEqual([

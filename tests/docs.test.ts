@@ -86,7 +86,7 @@ describe("the stages' pages", () => {
   it.each([...stages.keys()])("have %s, with its file and inputs", (name) => {
     expect(all.filter((page) => describes(page, name)).map((page) => page.name)).toHaveLength(1)
   })
-  it.each(all)("$name names nothing that does not exist", (page) => {
+  it.each(all)("$name only names things that exist", (page) => {
     expect(missing(page)).toEqual([])
   })
   it("are all in the index, which has the 23 details, each with a test", () => {

@@ -67,7 +67,7 @@ describe("docs/paper.md", () => {
     expect(part("Figures").flatMap(([number]) => numbers(number!))).toEqual(Array.from({ length: 33 }, (_, i) => i + 1))
     expect(part("Tables").flatMap(([number]) => numbers(number!))).toEqual(Array.from({ length: 52 }, (_, i) => i + 1))
   })
-  it("names nothing that does not exist: stages, files, figures of the report", () => {
+  it("only names stages, files and figures of the report that exist", () => {
     expect(missing([...part("Sections"), ...part("Figures"), ...part("Tables")])).toEqual([])
   })
   it("names everything that the report shows", () => {

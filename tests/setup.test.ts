@@ -91,7 +91,7 @@ describe("finding libtorch", () => {
     })
   })
 
-  it("says what it expected of a LIBTORCH without one", () => {
+  it("says what it expected if LIBTORCH's folder does not contain libtorch", () => {
     process.env.LIBTORCH = folder
     expect(() => findLibtorch()).toThrow(`LIBTORCH points to ${folder}, expected include/ATen/ATen.h`)
   })

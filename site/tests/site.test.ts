@@ -33,7 +33,7 @@ describe("the site", () => {
 })
 
 describe("a link of a site", () => {
-  it("that leads to no file, or to no anchor of its page, is found", () => {
+  it("that leads to a missing file or anchor is found", () => {
     const folder = mkdtempSync(join(tmpdir(), "site-"))
     mkdirSync(join(folder, "a"))
     const links = [
@@ -96,13 +96,13 @@ describe.skipIf(!hasChromium)("the site in a browser", () => {
     server.close()
   })
 
-  it("is tested by what fits its types", () => {
+  it("has tests that type-check", () => {
     expect(
       spawnSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "site/tests"], { cwd: root, encoding: "utf8" }).stdout
     ).toBe("")
   }, 120_000)
 
-  it("finds a field of a stage and a sentence of the README by search, and opens what it found", async () => {
+  it("finds a field of a stage and a sentence of the README by search, and opens the results", async () => {
     await page.setViewportSize({ width: 1280, height: 800 })
     await page.goto(at("architecture.html"))
     for (const [words, place] of [
@@ -117,7 +117,7 @@ describe.skipIf(!hasChromium)("the site in a browser", () => {
     expect(troubles).toEqual([])
   }, 60_000)
 
-  it("fits a phone's screen: what is wider, tables and code, scrolls within the page", async () => {
+  it("fits a phone's screen: wide tables and code scroll within the page", async () => {
     await page.setViewportSize({ width: 390, height: 844 })
     await page.goto(at(places[0]!))
     const widths = await page.evaluate(async (wanted) => {

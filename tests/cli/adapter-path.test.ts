@@ -74,7 +74,7 @@ describe("--adapter", () => {
     expect(await says("luned/adapter")).toContain("no such file or folder")
   })
 
-  it("gives a checkpoint as the checkpoint, and its folder `adapter` as an adapter", async () => {
+  it("resolves a checkpoint to itself, and its folder `adapter` to an adapter", async () => {
     expect((await logprobs("tuned")).status).toBe(0)
     expect((await logprobs("tuned/adapter")).stderr).toContain("found an adapter (adapter_config.json)")
   })

@@ -38,16 +38,16 @@ const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
 }
 
 describe("commands and flags", () => {
-  it("an unknown command: the nearest one", () => refuses(["rnu"], /Unknown command "rnu"\. Did you mean "run"\?/))
-  it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
-  it("a missing argument: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
+  it("an unknown command suggests the nearest one", () => refuses(["rnu"], /Unknown command "rnu"\. Did you mean "run"\?/))
+  it("an unknown flag suggests the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
+  it("a missing argument shows an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
   it("invalid ranks, and sharding with a single rank", () => {
     refuses(["run", rlhf, "--ranks", "0"], /--ranks must be a whole number of at least 1, got "0"/)
     refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
     refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
   })
-  it("a missing node: the nearest one", () =>
+  it("a missing node suggests the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--only", "stf"],
       /--only stf: no such node or output\. Did you mean "sft"\?/
@@ -64,7 +64,7 @@ describe("pipeline files", () => {
     refuses(["run", file("text.ts", 'throw "out of ideas"\n')], /Loading the pipeline text\.ts: out of ideas\.\nFix the file/))
   it("with a syntax error: its location", () =>
     refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Fix the file/))
-  it("that imports a missing file: which one, and from where", () =>
+  it("that imports a missing file: names it and the importing file", () =>
     refuses(
       ["run", file("imports.ts", 'import x from "./nowhere.ts"\nexport default x\n')],
       /^Loading the pipeline imports\.ts: Cannot find module '\S*nowhere\.ts' imported from \S*imports\.ts\.\nFix the file/
@@ -101,7 +101,7 @@ export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x:
 })
 
 describe("parameters", () => {
-  it("unknown: the nearest one", () =>
+  it("unknown: suggests the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", "pretrainStep=3"],
       /has no parameter "pretrainStep"\. Did you mean "pretrainSteps"\?/
@@ -113,7 +113,7 @@ describe("parameters", () => {
     ))
   it("out of bounds", () =>
     refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
-  it("an unknown hyperparameter of a node: the nearest one", () =>
+  it("an unknown hyperparameter of a node suggests the nearest one", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "sft.learningrate=1"],
       /Node "sft" \(stage sft\) has no field "learningrate"\. Did you mean "learningRate"\?/
@@ -126,7 +126,7 @@ describe("parameters", () => {
 })
 
 describe("a device", () => {
-  it.skipIf(hasCuda())("that is missing: the reason, not the command that found it", () =>
+  it.skipIf(hasCuda())("that is missing is reported with the reason, not with the command that detected it", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--device", "cuda"],
       /^Checking the tensor engine: this machine has no CUDA device .*use --device cpu\s*$/
@@ -144,36 +144,39 @@ describe("files", () => {
     // A mistake in the call is not a run.
     expect(caravan(folder, "runs").stdout).toBe("No runs found.\n")
   })
-  it("an empty path: before the folder that it would mean is read", () =>
+  it("an empty path is rejected before the working directory, which it would mean, is read", () =>
     refuses(
       ["run", rlhf, "--set", "preferences="],
       /Building the pipeline "rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/
     ))
-  it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, directly, by a link or in a folder: immediately", async () => {
-    execFileSync("mkfifo", [join(folder, "pipe")])
-    const server = createServer().listen(join(folder, "socket"))
-    await once(server, "listening")
-    symlinkSync("/dev/zero", join(folder, "link"))
-    mkdirSync(join(folder, "mixed/deep"), { recursive: true })
-    symlinkSync(join(folder, "pipe"), join(folder, "mixed/deep/pipe"))
-    try {
-      for (const [path, what] of [
-        ["/dev/zero", "it is a character device"],
-        ["pipe", "it is a FIFO (a named pipe)"],
-        ["socket", "it is a socket"],
-        ["link", "it is a character device"],
-        ["mixed", "it contains deep/pipe, which is a FIFO (a named pipe)"]
-      ] as const)
-        for (const command of ["plan", "run"]) {
-          const { status, stdout, stderr } = caravan(folder, command, rlhf, "--set", `preferences=${path}`)
-          expect(`${stdout}${stderr}`).toContain(`Reading the input ${resolve(folder, path)}: ${what}, not a file or folder.`)
-          expect(status).not.toBe(0)
-        }
-    } finally {
-      server.close()
+  it.skipIf(process.platform !== "linux")(
+    "a device, a FIFO or a socket is rejected immediately, directly, by a link or in a folder",
+    async () => {
+      execFileSync("mkfifo", [join(folder, "pipe")])
+      const server = createServer().listen(join(folder, "socket"))
+      await once(server, "listening")
+      symlinkSync("/dev/zero", join(folder, "link"))
+      mkdirSync(join(folder, "mixed/deep"), { recursive: true })
+      symlinkSync(join(folder, "pipe"), join(folder, "mixed/deep/pipe"))
+      try {
+        for (const [path, what] of [
+          ["/dev/zero", "it is a character device"],
+          ["pipe", "it is a FIFO (a named pipe)"],
+          ["socket", "it is a socket"],
+          ["link", "it is a character device"],
+          ["mixed", "it contains deep/pipe, which is a FIFO (a named pipe)"]
+        ] as const)
+          for (const command of ["plan", "run"]) {
+            const { status, stdout, stderr } = caravan(folder, command, rlhf, "--set", `preferences=${path}`)
+            expect(`${stdout}${stderr}`).toContain(`Reading the input ${resolve(folder, path)}: ${what}, not a file or folder.`)
+            expect(status).not.toBe(0)
+          }
+      } finally {
+        server.close()
+      }
     }
-  })
-  it("data of another format: file, line, field and why", () => {
+  )
+  it("data of another format is reported with file, line, field and reason", () => {
     writeFileSync(join(folder, "other.jsonl"), '{"text": "x"}\n')
     refuses(
       ["run", rlhf, "--set", "preferences=other.jsonl", "--set", "pairs.shape=hh-rlhf", "--only", "pairs"],

@@ -79,7 +79,7 @@ describe("a pinned stage whose code is edited", () => {
     })
   })
 
-  it("is accepted by bless: shown first, recorded with --yes, and then nothing drifts any more", () => {
+  it("is accepted by bless, which shows it first and records it with --yes; after that nothing drifts", () => {
     expect(on("bless", "train").stdout).toMatch(
       /^train \(stage train, pinned v3\): its result [0-9a-f]{12} was made before these code changes; nothing else differs:\n {2}\S*helper\.ts\nNothing is recorded yet\. .*--yes/
     )
@@ -132,7 +132,7 @@ describe("an unpinned node of which only the code changed", () => {
     expect(lineage.made.map(({ key }) => key)).toEqual([shown.from])
   })
 
-  it("is rejected if something else differs, which is named; if nothing was made; if its inputs are not settled", () => {
+  it("is rejected if something else differs (which is named), if it has no result, or if its inputs are not settled", () => {
     edit(folder, "helper.ts", (text) => text.replace("1 + n", "1 + 1 * n"))
     const other = on("bless", "score", "--set", "score.n=5", "--yes", "--json")
     expect(other.status).toBe(1)
@@ -144,7 +144,7 @@ describe("an unpinned node of which only the code changed", () => {
     expect(on("plan").stdout).toMatch(/^run {3}score/m)
   })
 
-  it("may then be pinned, and get another version: once blessed, it is cached under that", () => {
+  it("may then be pinned, or get another version: once blessed, it is cached under that version", () => {
     edit(folder, "pipeline.ts", (text) => text.replace('"v3"', '"v4"'))
     expect(on("why", "train").stdout).toMatch(/^train would run: pinned: v3 -> v4; code: .*helper\.ts, .*pipeline\.ts$/m)
     expect(on("bless", "train", "--yes").stdout).toMatch(/\n {2}pinned: v3 -> v4\n {2}\S*helper\.ts\n {2}\S*pipeline\.ts\nBlessed/)

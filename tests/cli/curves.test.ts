@@ -92,12 +92,16 @@ describe("caravan curves", () => {
 
   it.each([
     ["no such node", ["latest", "descent"], 'has no node "descent". Did you mean "descend"?'],
-    ["a node without one", ["latest", "lines"], 'has no curve of "lines"'],
+    ["a node without a curve", ["latest", "lines"], 'has no curve of "lines"'],
     ["no such run", ["nothing"], 'Looking for the run "nothing": no run, node, output or digest has that name'],
-    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node. Add a node's name"],
-    ["a figure of no node", ["latest", "--figure", "x.svg"], "--figure draws the rows of one node. Add a node's name"],
-    ["a figure that is none", ["latest", "result", "--figure", "x.png"], '--figure must be the name of an SVG file, got "x.png"'],
-    ["a figure nowhere", ["latest", "result", "--figure", "nowhere/x.svg"], "Writing the figure nowhere/x.svg: ENOENT"]
+    ["CSV without a node", ["latest", "--csv"], "--csv prints the rows of one node. Add a node's name"],
+    ["a figure without a node", ["latest", "--figure", "x.svg"], "--figure draws the rows of one node. Add a node's name"],
+    [
+      "a figure that is not an SVG file",
+      ["latest", "result", "--figure", "x.png"],
+      '--figure must be the name of an SVG file, got "x.png"'
+    ],
+    ["a figure in a missing folder", ["latest", "result", "--figure", "nowhere/x.svg"], "Writing the figure nowhere/x.svg: ENOENT"]
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = curves(...args)
     expect(stderr).toContain(message)

@@ -47,7 +47,7 @@ describe("a damaged result", () => {
     ["sample", []],
     ["tokenize", []],
     ["logprobs", ["--ids", "none.json"]]
-  ])("read by %s is not used, by its name or its path", async (command, flags) => {
+  ])("is not used by %s, given by name or by path", async (command, flags) => {
     for (const name of [digest("lines").slice(0, 12), first.outputs.loud!.path]) {
       const node = name.includes("/") ? "shout" : "lines"
       invert(fileOf(node), { count: 20, times: "keep" })
@@ -66,7 +66,7 @@ describe("a damaged result", () => {
     madeAgain("shout")
   })
 
-  it("of a report is found when a run prints it, and when diff compares it", async () => {
+  it("that is a report is found when a run prints it, and when diff compares it", async () => {
     invert(fileOf("counts", "report.json"), { times: "keep" })
     expect(refused(caravan(folder, "run", "pipeline.ts"))).toMatch(/^The output counts is damaged \(report\.json has changed\)/m)
     madeAgain("counts")
@@ -87,7 +87,7 @@ describe("a damaged result", () => {
 })
 
 describe("verify --store", () => {
-  it("exits with 0 if nothing is damaged, and has no further arguments", async () => {
+  it("exits with 0 if nothing is damaged, and accepts no other arguments", async () => {
     const { status, stdout, stderr } = await inProcess(folder, "verify", "--store")
     expect([status, stderr]).toEqual([0, ""])
     expect(stdout).toMatch(/^\d objects of [\d.]+ kB in .*\/home: 0 damaged, 0 unknown, 0 stray\.\n$/)
@@ -95,7 +95,7 @@ describe("verify --store", () => {
       expect((await inProcess(folder, "verify", ...args)).status).toBe(2)
   })
 
-  it("exits with 1 if something is damaged, names the node and where it went, and the next run makes it again", async () => {
+  it("exits with 1 if something is damaged, and names the node and the new path; the next run makes the result again", async () => {
     invert(fileOf("shout"), { count: 20, times: "keep" })
     writeFileSync(join(folder, "home/objects/mine.txt"), "")
     const { status, stdout } = await inProcess(folder, "verify", "--store")

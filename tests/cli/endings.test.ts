@@ -22,7 +22,7 @@ const waitFor = async (what: () => boolean) => {
 }
 
 describe("a command whose reader exits", { timeout: 60_000 }, () => {
-  it("continues if it makes things, and its exit code is the outcome", async () => {
+  it("continues if it does work, and its exit code reports the outcome", async () => {
     for (const [settings, status] of [
       [["--set", "steps=20"], 0],
       [["--set", "steps=20", "--set", "wait.die=exit"], 1]
@@ -51,7 +51,7 @@ describe("a command whose reader exits", { timeout: 60_000 }, () => {
   })
 })
 
-describe.skipIf(process.platform === "win32")("a run whose complete process group is told to stop", { timeout: 60_000 }, () => {
+describe.skipIf(process.platform === "win32")("a run whose process group gets a stop signal", { timeout: 60_000 }, () => {
   it.each(["SIGTERM", "SIGHUP"] as const)("by %s lets its stage save, exits with 130 and reports the interruption", async (signal) => {
     const steps = join(folder, "steps")
     const child = spawn(process.execPath, [command, "run", "tally.ts", "--set", `log=${steps}`, "--set", "tally.milliseconds=100"], {
@@ -84,8 +84,8 @@ describe("verify", { timeout: 60_000 }, () => {
   })
 })
 
-describe("a fault that is not the user's", () => {
-  it("has a separate exit code and one message that says whose it is, and where; the stack trace only on request", async () => {
+describe("a bug in caravan", () => {
+  it("has its own exit code, and one message with its location; the stack trace is only shown on request", async () => {
     const run = () => Promise.reject(new TypeError("undefined is not a function"))
     vi.doMock("../../cli/commands/runs.ts", () => ({
       command: { name: "runs", summary: "", positionals: [], flags: {}, examples: [], run }

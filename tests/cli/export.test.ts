@@ -99,7 +99,7 @@ const read = (...names: ReadonlyArray<string>): string => readFileSync(at(...nam
 const remains = (to: string) => readdirSync(folder).filter((name) => name.startsWith(`.${to}.`))
 
 describe("a checkpoint", () => {
-  it("is the store's files, byte for byte, writable by their owner; without the store's own files", async () => {
+  it("consists of the artifact's files, byte for byte and writable by their owner, without the store's own files", async () => {
     const { files, kind, leftOut } = await exporting("tuned", "whole")
     expect([kind, leftOut]).toEqual(["model", ["adapter"]])
     const names = readdirSync(stored).filter((name) => !["adapter", "artifact.json"].includes(name))
@@ -115,7 +115,7 @@ describe("a checkpoint", () => {
     expect(await logprobs(at("whole"))).toEqual(await logprobs("tuned"))
   })
 
-  it("of a user's own gets the template and the stop tokens with which it is used here, and loses files that are not part of it", async () => {
+  it("made from a user's model has the template and the stop tokens that Caravan uses, and no unrelated files", async () => {
     cpSync(at("base"), at("own"), { recursive: true })
     for (const name of ["chat_template.jinja", "generation_config.json"]) rmSync(at("own", name))
     writeFileSync(at("own", "optimizer.pt"), "x")
@@ -168,11 +168,11 @@ describe("an adapter", () => {
   })
 
   it.each<[string, () => ReadonlyArray<string>, RegExp]>([
-    ["merged into nothing", () => [at("peft"), "--merge"], /its base is unknown\. Add --base/],
+    ["merged without a base", () => [at("peft"), "--merge"], /its base is unknown\. Add --base/],
     ["merged into another base", () => [at("peft"), "--merge", "--base", at("own")], /./],
-    ["on a base of other weights", () => ["tuned/adapter", "--base", at("whole")], /expected the weights that it was trained on/],
+    ["on a base with different weights", () => ["tuned/adapter", "--base", at("whole")], /expected the weights that it was trained on/],
     ["merge of a dataset", () => ["pairs", "--merge"], /--merge is only for adapters, and this is not an adapter/],
-    ["base of a report", () => ["weight", "--base", "x"], /--base is only for adapters and models/]
+    ["a base for a report", () => ["weight", "--base", "x"], /--base is only for adapters and models/]
   ])("rejects: %s", async (what, args, message) => {
     // Another base: the same files with other weights.
     if (what === "merged into another base") await writeCheckpoint(at("own"), { model: model(7), tokenizer, role: "policy" })

@@ -74,7 +74,7 @@ export default Pipeline.make(hostile, { params: Schema.Struct({ word: hyper("", 
 const unsafe = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/
 
 describe("control characters in names, rows, errors, progress and output", () => {
-  it("reach no terminal unescaped, whatever the command", { timeout: 120_000 }, async () => {
+  it("are escaped on the terminal by every command", { timeout: 120_000 }, async () => {
     writeFileSync(join(folder, "hostile.ts"), text)
     writeFileSync(join(folder, "words.txt"), `alpha ${hostile}\nbeta\n`)
     const node = `node ${hostile}`
@@ -122,7 +122,7 @@ describe("control characters in names, rows, errors, progress and output", () =>
 })
 
 describe("read permission", () => {
-  it("for the journal, leases and logs: their owner only", () => {
+  it("for the journal, leases and logs is restricted to their owner", () => {
     caravan(folder, "run", "pipeline.ts", "--set", "times=7")
     const run = JSON.parse(caravan(folder, "show", "latest", "--json").stdout) as {
       readonly nodes: ReadonlyArray<{ readonly log: string | null }>

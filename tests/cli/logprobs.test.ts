@@ -67,9 +67,9 @@ describe("caravan logprobs", () => {
 
   it.each([
     ["an adapter of another base", [path("../golden/llama-mha-tied/model"), "--adapter", adapter], "pass the base that it was trained on"],
-    ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a complete model"],
+    ["a complete model as the adapter", [checkpoint, "--adapter", checkpoint], "found a complete model"],
     ["an adapter as the checkpoint", [adapter], "found an adapter (adapter_config.json)"],
-    ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "no such file or folder"]
+    ["a missing adapter", [checkpoint, "--adapter", join(root, "none")], "no such file or folder"]
   ])("rejects %s with one message", async (_, args, message) => {
     const ran = await caravan(...args, "--ids", written([[1, 2]]))
     expect([ran.status === 0, ran.stdout]).toEqual([false, ""])
@@ -80,11 +80,11 @@ describe("caravan logprobs", () => {
   it.each([
     ["an id beyond the vocabulary", [[1, 160]], "sequence 0 has 160, the model's ids are 0 to 159"],
     ["a negative id", [[1], [1, -1]], "sequence 1 has -1"],
-    ["an id that is no whole number", [[1, 2.5]], "sequence 0 has 2.5"],
-    ["a text for an id", [[1, "2"]], 'sequence 0 has "2"'],
+    ["an id that is not a whole number", [[1, 2.5]], "sequence 0 has 2.5"],
+    ["text instead of an id", [[1, "2"]], 'sequence 0 has "2"'],
     ["an empty sequence", [[1, 2], []], "sequence 1 is empty"],
-    ["a sequence that is none", [7], "sequence 0 is not an array"],
-    ["a sequence beyond the context", [Array.from({ length: 257 }, () => 1)], "sequence 0 has 257 tokens, the model's context is 256"],
+    ["a sequence that is not an array", [7], "sequence 0 is not an array"],
+    ["a sequence longer than the context", [Array.from({ length: 257 }, () => 1)], "sequence 0 has 257 tokens, the model's context is 256"],
     ["an object", { ids: [[1]] }, "not an array"],
     ["damaged JSON", "[[1, 2", "not JSON"]
   ])("rejects %s with one message", async (_, content, message) => {
@@ -97,10 +97,10 @@ describe("caravan logprobs", () => {
   })
 
   it.each([
-    ["no file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
-    ["a folder of ids", [checkpoint, "--ids", root], "illegal operation on a directory"],
+    ["a missing file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
+    ["a folder instead of a file of ids", [checkpoint, "--ids", root], "illegal operation on a directory"],
     ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
-    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "no such file or folder"]
+    ["a missing checkpoint", [join(root, "none"), "--ids", "x.json"], "no such file or folder"]
   ])("rejects %s with one message", async (_, args, message) => {
     const ran = await caravan(...args)
     expect([ran.status, ran.stdout]).toEqual([2, ""])

@@ -45,7 +45,7 @@ describe("a result", () => {
     expect(await json("pin", "loud")).toMatchObject({ pinned: [now] })
     expect(await json("unpin", "latest:loud")).toMatchObject({ unpinned: [now] })
   })
-  it("that is missing: the nearest name", async () => {
+  it("that is missing suggests the nearest name", async () => {
     expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": expected .*\. Did you mean "loud"\?/)
     expect(await says(2, "lineage", "latest:luod")).toMatch(/run [0-9a-f]{8} \(fixture\) has no node or output "luod"/)
     expect(await says(2, "lineage", "fixture:luod")).toContain('Pipeline "fixture" has no node or output "luod". Did you mean "loud"?')
@@ -54,7 +54,7 @@ describe("a result", () => {
     expect(await says(2, "pin", "./luod")).toMatch(/Looking for "\.\/luod": no such file or folder/)
     expect(await says(2, "lineage", "latest~9:loud")).toMatch(/Looking for the run "latest~9": there are only 2 runs/)
   })
-  it("with a name that is also a local file's: how to specify each", async () => {
+  it("with the name of a local file: the message says how to specify either", async () => {
     const before = process.cwd()
     process.chdir(folder)
     try {
@@ -68,7 +68,7 @@ describe("a result", () => {
       process.chdir(before)
     }
   })
-  it("with a name in several pipelines: their list; if all have the same result, that result", async () => {
+  it("with a name in several pipelines: lists them, unless all have the same result", async () => {
     const file = join(folder, "other.ts")
     writeFileSync(file, readFileSync(join(folder, "pipeline.ts"), "utf8").replace('"fixture"', '"other"'))
     runJson(folder, "other.ts", "--set", "times=3")

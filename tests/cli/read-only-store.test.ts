@@ -81,7 +81,7 @@ const wrongIn = (home: string, uid?: number): Array<string> => {
 }
 
 describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (skipped: needs root)"}`, () => {
-  it("of another user works for all that only reads; a run is rejected, and says what to do", { timeout: 600_000 }, () => {
+  it("of another user works for all commands that only read; a run is rejected, with advice", { timeout: 600_000 }, () => {
     const home = join(folder, "home")
     for (const wal of [false, true]) {
       // With a log next to it that is not in the database yet, as during a run of its owner.
@@ -158,7 +158,7 @@ afterAll(() => {
   rmSync(place, { recursive: true, force: true })
 })
 describe.skipIf(!mounts)(`a read-only mount${mounts ? "" : " (skipped: mounting is not allowed here)"}`, () => {
-  it("works for all that only reads; a run is rejected, and says what to do", { timeout: 600_000 }, () => {
+  it("works for all commands that only read; a run is rejected, with advice", { timeout: 600_000 }, () => {
     cpSync(join(folder, "home"), join(place, "home"), { recursive: true })
     spawnSync("mount", ["-o", "remount,ro", place])
     expect(wrongIn(join(place, "home"))).toEqual([])

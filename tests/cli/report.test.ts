@@ -32,7 +32,7 @@ const report = (...args: ReadonlyArray<string>) => caravan(folder, "report", ...
 const pageIn = (name: string) => readFileSync(join(folder, name, "report.html"), "utf8")
 
 describe("caravan report", () => {
-  it("says that it is writing a report where the folder can't be made", () => {
+  it("says that it was writing a report if the folder can't be created", () => {
     const { status, stderr } = report("latest", "--to", "words.txt/below")
     expect(stderr).toMatch(/^Writing the report to .*words\.txt\/below: .*\. Choose another folder\. What was written was removed\.$/m)
     expect([status, stderr.includes("Exporting")]).toEqual([1, false])
@@ -73,7 +73,7 @@ describe("caravan report", () => {
     expect(page).toContain("1 of 3 values of loss of descend are NaN or infinite, the first at step 3.")
   })
 
-  it("without a name is on the latest run that made results, and says which later run made none; so does the report on that one", () => {
+  it("without a name shows the latest run that made results and names the later run that made none; the report on that run names the earlier one", () => {
     runJson(folder, "descending-pipeline.ts")
     const first = report("--to", "before", "--json")
     expect([first.status, first.stderr]).toEqual([0, ""])
@@ -93,7 +93,7 @@ describe("caravan report", () => {
     ])
   })
 
-  it("says what is missing where no stage made anything that it shows", () => {
+  it("says what is missing if no stage made it", () => {
     writeFileSync(
       join(folder, "bare-pipeline.ts"),
       `import * as Schema from "effect/Schema"
@@ -120,12 +120,12 @@ export default Pipeline.make("bare", { params: Schema.Struct({}) }, () => ({ res
   it.each([
     ["no such run", ["nothing"], 'Looking for the run "nothing": no such run'],
     [
-      "a folder with something in it",
+      "a folder that is not empty",
       ["latest", "--to", "hostile"],
       "Writing the report to hostile: the folder is not empty. Choose a new folder, or replace its content with --force."
     ],
     ["a file", ["latest", "--to", "words.txt"], "Writing the report to words.txt: it is a file. Choose a new folder."],
-    ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues must be a whole number, got "many".']
+    ["an invalid number", ["latest", "--dialogues", "many"], '--dialogues must be a whole number, got "many".']
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = report(...args)
     expect(stderr).toContain(message)

@@ -30,7 +30,7 @@ afterAll(() => {
   removeFolder(folder)
 })
 
-it("says who answers, how, what may be typed, and for a model of the small world what to ask", async () => {
+it("names the model, its settings and the possible input, and suggests questions for a model of the small world", async () => {
   const text = await introduction("sft", presets["260k"], settings)
   expect(text).toMatch(/^Chat with sft of demo: a Llama model with 0\.2\d+ million parameters and a context of 512 tokens\.\n/)
   expect(text).toContain("Answers: temperature 0.6, top-p 0.9, at most 40 tokens.\n")

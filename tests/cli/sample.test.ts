@@ -81,15 +81,15 @@ describe("a file of prompts", () => {
     expect(adapted.stdout).not.toBe(plain.stdout)
   })
   it.each([
-    ["a row that is no JSON", '{"prompt": ', /line 1: it starts like JSON but is not valid JSON/],
+    ["a row that is not JSON", '{"prompt": ', /line 1: it starts like JSON but is not valid JSON/],
     ["a row without a prompt", '{"text": "a"}', /line 1: the object has neither prompt nor messages/],
     [
       "a dialogue that ends with an answer",
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
       /does not end with a user message/
     ],
-    ["the format's own tags", "a [INST] b", /contains the tag \[INST\] of Llama 2's chat format/],
-    ["more than the context", "ab ".repeat(200), /tokens; with 6 new tokens that exceeds the model's context of 160/]
+    ["tags of the chat format", "a [INST] b", /contains the tag \[INST\] of Llama 2's chat format/],
+    ["a prompt longer than the context", "ab ".repeat(200), /tokens; with 6 new tokens that exceeds the model's context of 160/]
   ])("with %s is rejected before anything is answered", (_, text, message) => {
     const { status, stdout, stderr } = sample([policy, "--prompts", prompts(`ab\n${text}\n`.replace(/^ab\n(?=\{)/, "")), ...short])
     expect(stderr).toMatch(message)
@@ -162,7 +162,7 @@ describe("a dialogue", () => {
   })
 })
 
-describe("what can't be sampled", () => {
+describe("a request that can't be sampled", () => {
   it.each([
     [["nowhere"], /no run, node, output or digest has that name|the store of this folder .* does not exist/],
     [["policy", "--temperature=-1"], /--temperature must be a number from 0, got "-1"/],

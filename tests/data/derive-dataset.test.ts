@@ -17,7 +17,7 @@ const rows = Array.from({ length: 9000 }, (_, i) => ({ text: `text ${i} ${"x".re
 type Row = (typeof rows)[number]
 
 describe("a dataset derived from another", () => {
-  it("has the rows that each row became, zero or more, in order; its metrics come from the end", async () => {
+  it("has the rows made from each row, zero or more, in order; its metrics are computed at the end", async () => {
     const ref = await rowsArtifact(Texts, rows)
     let dropped = 0
     const derive = (row: Row, i = Number(row.text.split(" ")[1])): ReadonlyArray<Row> => {
@@ -43,14 +43,14 @@ describe("a dataset derived from another", () => {
     await derived.catch(() => undefined)
     return cause
   }
-  it("dies with whatever the stage throws", async () => {
+  it("fails with a defect if the stage throws", async () => {
     const mistake = new Error("the stage's")
     const cause = await causeOf(await rowsArtifact(Texts, rows), () => {
       throw mistake
     })
     expect([Cause.hasDies(cause), Cause.squash(cause)]).toEqual([true, mistake])
   })
-  it("fails with the fault of a batch that can't be read", async () => {
+  it("fails with the error of a batch that can't be read", async () => {
     const ref = await rowsArtifact(Texts, rows)
     const path = join(ref.path, "data.arrow")
     const bytes = readFileSync(path)
@@ -67,7 +67,7 @@ describe("a dataset derived from another", () => {
 describe("datasets written in a new order", () => {
   const half = [rows.slice(0, 5000), rows.slice(5000)]
   it.each([
-    ["at once", 100_000],
+    ["all rows together", 100_000],
     ["a few rows at a time", 1700]
   ])("have the rows that the order names, repeated where it repeats them, reading %s", async (_, held) => {
     const refs = await Promise.all(half.map((part) => rowsArtifact(Texts, part)))

@@ -11,7 +11,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 /** 88: a messages field that is not a list, among others that are. 938125338: a tree of a thousand messages with seven ids, each of which got all replies of the others. */
 const found = [88, 938_125_338]
 
-it.each(found)("seed %i, which once found something", async (seed) => {
+it.each(found)("seed %i, which once found a bug", async (seed) => {
   await expect(fuzz(seed, folder)).resolves.toBeUndefined()
 })
 

@@ -280,21 +280,27 @@ describe("an HH-RLHF pair", () => {
 
   it.each([
     [
-      "parts before its last turn",
+      "differs before its last turn",
       "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
       "\n\nHuman: a\n\nAssistant: x\n\nHuman: c\n\nAssistant: d",
       "chosen",
       /differ from turn 2 on, but this one continues to turn 4/
     ],
-    ["goes on longer on one side", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 3\n\nHuman: no`, "rejected", /continues to turn 5/],
+    ["is longer on one side", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 3\n\nHuman: no`, "rejected", /continues to turn 5/],
     ["has an empty answer", `${asked}\n\nAssistant: `, `${asked}\n\nAssistant: 3`, "chosen", /the response is empty/],
     ["has an empty bad answer", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant:`, "rejected", /the response is empty/],
-    ["is twice the same", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 2`, "rejected", /the same as chosen/],
+    ["has two equal dialogues", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 2`, "rejected", /the same as chosen/],
     ["has no prompt", "\n\nAssistant: 2", "\n\nAssistant: 3", "chosen", /there is no prompt/],
     ["ends with the user", "\n\nHuman: a", "\n\nHuman: b", "chosen", /is not the assistant's/],
-    ["begins otherwise", "Human: a\n\nAssistant: 2", `${asked}\n\nAssistant: 3`, "chosen", /expected a transcript that begins with/],
+    [
+      "does not begin with a turn of the user",
+      "Human: a\n\nAssistant: 2",
+      `${asked}\n\nAssistant: 3`,
+      "chosen",
+      /expected a transcript that begins with/
+    ],
     ["lacks a field", undefined, "x", "chosen", /^null$|missing; there are rejected/],
-    ["has a number for text", 7, "x", "chosen", /expected text, found number/],
+    ["has a number instead of text", 7, "x", "chosen", /expected text, found number/],
     ["has half of a surrogate pair", `${asked}\n\nAssistant: \ud800`, `${asked}\n\nAssistant: 3`, "chosen", /surrogate/]
   ])("that %s is invalid", (_, chosen, rejected, field, message) => {
     const bad = badRow(() => parse(chosen, rejected))
@@ -333,11 +339,11 @@ describe("a row of messages", () => {
   })
 
   it.each([
-    ["no list", "x", "messages", /expected a list/],
+    ["something that is not a list", "x", "messages", /expected a list/],
     ["an empty list", [], "messages", /at least one/],
     ["a question at the end", [question], "messages", /not the assistant's/],
     ["an unknown role", [question, { role: "tool", content: "" }], "messages[1].role", /found "tool"/],
-    ["a role that every object has", [{ role: "constructor", content: "" }, answer], "messages[0].role", /found "constructor"/],
+    ["a role named like an object's property", [{ role: "constructor", content: "" }, answer], "messages[0].role", /found "constructor"/],
     ["a message without content", [{ role: "user" }, answer], "messages[0].content", /missing; there are role/],
     ["a message that is text", ["hi", answer], "messages[0].role", /expected an object, found string/],
     ["content that is a list", [question, { role: "assistant", content: ["a"] }], "messages[1].content", /expected text, found a list/]
@@ -369,7 +375,7 @@ describe("a row of prompt, chosen and rejected", () => {
       })
   })
 
-  it("has its rating and labels checked first: no other fault of the row hides theirs", () => {
+  it("is checked for its rating and labels first, so that other faults of the row do not hide theirs", () => {
     for (const row of [{}, { prompt: "q", chosen: "a", rejected: "a" }, { prompt: "q", chosen: "", rejected: "b" }]) {
       expect(badLabel(() => parse({ ...row, rating: 7 })).field).toBe("rating")
       expect(badLabel(() => parse({ ...row, rejectedSafe: "no" })).field).toBe("rejectedSafe")
@@ -391,7 +397,7 @@ describe("a row of prompt, chosen and rejected", () => {
 
   it.each([
     ["a prompt that ends with the assistant", { prompt: [question, answer("x")], chosen: "a", rejected: "b" }, "prompt", /not the user's/],
-    ["an answer of the user's", { prompt: "q", chosen: [question], rejected: "b" }, "chosen", /not the assistant's/],
+    ["an answer by the user", { prompt: "q", chosen: [question], rejected: "b" }, "chosen", /not the assistant's/],
     [
       "an answer to another prompt",
       { prompt: "q", chosen: [{ role: "user", content: "other" }, answer("a")], rejected: "b" },

@@ -95,7 +95,7 @@ for (const { device, skip } of devices) {
       expect(Math.abs(gradientNorm(parameters) / Math.sqrt(3) - 1)).toBeLessThan(near)
       expect(scoped(() => Math.abs(clipGradientNorm(parameters, 9).item() / Math.sqrt(3) - 1))).toBeLessThan(near)
     })
-    it("is what they are clipped to, with a factor that is not rounded to bfloat16", () => {
+    it("is used for clipping, with a factor that is not rounded to bfloat16", () => {
       const numbers = scoped(() => noGrad(() => zeros([4096]).normal_(0, 1).to({ dtype: "bfloat16" }).toNumbers()))
       const norm = Math.hypot(...numbers)
       const parameters = withGradient(numbers)

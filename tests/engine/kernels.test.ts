@@ -19,7 +19,7 @@ processor	: 1
 model		: 1
 `
 
-it("a processor is identified by its numbers: its name says too little", () => {
+it("a processor is identified by its model numbers, because its name is ambiguous", () => {
   const found = parseProcessor(emerald)
   expect(found).toMatchObject({ vendor: "GenuineIntel", version: "6 207 2" })
   expect(found.flags.has("avx512vl")).toBe(true)

@@ -118,7 +118,7 @@ describe.skipIf(noGloo)("a group that loses a rank", () => {
 })
 
 describe("a rank without a GPU", () => {
-  it.skipIf(environment().gpus > 0)("is told how many GPUs there would have to be", () => {
+  it.skipIf(environment().gpus > 0)("gets an error with the number of GPUs that are needed", () => {
     const place = { rank: 1, size: 2, host: "127.0.0.1", port: 1, sharding: "weights" as const, seconds: 1 }
     expect(() => prepare("cuda", 1, place)).toThrow(/rank 1 of 2 has no GPU: this machine has fewer than 2 GPUs/)
   })

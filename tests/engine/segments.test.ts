@@ -73,7 +73,7 @@ for (const { device, skip } of devices) {
       inParts(2, (index) => order.push(index))
       expect(order).toEqual([0, 1, 2, 1, 0])
     })
-    it("are just computed outside of a training step, and if gradients are not recorded", () => {
+    it("are computed normally outside of a training step, and if gradients are not recorded", () => {
       scoped(() => {
         const w = tensor([[2]], { device }).requiresGrad()
         const y = segment(0, w, (x) => x.mul(x))

@@ -148,7 +148,7 @@ const usual = (...titles: ReadonlyArray<RegExp>) =>
 
 describe.skipIf(!("path" in shim))(`in a run with an empty store,${without}`, () => {
   it.each(usual(/full disk/, /fsync/))(
-    "$title stops it or not; nothing wrong is kept",
+    "$title may stop it, but no wrong result is kept",
     { timeout: hour },
     async ({ title, fault, sample }) => {
       const found: Array<string> = []

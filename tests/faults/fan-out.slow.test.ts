@@ -25,7 +25,7 @@ const totalIn = (home: string, digest: string) =>
   (JSON.parse(readFileSync(join(home, "objects", digest.slice(0, 2), digest, "report.json"), "utf8")) as { readonly height: number }).height
 
 describe("a fan-out", () => {
-  it.each([0, 1])("of %d nodes is none, or one", async (pieces) => {
+  it.each([0, 1])("of only %d nodes works too", async (pieces) => {
     await withRunner(async (runner) => {
       const home = join(folder, String(pieces))
       const request = requestOf(folder, home, { pieces: String(pieces) })

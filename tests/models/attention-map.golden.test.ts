@@ -55,7 +55,7 @@ for (const { device, skip } of devices)
       expect(largestDifference(apart, plain)).toBeGreaterThan(0.01)
       expect(largestDifference(apart, greatestAttention(adapted.merge(), range(12), selection))).toBeLessThan(sameInFloat32)
     })
-    it("are refused for a sequence longer than the context", () => {
+    it("are rejected for a sequence longer than the context", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 5, device })
       expect(() => greatestAttention(model, range(9), { layers: [0], heads: [0] })).toThrow(
         /a sequence of 9 tokens exceeds the model's context of 8/

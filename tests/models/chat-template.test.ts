@@ -202,7 +202,7 @@ describe("a template that can't be used", () => {
   const doing = "Trying the chat template on a dialogue of two questions and answers: "
   const turns = (body: string) => `{% for m in messages %}${body}{% endfor %}`
   it.each<[string, string, string]>([
-    ["is no template", "{% for x %}", "Reading the chat template: expected a valid Jinja template, found "],
+    ["is not a template", "{% for x %}", "Reading the chat template: expected a valid Jinja template, found "],
     [
       "throws",
       "{{ raise_exception('Not today') }}",
@@ -224,7 +224,7 @@ describe("a template that can't be used", () => {
       `${doing}expected the answer "Caravan one." in the text with loss, found "x"`
     ],
     [
-      "writes the prompt otherwise than the dialogue",
+      "writes the prompt differently from the dialogue",
       "{{ '<|im_start|>' if add_generation_prompt else '' }}" + turns("{{ m.content + '<|im_end|>' }}"),
       `${doing}expected a template suitable for training, found The chat template renders the text before an answer differently`
     ]

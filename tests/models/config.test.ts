@@ -119,19 +119,19 @@ describe("Hugging Face's config.json", () => {
 
   it.each([
     ["another model", { ...base, model_type: "gemma" }, /model_type llama, mistral, qwen2, qwen3, found "gemma"/],
-    ["a model named as what every object has", { ...base, model_type: "constructor" }, /found "constructor"/],
+    ["a model type named like an object's property", { ...base, model_type: "constructor" }, /found "constructor"/],
     [
       "another family's head",
       { ...base, model_type: "mistral" },
       /architectures MistralForCausalLM or MistralForSequenceClassification, found "LlamaForCausalLM"/
     ],
-    ["windows of some layers", { ...qwen, use_sliding_window: true, sliding_window: 4096 }, /use_sliding_window false, found true/],
+    ["windows in some layers only", { ...qwen, use_sliding_window: true, sliding_window: 4096 }, /use_sliding_window false, found true/],
     [
       "layers of several kinds",
       { ...qwen, layer_types: ["full_attention", "sliding_attention"] },
       /the same layer_types in every layer, found "sliding_attention"/
     ],
-    ["no model", {}, /model_type llama, mistral, qwen2, qwen3, found none/],
+    ["no model type", {}, /model_type llama, mistral, qwen2, qwen3, found none/],
     [
       "another head",
       { ...base, architectures: ["LlamaForTokenClassification"] },
@@ -143,21 +143,21 @@ describe("Hugging Face's config.json", () => {
       /rope_type "default" or "llama3", found "linear"/
     ],
     [
-      "Llama 3's rotary embeddings by half",
+      "incomplete settings of Llama 3's rotary embeddings",
       { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, factor: 8 } },
       /factor, low_freq_factor, high_freq_factor and original_max_position_embeddings of rope_type llama3, found/
     ],
     [
-      "rotary embeddings of a part",
+      "rotary embeddings of part of a head",
       { ...base, rope_parameters: { rope_type: "default", rope_theta: 1e4, partial_rotary_factor: 0.5 } },
       /partial_rotary_factor 1, found 0\.5/
     ],
     ["another activation", { ...base, hidden_act: "gelu" }, /hidden_act "silu", found "gelu"/],
     ["biases in attention", { ...base, attention_bias: true }, /attention_bias false, found true/],
     ["biases in the feed-forward block", { ...base, mlp_bias: true }, /mlp_bias false, found true/],
-    ["sizes that are none", { ...base, vocab_size: -5, hidden_size: "4096" }, /vocab_size.*hidden_size/],
+    ["invalid sizes", { ...base, vocab_size: -5, hidden_size: "4096" }, /vocab_size.*hidden_size/],
     ["a missing size", { ...base, num_hidden_layers: undefined }, /num_hidden_layers/],
-    ["a norm's epsilon of text", { ...base, rms_norm_eps: "1e-5" }, /rms_norm_eps/],
+    ["text as a norm's epsilon", { ...base, rms_norm_eps: "1e-5" }, /rms_norm_eps/],
     ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /consistent sizes, found .*headDim/],
     ["a list", [], /model_type llama, mistral, qwen2, qwen3, found none/],
     ["null", null, /model_type llama, mistral, qwen2, qwen3, found none/]

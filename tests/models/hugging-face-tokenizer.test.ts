@@ -107,7 +107,7 @@ describe("a vocabulary as large as Gemma's", () => {
   })
 })
 
-describe("what is rejected, by name", () => {
+describe("a tokenizer.json that is rejected, with the reason", () => {
   const refused = (change: (json: Record<string, any>) => void, kind: Kind = "qwen2"): string => {
     const json = jsonOf(kind)
     change(json)
@@ -126,31 +126,35 @@ describe("what is rejected, by name", () => {
       'expected a model of type "BPE", found "Unigram"'
     ],
     ["dropout", (json) => (json["model"].dropout = 0.1), "expected no dropout, found 0.1"],
-    ["a suffix of words", (json) => (json["model"].end_of_word_suffix = "</w>"), "expected no end_of_word_suffix, found </w>"],
+    ["a suffix for words", (json) => (json["model"].end_of_word_suffix = "</w>"), "expected no end_of_word_suffix, found </w>"],
     [
-      "a normalizer of SentencePiece's",
+      "SentencePiece's normalizer",
       (json) => (json["normalizer"] = { type: "Precompiled", precompiled_charsmap: "" }),
       "expected a normalizer of Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace, found Precompiled"
     ],
     [
-      "words by \\w",
+      "words split by \\w",
       (json) => (json["pre_tokenizer"] = { type: "Whitespace" }),
       "expected a pre_tokenizer of Sequence, Split, ByteLevel, Metaspace, Digits, found Whitespace"
     ],
     [
-      "a part within a sequence",
+      "an unsupported part within a sequence",
       (json) => (json["decoder"] = { type: "Sequence", decoders: [{ type: "WordPiece" }] }),
       "expected a decoder of Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, found WordPiece"
     ],
     [
-      "tokens that take the white space beside them",
+      "tokens that strip the white space next to them",
       (json) => (json["added_tokens"][0].rstrip = true),
       "expected added tokens without rstrip, found <|endoftext|>"
     ],
-    ["an id twice", (json) => (json["model"].vocab["twice"] = 5), "expected unique ids, found an id that occurs twice"],
-    ["merges of three", (json) => json["model"].merges.push(["a", "b", "c"]), 'expected merges of two pieces each, found ["a","b","c"]']
+    ["a duplicate id", (json) => (json["model"].vocab["twice"] = 5), "expected unique ids, found an id that occurs twice"],
+    [
+      "merges of three pieces",
+      (json) => json["model"].merges.push(["a", "b", "c"]),
+      'expected merges of two pieces each, found ["a","b","c"]'
+    ]
   ])("%s", (_, change, message) => expect(refused(change)).toBe(message))
-  it("a control token that a word becomes", () => {
+  it("a control token that ordinary text is encoded to", () => {
     const json = jsonOf("llama3")
     json["added_tokens"] = [{ ...json["added_tokens"][0], content: "the", id: json["model"].vocab["the"] }]
     expect(() => new HuggingFaceTokenizer({ ...names, json })).toThrow(

@@ -270,10 +270,10 @@ describe("PEFT's layout", () => {
     ["another task", { task_type: "SEQ_CLS" }, /task_type/],
     ["DoRA", { use_dora: true }, /expected no use_dora, found true/],
     ["trained biases", { bias: "all" }, /expected no bias, found "all"/],
-    ["modules that were trained whole", { modules_to_save: ["lm_head"] }, /expected no modules_to_save, found \["lm_head"\]/],
+    ["modules that were trained completely", { modules_to_save: ["lm_head"] }, /expected no modules_to_save, found \["lm_head"\]/],
     ["ranks by layer", { rank_pattern: { q_proj: 8 } }, /expected no rank_pattern/],
     ["an initialisation that changed the base", { init_lora_weights: "pissa" }, /init_lora_weights/],
-    ["a field that is not known and on", { use_something_new: true }, /expected no use_something_new, found true/]
+    ["an unknown field that is enabled", { use_something_new: true }, /expected no use_something_new, found true/]
   ])("with %s is rejected by name", async (_, fields, message) => {
     expect(await refusal(changed(fields))).toMatch(message)
   })

@@ -157,7 +157,7 @@ for (const { device, skip } of devices) {
       }
     })
 
-    it("gives the same for the same seeds and different results for others", () => {
+    it("gives the same tokens for the same seeds, and different ones for other seeds", () => {
       const model = models[0][1]
       const first = generate(model, prompts, base)
       expect(generate(model, prompts, base)).toEqual(first)

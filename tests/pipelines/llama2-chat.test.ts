@@ -382,7 +382,7 @@ describe("hyperparameters", () => {
     expect((await graphOf({ model: "./8b" })).nodes.get("file:8b")).toMatchObject({ path: `${process.cwd()}/8b` })
   })
 
-  it("K is one number, or one per round: the sweep samples the maximum, and chooses the best of as many as the round will sample", async () => {
+  it("K is one number, or one per round: the sweep samples the maximum, and is evaluated at the round's own K", async () => {
     const ks = [4, 8, 16, 6, 2]
     const graph = await graphOf({ k: ks })
     for (const [i, k] of ks.entries()) {
@@ -397,7 +397,7 @@ describe("hyperparameters", () => {
     expect(await refused({ k: [4, 8, 1, 4, 4] })).toContain("k")
   })
 
-  it("for human annotation: labels are connected once they are said to exist", async () => {
+  it("for human annotation: labels are connected for rounds up to `labelled`", async () => {
     const graph = await graphOf({ labelled: 2, data: "in" })
     expect(node(graph, "preferences-safety-2").inputs.labels).toBe("file:labels-safety-2.jsonl")
     expect(node(graph, "preferences-safety-3").inputs.labels).toBeNull()
@@ -458,7 +458,7 @@ describe("with tags by a classifier", async () => {
     expect(node(graph, "prompts-safety")).toMatchObject({ inputs: { classifier: "tagger" }, config: { keep: "unsafe" } })
     expect([...whole.nodes.keys()].some((id) => id.startsWith("tagger"))).toBe(false)
   })
-  it("trained on half of the prompts for which pairs are collected is judged on the other half; its tags teach and judge no other", () => {
+  it("trained on half of the prompts for which pairs are collected is evaluated on the other half; its tags do not train or evaluate another classifier", () => {
     expect(node(graph, "tagger-data").inputs.prompts).toEqual(["tagger-helpfulness-1", "tagger-safety-1"])
     expect(node(graph, graph.outputs["taggerQuality"]!).inputs).toMatchObject({
       classifier: "tagger",

@@ -44,7 +44,7 @@ describe("the study of margins", async () => {
 describe("the study of factual sources", async () => {
   const graph = await graphOf(factualSources)
   const shares = [1, 3, 10, 20, 40]
-  it("pretrains a model of each share and seed on as many texts, from one reference work and the same dialogues per seed", () => {
+  it("pretrains a model for each share and seed on the same number of texts, from one reference work and the same dialogues per seed", () => {
     expect(outputs(graph)).toEqual([1, 2, 3].flatMap((seed) => shares.map((share) => `${share}%-${seed}`)))
     for (const seed of [1, 2, 3])
       for (const share of shares) {
@@ -199,7 +199,7 @@ describe("common parts of the studies", async () => {
 describe("the study from SFT", async () => {
   const graph = await graphOf(fromSft)
   const methods = ["dpo-0.1", "rloo-0.1"]
-  it("gives each method as many settings", () => {
+  it("tries the same number of settings for each method", () => {
     const last = outputs(graph).filter((name) => name.startsWith("tuning-"))
     for (const method of ["recipe", "dpo", "rloo"]) expect(last.filter((name) => name.startsWith(`tuning-${method}-`)).length).toBe(3)
   })
@@ -236,7 +236,7 @@ describe("the study of the round from which PPO runs", async () => {
   const last = await graphOf(ppoFrom)
   const both = await graphOf(ppoFrom, { ppoFrom: 4, ppoIterations: 30 })
   const samples = await graphOf(ppoFrom, { ppoFrom: 4, ppoIterations: 30, ppoUse: "samples" })
-  it("spends as many PPO iterations in all", () => {
+  it("runs the same total number of PPO iterations", () => {
     const iterations = (graph: Graph) =>
       [...graph.nodes.keys()].filter((id) => node(graph, id).stage?.name === "ppo").map((id) => node(graph, id).config["iterations"])
     expect(iterations(last)).toEqual([60])
@@ -255,7 +255,7 @@ describe("the study of the round from which PPO runs", async () => {
     expect(node(both, "pairs-helpfulness-5").inputs.first).toBe("rlhf-v4")
     expect(node(samples, "pairs-helpfulness-5").inputs.first).toBe("rlhf-v4-rs")
   })
-  it("judges the version before and after the last PPO on prompts of their own", () => {
+  it("judges the version before and after the last PPO on separate prompts", () => {
     for (const name of ["rlhf-v5-rs", "rlhf-v5"])
       expect(node(last, `judged-answers-${name}`).inputs).toEqual({ policy: name, prompts: "judging" })
   })
@@ -287,7 +287,7 @@ describe("the study of policy optimisation", async () => {
     }
     expect(node(graph, "judging-helpfulness").config).toMatchObject({ split: "heldOut" })
   })
-  it("tries the settings of each method on other held-out prompts than those that judge it", () => {
+  it("selects the settings of each method on held-out prompts that are not used to judge it", () => {
     for (const name of arms.flat()) {
       expect(node(graph, graph.outputs[`tuning-${name}`]!).inputs).toEqual({
         graded: `tuning-grades-${name}`,
@@ -305,7 +305,7 @@ describe("the study of policy optimisation", async () => {
     expect(trained(other)).toEqual(trained(graph))
     expect(node(other, "judging-safety").seed).toBe(101)
   })
-  it("rejects another number of settings for one of them", async () => {
+  it("rejects a different number of settings for one method", async () => {
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1" })).rejects.toThrow("found 3, 3, 3, 1")
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1,x,1" })).rejects.toThrow('found "0.1,x,1"')
   })

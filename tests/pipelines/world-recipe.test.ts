@@ -98,7 +98,7 @@ describe("PPO from an earlier round on", () => {
     expect(Object.keys(graph.outputs)).toContain("rlhf-v4-rs")
     expect(drawnBy(graph, "report").versions).toHaveLength(9)
   })
-  it("or only samples from: pairs and reward models use the version before PPO", async () => {
+  it("may make versions that are only used for samples: pairs and reward models use the version before PPO", async () => {
     const graph = await graphOf(demo, { ppoFrom: 4, ppoUse: "samples" })
     expect(drawnBy(graph, "samples-5").policy).toBe("rlhf-v4")
     expect(drawnBy(graph, "pairs-safety-5")).toMatchObject({ first: "rlhf-v4-rs", second: "rlhf-v3" })

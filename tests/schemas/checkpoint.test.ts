@@ -47,10 +47,10 @@ describe("a safetensors header", () => {
     return bytes
   }
   it.each([
-    ["is cut off in its length", Buffer.alloc(5), /at least 8 bytes, found 5/],
+    ["is truncated within its length field", Buffer.alloc(5), /at least 8 bytes, found 5/],
     ["claims more than the file", claiming(10_000n), /claims 10000 bytes/],
     ["claims 2^63 bytes", claiming(2n ** 63n), /claims 9223372036854775808 bytes/],
-    ["is no JSON", safetensors("{", 0), /a JSON header/],
+    ["is not JSON", safetensors("{", 0), /a JSON header/],
     ["is a list", safetensors("[]", 0), /a JSON object/],
     ["has a tensor past the end of the file", safetensors(good, 20), /the file is truncated/],
     [
@@ -60,9 +60,9 @@ describe("a safetensors header", () => {
     ],
     ["has an unknown dtype", safetensors({ a: tensor([1], 0, 4, "F99") }, 4), /a dtype, shape and offsets for tensor a/],
     ["has a negative size", safetensors({ a: tensor([-1, -4], 0, 16) }, 16), /for tensor a/],
-    ["has a size beyond whole numbers", safetensors({ a: tensor([2 ** 53, 2 ** 53], 0, 16) }, 16), /for tensor a/],
+    ["has a size beyond safe integers", safetensors({ a: tensor([2 ** 53, 2 ** 53], 0, 16) }, 16), /for tensor a/],
     ["has offsets that run backwards", safetensors({ a: tensor([1], 4, 0) }, 4), /tensor a/],
-    ["has a null for a tensor", safetensors({ a: null }, 0), /for tensor a/],
+    ["has null instead of a tensor", safetensors({ a: null }, 0), /for tensor a/],
     ["has tensors that overlap", safetensors({ a: tensor([2], 0, 8), b: tensor([2], 4, 12) }, 12), /tensor b at byte/],
     [
       "has two tensors in one place",
@@ -71,7 +71,7 @@ describe("a safetensors header", () => {
     ],
     ["has a tensor before its data", safetensors({ a: tensor([1], -4, 0) }, 4), /a dtype, shape and offsets for tensor a/],
     ["has a tensor that begins past its end", safetensors({ a: tensor([1], 1 << 30, (1 << 30) + 4) }, 4), /the file is truncated/],
-    ["has offsets that are no whole numbers", safetensors({ a: tensor([1], 0.5, 4.5) }, 5), /a dtype, shape and offsets for tensor a/],
+    ["has offsets that are not whole numbers", safetensors({ a: tensor([1], 0.5, 4.5) }, 5), /a dtype, shape and offsets for tensor a/],
     ["has a gap", safetensors({ a: tensor([1], 0, 4), b: tensor([1], 8, 12) }, 12), /tensor b at byte/],
     ["leaves bytes at the end", safetensors({ a: tensor([1], 0, 4) }, 12), /up to the end of the file/]
   ])("that %s is rejected", async (_, bytes, message) => {

@@ -154,7 +154,7 @@ describe("a schema of rows", () => {
       /row\.a: a union/
     ],
     ["a date", Schema.Struct({ a: Schema.Date }), /row\.a: a Declaration/],
-    ["no struct at all", Schema.String, /must be a Schema\.Struct/]
+    ["something that is not a struct", Schema.String, /must be a Schema\.Struct/]
   ])("with %s is rejected", (_, schema, message) => {
     expect(() => columnsOf(schema)).toThrow(message)
   })

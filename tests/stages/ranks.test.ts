@@ -95,8 +95,8 @@ for (const { device, sizes, skip } of devices)
     })
   })
 
-describe.skipIf(noGloo)("sampling of which a rank is killed", () => {
-  it("goes on from the batches that are kept, with as many ranks as there are then", { timeout: 120_000 }, async () => {
+describe.skipIf(noGloo)("sampling with a killed rank", () => {
+  it("continues from the saved batches, with the number of ranks that there are then", { timeout: 120_000 }, async () => {
     const one = named("sample")
     const config = { batchSize: 2 }
     const alone = await run(one, { config })

@@ -126,9 +126,9 @@ const trained = async (stage: AnyStage, inputs: Readonly<Record<string, Artifact
 }
 
 describe.each([
-  ["sft, two or three dialogues a row and two rows a step", sft, golden.sft, { microBatchSize: 1 }],
-  ["the helpfulness reward model, three pairs a step", helpfulnessRewardModel, golden.helpfulness, { microBatchPairs: 2 }],
-  ["the safety reward model, with the auxiliary loss where there are labels", safetyRewardModel, golden.safety, { microBatchPairs: 2 }]
+  ["sft, two or three dialogues per row and two rows per step", sft, golden.sft, { microBatchSize: 1 }],
+  ["the helpfulness reward model, three pairs per step", helpfulnessRewardModel, golden.helpfulness, { microBatchPairs: 2 }],
+  ["the safety reward model, with the auxiliary loss for labelled responses", safetyRewardModel, golden.safety, { microBatchPairs: 2 }]
 ] as const)("%s,", (_, stage, wanted, parts) => {
   let run: Awaited<ReturnType<typeof trained>>
   beforeAll(async () => {

@@ -24,7 +24,7 @@ describe("the built page", () => {
     expect(size).toBeLessThan(60_000)
   })
 
-  it("has no inline script or style, and asks nobody else for anything", () => {
+  it("has no inline script or style, and makes no requests to other servers", () => {
     expect(index()).not.toMatch(/<style|<script(?![^>]*src=)|\sstyle=|\son[a-z]+=/)
     for (const name of readdirSync(join(dist, "assets"))) {
       const text = readFileSync(join(dist, "assets", name), "utf8")
@@ -32,11 +32,11 @@ describe("the built page", () => {
     }
   })
 
-  it("is not built again while its sources are the same", () => {
+  it("is not rebuilt if its sources are unchanged", () => {
     expect(node("ui/build.mjs")).toMatchObject({ status: 0, stderr: "" })
   })
 
-  it("fits the types of the server's API", () => {
+  it("matches the types of the server's API", () => {
     expect(node("node_modules/typescript/bin/tsc", "-p", "ui").stdout).toBe("")
     if (existsSync(join(root, "ui/tests/node_modules/playwright-core")))
       expect(node("node_modules/typescript/bin/tsc", "-p", "ui/tests").stdout).toBe("")

@@ -32,7 +32,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui --allow-control", () => {
     if (project !== undefined) removeFolder(project.folder)
   })
 
-  it("asks for the token, refuses a wrong one, and does not keep the right one in its address", async () => {
+  it("asks for the token, rejects a wrong one, and removes the right one from its address", async () => {
     const run = begin(project, "run", "pipeline.ts", "--set", `go=${project.go}`, "--quiet")
     await page.goto(url)
     await page.locator(".runs tbody").getByRole("link").first().click()
@@ -86,7 +86,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui --allow-control", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("has a round of pairs labelled to its end by keys alone, and the run that waited goes on with the labels", async () => {
+  it("labels a round of pairs with the keyboard alone, and the waiting run continues with the labels", async () => {
     expect((await ended(begin(project, "run", "labelling.ts", "--quiet"))).code).toBe(1)
     await page.getByRole("link", { name: "Label" }).click()
     await page.getByLabel("Your name").fill("anna")
@@ -136,7 +136,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui --allow-control", () => {
     expect((await ended(begin(project, "run", "labelling.ts", "--set", "labelled=1", "--quiet"))).code).toBe(0)
   }, 90_000)
 
-  it("had no error of its own, and nothing that its policy refused", () => {
+  it("had no errors and no violations of its content security policy", () => {
     expect(troubles).toEqual([])
   })
 })

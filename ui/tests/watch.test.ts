@@ -33,14 +33,14 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     if (project !== undefined) removeFolder(project.folder)
   })
 
-  it("shows a run that begins, without being asked again", async () => {
+  it("shows a run that starts, without a reload", async () => {
     await page.getByText("Nothing has run here yet").waitFor()
     run = begin(project, "run", "pipeline.ts", "--set", `go=${project.go}`, "--quiet")
     await page.getByRole("cell", { name: "running" }).waitFor()
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("opens by the keyboard alone, with its rounds folded", async () => {
+  it("opens with the keyboard alone, with its rounds folded", async () => {
     await page.keyboard.press("Tab")
     await page.keyboard.press("Tab")
     for (let i = 0; i < 12 && !(await page.evaluate(() => document.activeElement?.textContent?.startsWith("little") ?? false)); i++)
@@ -52,7 +52,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("goes from node to node by the arrow keys, and unfolds a round by Enter", async () => {
+  it("moves from node to node with the arrow keys, and unfolds a round with Enter", async () => {
     await page.locator(".graph-frame").focus()
     const spoken = () => page.locator(".graph [role=status]").textContent()
     for (let i = 0; i < 6 && (await spoken()) !== "round 1, folded"; i++) await page.keyboard.press("ArrowRight")
@@ -62,7 +62,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.getByRole("button", { name: /round 1/ }).waitFor()
   }, 60_000)
 
-  it("shows a node as it goes on: its step, its loss, its curve", async () => {
+  it("shows a running node's progress: its step, its loss, its curve", async () => {
     await page.getByRole("list", { name: "Running now" }).getByRole("link", { name: "tuned-v1" }).click()
     const panel = page.getByRole("complementary", { name: "Node tuned-v1" })
     await panel.getByText("20 of 200").waitFor()
@@ -73,7 +73,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("connects again when the server has been away, and misses nothing", async () => {
+  it("reconnects after the server was down, and misses nothing", async () => {
     const { port } = new URL(url)
     server.kill("SIGKILL")
     await page.getByText("reconnecting").waitFor()
@@ -82,7 +82,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.getByText("20 of 200").first().waitFor()
   }, 60_000)
 
-  it("shows that a node failed and why, as text and nothing else", async () => {
+  it("shows why a node failed, as plain text", async () => {
     writeFileSync(`${project.go}.fail`, "")
     await ended(run)
     const panel = page.getByRole("complementary", { name: "Node tuned-v1" })
@@ -96,7 +96,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await panel.getByText("20 reports").waitFor()
   }, 60_000)
 
-  it("shows the run that goes on from there to its end, with every step in its curve", async () => {
+  it("shows the run that continues from there to its end, with every step in its curve", async () => {
     rmSync(`${project.go}.fail`)
     writeFileSync(project.go, "")
     run = begin(project, "run", "pipeline.ts", "--set", `go=${project.go}`, "--quiet")
@@ -115,7 +115,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("lists the nodes as a table that is searched, whatever their names are", async () => {
+  it("lists the nodes in a searchable table, whatever their names are", async () => {
     await page.getByRole("navigation", { name: "Parts of the run" }).getByRole("link", { name: "Nodes" }).click()
     await page.getByLabel("Search nodes").fill("odd")
     await page.getByRole("link", { name: "<b>odd</b>/\\u202ename" }).click()
@@ -125,7 +125,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("pages and searches the rows of a dataset, whatever is in them", async () => {
+  it("pages and searches the rows of a dataset with any content", async () => {
     await page.getByLabel("Search nodes").fill("texts")
     await page.getByRole("region", { name: "Nodes" }).getByRole("link", { name: "texts", exact: true }).click()
     await page.getByRole("link", { name: "Rows", exact: true }).click()
@@ -178,7 +178,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
-  it("follows an artifact to where it came from and what was made of it", async () => {
+  it("shows an artifact's origin and what was made from it", async () => {
     await page.getByRole("link", { name: "Runs" }).click()
     await page.locator(".runs tbody tr").first().getByRole("link").click()
     await page.getByRole("navigation", { name: "Parts of the run" }).getByRole("link", { name: "Nodes" }).click()
@@ -190,7 +190,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.goBack()
   }, 60_000)
 
-  it("is as usable on a phone, in the dark", async () => {
+  it("is usable on a phone, and in dark mode", async () => {
     await page.setViewportSize({ width: 390, height: 844 })
     await page.emulateMedia({ colorScheme: "dark" })
     for (const hash of ["#/", (await page.url()).replace(/^[^#]*/, "")]) {
@@ -209,7 +209,7 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     }
   }, 60_000)
 
-  it("had no error of its own, and nothing that its policy refused", () => {
+  it("had no errors and no violations of its content security policy", () => {
     expect(troubles).toEqual([])
   })
 })

@@ -269,7 +269,7 @@ describe("labelling", () => {
 
 describe("agreed", () => {
   const of = (choice: "A" | "B", rating: number, safeA: boolean | null = null) => ({ choice, rating, safeA, safeB: null })
-  it("takes the majority choice with its mean rating, for a tie the first's, and is unsafe if at least as many say so", () => {
+  it("takes the majority choice with its mean rating, or the first annotator's for a tie; a response is unsafe if at least half say so", () => {
     expect(agreed([of("A", 0), of("B", 3), of("A", 1)])).toEqual(of("A", 1))
     expect(agreed([of("B", 3), of("A", 0)])).toEqual(of("B", 3))
     expect(agreed([of("A", 1, true), of("A", 1, false)])).toEqual(of("A", 1, false))

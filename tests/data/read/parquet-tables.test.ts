@@ -41,7 +41,7 @@ describe("Parquet tables", () => {
     ])
     expect(second!.map(({ loss, step }) => [step, loss])).toEqual([[7, 0.5]])
   })
-  it("are errors where a file is damaged, truncated or missing, and the next file is read all the same", async () => {
+  it("are errors for a file that is damaged, truncated or missing, and the next file is still read", async () => {
     const good = await written("good", [{ step: 1, loss: 2 }])
     const [damaged, cut] = [join(folder, "damaged"), join(folder, "cut")]
     writeFileSync(damaged, "PAR1 no Parquet file PAR1")
@@ -66,7 +66,7 @@ describe("Parquet tables", () => {
     process.off("warning", listen)
     expect(warnings).toEqual([])
   })
-  it("of no files are none", async () => {
+  it("of an empty list of files are empty", async () => {
     expect(await all([])).toEqual([])
   })
 })

@@ -57,7 +57,7 @@ describe("a job requests", () => {
     expect(requestOf({}, {}, { tensors: true, device: "cpu", ranks: 4 })).toEqual({ name: "default", gpus: 0, nodes: 1, cpus: 4 })
     expect(requestOf({}, {}, tensors)).toEqual({ name: "default", gpus: 1, nodes: 1 })
   })
-  it("nodes on which its ranks are tasks, as many on each; one node for a single process", () => {
+  it("nodes on which its ranks are tasks, the same number on each; one node for a single process", () => {
     const several = { profiles: { default: { nodes: 2, cpus: 16 } } }
     expect(sbatchArguments(requestOf(several, {}, { ...tensors, ranks: 8 }))).toEqual([
       "--nodes=2",

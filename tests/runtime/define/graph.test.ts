@@ -109,7 +109,7 @@ describe("wires", () => {
     expect(graph.nodes.get("second")).toMatchObject({ inputs: { sets: ["read", "first"] } })
   })
 
-  it("that are missing, extra, misspelt, a list for one or one for a list are rejected", () => {
+  it("that are missing, extra, misspelt, a list instead of one node, or one node instead of a list are rejected", () => {
     expect(mistake(() => ({ x: pretrain({}) }))).toMatch(
       /Node "pretrain" \(stage pretrain\): its input "texts" \(dataset:text\/1\) is missing/
     )
@@ -213,7 +213,7 @@ describe("nodes", () => {
     expect([limitsOf(loose, strict), limitsOf(strict, loose)]).toEqual([both, both])
     expect([limitsOf({}, strict, {}), limitsOf({ seconds: 1 }, { retries: 3 })]).toEqual([strict, { seconds: 1, retries: 3 }])
   })
-  it("that are merged run where the first says, with the largest requested resources", () => {
+  it("that are merged run where the first one is placed, with the largest requested resources", () => {
     const placementOf = (...all: ReadonlyArray<Placement>) => {
       const graph = build(() => ({ x: join({ sets: all.map((placement) => texts().on(placement)) }) }))
       return (graph.nodes.get("read") as StageNode).placement

@@ -105,7 +105,7 @@ export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.
     expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
   })
 
-  it("repeats how the machine made a result, from what was recorded", async () => {
+  it("repeats the machine-dependent choices that were recorded", async () => {
     writeFileSync(
       join(fixture.folder, "crowded.ts"),
       `import { existsSync } from "node:fs"

@@ -95,9 +95,9 @@ describe("the code of a stage is the same", () => {
     ["with other comments", ["stage.ts", "/** Shouts;", "// Shouts loudly.\n/** Shouts;"]],
     ["with other formatting", ["helper.ts", "{ rows.length = Math", "{\n\n  rows.length =\n  Math"]],
     ["with other types", ["helper.ts", "readonly text: string }", "readonly text: string; readonly more?: number }"]],
-    ["with another error class beside it", ["stage.ts", '("OtherError", {', '("OtherError", { code: Schema.Number, ']],
-    ["with another stage's config beside it", ["stage.ts", '"of the other"', '"of the others"']],
-    ["with another stage's body beside it", ["stage.ts", "Promise.resolve(readRows", "Promise.reject(readRows"]],
+    ["with another error class next to it", ["stage.ts", '("OtherError", {', '("OtherError", { code: Schema.Number, ']],
+    ["with another stage's config next to it", ["stage.ts", '"of the other"', '"of the others"']],
+    ["with another stage's body next to it", ["stage.ts", "Promise.resolve(readRows", "Promise.reject(readRows"]],
     ["with another unused constant in a helper's file", ["helper.ts", '["a", 1]', '["a", 2]']],
     ["with another unused default export in a helper's file", ["helper.ts", "unused: 1", "unused: 2"]]
   ])("%s", async (_, change) => {
@@ -109,11 +109,14 @@ describe("the code of a stage differs", () => {
   it.each<[string, [Name, string | RegExp, string]]>([
     ["when its body does", ["stage.ts", ".repeat(config.times)", ".repeat(config.times + 1)"]],
     ["when an argument of a call for its effect does", ["stage.ts", "clip(rows, 100)", "clip(rows, 99)"]],
-    ["when a call for its effect goes", ["stage.ts", "    clip(rows, 100)\n", ""]],
+    ["when a call for its effect is removed", ["stage.ts", "    clip(rows, 100)\n", ""]],
     ["when its config's default does", ["stage.ts", 'hyperInt(1, "§1', 'hyperInt(2, "§1']],
     ["when a constant that a helper uses does", ["helper.ts", 'mark = "!"', 'mark = "?"']],
     ["when a helper's helper does", ["deep.ts", "toUpperCase", "toLowerCase"]],
-    ["when a module does something as it loads", ["deep.ts", "export const helper", "globalThis.process.title = 'x'\nexport const helper"]],
+    [
+      "when a module has an effect while it loads",
+      ["deep.ts", "export const helper", "globalThis.process.title = 'x'\nexport const helper"]
+    ],
     ["when a file is imported for its effect", ["helper.ts", "import { helper", 'import "../effect.ts"\nimport { helper']],
     ["when another package is used", ["deep.ts", "text.toUpperCase()", "text.toUpperCase() + String(Arrow.Utf8)"]]
   ])("%s", async (_, change) => {

@@ -234,9 +234,9 @@ describe("a package with the same name as another", () => {
 describe("an import that can't be identified", () => {
   it.each<[string, string, RegExp]>([
     ["of a package that is not installed", "nowhere", /imports "nowhere": no such package is installed\. .*npm install/],
-    ["of a name that leads nowhere", "#nowhere", /imports "#nowhere": it does not resolve to a file\. Fix `imports`/],
-    ["of a file that is not there", "file:///nowhere/x.ts", /imports "file:.*": the file does not exist/],
-    ["of something on the net", "https://example.org/x.js", /imports "https:.*": its content may change/]
+    ["of a name that does not resolve", "#nowhere", /imports "#nowhere": it does not resolve to a file\. Fix `imports`/],
+    ["of a missing file", "file:///nowhere/x.ts", /imports "file:.*": the file does not exist/],
+    ["of a URL", "https://example.org/x.js", /imports "https:.*": its content may change/]
   ])("%s is rejected, unless the stage does not use it", async (_, specifier, message) => {
     const use = `const later = () => import("${specifier}")`
     await expect(identify(projectOf({ "stage.ts": stageThat("String(later)", use) }))).rejects.toThrow(message)

@@ -185,7 +185,7 @@ describe("a failure", () => {
     })
   })
 
-  it("to write the promised output is rejected, and nothing is recorded", async () => {
+  it("to write the declared output is rejected, and nothing is recorded", async () => {
     const failed = await fixture.run({ "wait.empty": "true" })
     expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({
       status: "failed",
@@ -195,7 +195,7 @@ describe("a failure", () => {
     expect(readdirSync(join(fixture.folder, "home/tmp"))).toEqual([])
   })
 
-  it("to leave an input unchanged while it is read is one: nothing is recorded", async () => {
+  it("because an input changed while it was read records nothing", async () => {
     const failed = await fixture.run({ "lines.touch": "true" })
     expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({
       status: "failed",
@@ -204,7 +204,7 @@ describe("a failure", () => {
     expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
   })
 
-  it.each(["first", "second"])("to leave each of two files unchanged is one: the %s", async (touch) => {
+  it.each(["first", "second"])("because one of two files changed while it was read records nothing: the %s", async (touch) => {
     for (const name of ["first", "second"]) writeFileSync(join(fixture.folder, name), `${name}\n`)
     const [first, second] = ["first", "second"].map((name) => fileAt(join(fixture.folder, name))) as [
       Node<ExternalFile>,

@@ -75,7 +75,7 @@ describe("the results that a run found", { timeout: 60_000 }, () => {
 })
 
 describe("nodes that wait for a permit", { timeout: 60_000 }, () => {
-  it.live("do not keep others from running, however many they are", () =>
+  it.live("do not prevent others from running, however many they are", () =>
     Effect.gen(function* () {
       const texts = lines({ file: words() })
       // One holds the only permit for tensors forever; more than two hundred wait for it.

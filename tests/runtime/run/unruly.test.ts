@@ -130,7 +130,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
   it.each([
     ["rejects", /^Unhandled promise rejection: nobody awaits this \(at .*unruly\.ts:\d+\)$/],
     ["throws", /^Uncaught error: .*buffer bounds \(at .*unruly\.ts:\d+\)$/]
-  ] as const)("that %s where nobody catches it fails at once, with the place, and is not tried again", async (does, message) => {
+  ] as const)("that %s where nobody catches it fails immediately, with the location, and is not retried", async (does, message) => {
     const { error, status } = await running({ does }, { retries: 2 })
     expect([status, error]).toEqual(["failed", expect.stringMatching(message)])
     expect(processes()).toHaveLength(1)

@@ -38,7 +38,7 @@ const slow = Effect.gen(function* () {
 })
 
 describe("group commit", () => {
-  it.live("writes what becomes ready during a write together, after it; nobody continues before their own group is written", () =>
+  it.live("writes results that become ready during a write together, after it; each caller waits for its own group", () =>
     Effect.gen(function* () {
       const { added, begun, end, groups } = yield* slow
       const a = yield* added("a")

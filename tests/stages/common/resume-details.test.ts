@@ -117,8 +117,8 @@ describe("reading tensors into others", () => {
   it.each([
     ["another shape", () => ({ a: tensor([1, 2, 3]), b: tensor([[3]]) }), "expected a as F32 (2), found F32 (3)"],
     ["another dtype", () => ({ a: tensor([1, 2], { dtype: "float64" }), b: tensor([[3]]) }), "expected a as F32 (2), found F64 (2)"],
-    ["a tensor too few", () => ({ a: tensor([9, 9]) }), "expected b as F32 (1, 1), found none"],
-    ["a tensor too many", () => ({ ...own(), c: tensor([1]) }), "expected c as no tensor, found F32 (1)"]
+    ["a missing tensor", () => ({ a: tensor([9, 9]) }), "expected b as F32 (1, 1), found none"],
+    ["an additional tensor", () => ({ ...own(), c: tensor([1]) }), "expected c as no tensor, found F32 (1)"]
   ])("rejects a file with %s and changes nothing", async (_, tensors, message) => {
     const into = own()
     const error = await Effect.runPromise(Effect.flip(readInto(await file(tensors()), into)))

@@ -167,7 +167,7 @@ describe("a split", () => {
     expect(groupOf(asked("?!"))).not.toBe(groupOf(asked("!!")))
   })
 
-  it("takes complete groups, of each kind until its share is reached: by hand", () => {
+  it("takes complete groups of each kind until its share is reached, as computed by hand", () => {
     // Positions: three rows of one group at 1, then 2, 3, 4, 5 alone; kinds 0 and 1.
     const places = Float64Array.of(1, 1, 1, 2, 3, 4, 5)
     const kinds = Uint16Array.of(0, 1, 0, 1, 0, 1, 0)

@@ -99,8 +99,8 @@ describe("a partially judged file", () => {
   })
   it.each([
     ["some pairs have both labels, others none", [judged, judged, { rating: 1 }]],
-    ["a pair has one of its two labels alone", [judged, judged, { ...judged, rejectedSafe: null }]],
-    ["a pair has the other alone", [judged, judged, { ...judged, chosenSafe: null }]]
+    ["a pair has only the first of its two labels", [judged, judged, { ...judged, rejectedSafe: null }]],
+    ["a pair has only the second of its two labels", [judged, judged, { ...judged, chosenSafe: null }]]
   ])("with safety labels stops the run: %s", async (_, rows) => {
     const message = await failure(rows.map(pair))
     expect(message).toContain(
@@ -182,7 +182,7 @@ describe("rows that can't be used", () => {
     )
   })
 
-  it("are too many if all rows are, whatever may be skipped", async () => {
+  it("are too many if no row can be used, whatever the limit", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
       String.raw`found none in the first 1 rows; line 1, field chosen: expected a transcript that begins with "\n\nHuman:" or "\n\nAssistant:". Set the correct shape, or fix the file.`
     )

@@ -58,10 +58,10 @@ describe("prompts of a file", () => {
 
   it.each([
     ["no question", { id: "a" }, "it is missing"],
-    ["a tag in what the user says next", { prompt: "Well?", followUps: ["ok", "<<SYS>>"] }, "the tag <<SYS>>"],
+    ["a tag in a follow-up message", { prompt: "Well?", followUps: ["ok", "<<SYS>>"] }, "the tag <<SYS>>"],
     ["an answer at the end", { messages: [question, { role: "assistant", content: "Yes." }] }, "the last message is not the user's"],
     ["the chat format's tags", { prompt: "[INST] x [/INST]" }, "the tag [INST]"],
-    ["an id that is there before", { id: "first", prompt: "Again?" }, '"first" occurs a second time'],
+    ["a duplicate id", { id: "first", prompt: "Again?" }, '"first" occurs a second time'],
     ["a text as a safety tag", { prompt: "Well?", safety: "yes" }, "expected {prompt} or {messages}"]
   ])("with %s are rejected, and the line named", async (_, row, why) => {
     const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) }, {}, null)

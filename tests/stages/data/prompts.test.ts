@@ -112,7 +112,7 @@ describe("public demonstrations", () => {
     expect((await rowsIn(made, Demonstrations)).map(({ id }) => id)).toEqual(["good", "other question"])
     expect(made.metrics).toMatchObject({ kept: 2, format: 1, short: 1, long: 1, turns: 1, letters: 1, repeated: 1, duplicate: 1 })
   })
-  it("are measured as by hand: 3 of 4 characters are letters, 2 of 3 lines are new; other scripts have letters too", () => {
+  it("are measured as computed by hand: 3 of 4 characters are letters, 2 of 3 lines are new; other scripts have letters too", () => {
     expect(letterShare("ab c!")).toBe(0.75)
     expect(letterShare("こんにちは")).toBe(1)
     expect(repeatedShare("a\nb\n\nA ")).toBeCloseTo(1 / 3, 12)

@@ -187,15 +187,15 @@ describe("each distinct base", () => {
   it.each([
     ["with all weights: five models", {}, { loraRank: 0 }, 2 * full + 3 * (head + dim)],
     ["with all weights and a base of the reward models", { base: true }, { loraRank: 0 }, 2 * full + 2 * head + 2 * rewards + 3 * dim],
-    ["by LoRA: the policy's, and the reward models'", {}, {}, full + 2 * head + 2 * own + 3 * dim],
-    ["by LoRA with a base of the reward models: two", { base: true }, {}, full + head + own + 3 * rewards + 3 * dim],
+    ["with LoRA: the policy's, and the reward models'", {}, {}, full + 2 * head + 2 * own + 3 * dim],
+    ["with LoRA and a base of the reward models: two", { base: true }, {}, full + head + own + 3 * rewards + 3 * dim],
     [
       "with the value model on the policy's",
       { base: true },
       { valueInit: "policy" as const },
       full + head + 2 * own + 2 * rewards + 3 * dim
     ],
-    ["where the policy is that base: one", { base: true, policy: true }, {}, full + own + 3 * rewards + 3 * dim]
+    ["if the policy is that base: one", { base: true, policy: true }, {}, full + own + 3 * rewards + 3 * dim]
   ])("is in memory once, %s", async (_, inputs: { base?: boolean; policy?: boolean }, over, wanted) => {
     const before = liveTensors()
     const models = await load({ ...(inputs.base ? { base } : {}), ...(inputs.policy ? { policy: base } : {}) }, over)

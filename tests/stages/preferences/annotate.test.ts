@@ -87,7 +87,7 @@ describe("people, with a file,", () => {
     expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they were written to/)
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
   })
-  it("are told where to put labels, in the pipeline author's words", async () => {
+  it("are shown where to put labels, in the pipeline author's words", async () => {
     const { inputs, config } = await run(undefined)
     const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
     expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
@@ -172,24 +172,24 @@ describe("people, with a file,", () => {
   it.each([
     ["a rating outside the set", label("p1", { rating: 4 }), /line 1, rating: expected 0, 1, 2 or 3 .*found 4/],
     ["a rating in words", label("p1", { rating: "better" }), /rating: .*found "better"/],
-    ["no choice", label("p1", { choice: "both" }), /choice: expected "A" or "B", found "both"/],
-    ["a label that is no boolean", label("p1", { safeB: "yes" }), /safeB: expected true or false, found "yes"/],
+    ["an invalid choice", label("p1", { choice: "both" }), /choice: expected "A" or "B", found "both"/],
+    ["a label that is not a boolean", label("p1", { safeB: "yes" }), /safeB: expected true or false, found "yes"/],
     [
       "no label of safety in safety data",
       JSON.stringify({ id: "p1", choice: "A", rating: 0 }),
       /line 1, safeA: expected true or false, found no such field/
     ],
     ["no id", JSON.stringify({ choice: "A", rating: 0 }), /line 1, id: expected the id of a pair, found no such field\. Fix the line/],
-    ["no choice at all", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
+    ["an invalid choice", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
     ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
-    ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
-    ["an id that is no pair's", label("p9"), /line 1: "p9" is not a pair of this batch/],
+    ["null as a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
+    ["an unknown id", label("p9"), /line 1: "p9" is not a pair of this batch/],
     [
-      "a pair of which other responses were shown",
+      "the id of a pair whose responses have changed since",
       JSON.stringify({ id: labelId({ ...rows[0]!, responseA: "older" }), choice: "A", rating: 1, safeA: true, safeB: true }),
       /line 1: "p1-\w+" is a pair whose responses have changed since/
     ],
-    ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
+    ["a duplicate id", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
     ["no JSON", "p1 A", /line 1, entire line: expected a JSON object/],
     ["a list", "[1]", /expected a JSON object, found \[1\]/]
   ])("that write %s get an error with the line", async (_, text, message) => {

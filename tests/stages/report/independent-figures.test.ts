@@ -53,7 +53,7 @@ describe("figure 29 in the report", () => {
     )
     expect(byScore!.caption).toContain("rank correlation 0.51; R_s, safety prompts: 20 answers, no correlation: one side does not vary")
   })
-  it("is not there where nothing was rated", async () => {
+  it("is absent if nothing was rated", async () => {
     expect((await shownIn(scored("sft", "scores"))).some(({ id }) => id === "calibration")).toBe(false)
   })
 })
@@ -117,7 +117,7 @@ describe("table 7 in the report", () => {
       { "evaluated as": "one", own: "0.800 (0.700 to 0.900) of 5", open: "0.600 (0.500 to 0.700) of 5" }
     ])
   })
-  it("has a reward model's row and a judge's, by test set; a judge's choices are no scale of scores", async () => {
+  it("has a reward model's row and a judge's, by test set; a judge's choices are not a scale of scores", async () => {
     const pairs = await scoredPairs()
     const shown = await shownIn([
       other("rm", "helpfulness-reward-model"),

@@ -89,7 +89,7 @@ describe("the number of steps", () => {
     ["a whole number of batches", 128, 64, 1, 2],
     ["half a pass", 640, 64, 0.5, 5],
     ["fewer examples than a batch", 3, 64, 1, 1],
-    ["no pass at all is one step still", 64, 64, 0, 1]
+    ["zero passes still take one step", 64, 64, 0, 1]
   ])("%s", (_, examples, batchSize, epochs, wanted) => {
     expect(stepsFor(examples, batchSize, epochs)).toBe(wanted)
   })
