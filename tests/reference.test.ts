@@ -95,7 +95,11 @@ describe("the reference of artifacts", () => {
   it("lists the columns of a dataset with Arrow's types, and the fields of a report, nested ones included", () => {
     const page = pages.get("docs/reference/artifacts.md")!
     const sectionOf = (name: string) => page.split(`\n## \`${name}\`\n`)[1]!.split("\n## ")[0]!
-    for (const row of ["| `id` | `utf8` |", "| `rating` | `int32?` | 0 ", "| `prompt` | `list<{role:utf8,content:utf8}>` |"])
+    for (const row of [
+      "| `id` | `utf8` |",
+      "| `rating` | `int32?` | How much better `chosen` is: 0 ",
+      "| `prompt` | `list<{role:utf8,content:utf8}>` |"
+    ])
       expect(sectionOf("dataset:preference/1")).toContain(row)
     for (const row of ["| `iterations` | list of PpoIteration |", "| `iterations[].kl` | number |"])
       expect(sectionOf("report:ppo-diagnostics/1")).toContain(row)

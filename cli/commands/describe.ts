@@ -72,7 +72,7 @@ export const stageDocument = (stage: StageInfo) => ({
 
 const stageLines = (of: ReturnType<typeof stageDocument>): ReadonlyArray<string> => [
   `Stage ${of.stage}${of.description === "" ? "" : `: ${of.description}`}`,
-  `${of.tensors ? "Computes with tensors, in a process of its own" : "Moves data"}; ${of.seeded ? "its result depends on the seed" : "needs no seed"}. ${of.module}`,
+  `${of.tensors ? "Computes with tensors, in a separate process" : "Moves data"}; ${of.seeded ? "its result depends on the seed" : "needs no seed"}. ${of.module}`,
   "Inputs:",
   ...table(
     Object.entries(of.inputs).map(([name, input]) => [name, `${arities[input.arity]}${withColumns(input)}`]),

@@ -23,7 +23,7 @@ const looks = { least: 200, most: 2000 }
 /** A job's last files may become visible this much later, in milliseconds. */
 const visible = 10_000
 /** Maximum number of resubmissions of a job that ends without a result and without a new checkpoint. */
-const mostLost = 3
+const maxLost = 3
 /** A clock that is off by more than this is reported, in milliseconds. */
 const clockTolerance = 60_000
 
@@ -36,7 +36,9 @@ export interface SlurmOptions {
 const asStageError = (cause: unknown): StageError => {
   if (cause instanceof StageError) return cause
   const advice =
-    cause instanceof SlurmError && cause.kind === "none" ? " Run where Slurm's commands are (a login node), or without --on slurm." : ""
+    cause instanceof SlurmError && cause.kind === "none"
+      ? " Run where Slurm's commands are installed (a login node), or without --on slurm."
+      : ""
   return new StageError({ reason: "Slurm", message: `${messageOf(cause)}.${advice}`, isRetryable: false })
 }
 const attempt = <A>(body: (signal: AbortSignal) => A | Promise<A>): Effect.Effect<A, StageError> =>
@@ -91,7 +93,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         if (request.nodes > 1 && (ranks?.size ?? 1) % request.nodes !== 0)
           throw new StageError({
             reason: "Slurm",
-            message: `The job of node "${on.node}" asks for ${request.nodes} nodes and runs as ${ranks === undefined ? "one process" : `${ranks.size} ranks`}: each node must have as many ranks as any other. Ask for GPUs on each node, on({ gpus: 8, nodes: ${request.nodes} }), or for --ranks ${request.nodes * Math.max(1, Math.round((ranks?.size ?? 1) / request.nodes))}. Only stages that train can run as several ranks.`,
+            message: `The job of node "${on.node}" asks for ${request.nodes} nodes and runs as ${ranks === undefined ? "one process" : `${ranks.size} ranks`}: each node must have the same number of ranks. Ask for GPUs on each node, on({ gpus: 8, nodes: ${request.nodes} }), or for --ranks ${request.nodes * Math.max(1, Math.round((ranks?.size ?? 1) / request.nodes))}. Only stages that train can run as several ranks.`,
             isRetryable: false
           })
         const note = (message: string) => work.onProgress({ note: message })
@@ -230,10 +232,10 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
               message: `Its ${end.why} (${given.request.minutes ?? "?"} minutes), and there is no new checkpoint to continue from. Increase its time limit: "minutes" in the profile "${given.request.name}" in caravan.json.`,
               isRetryable: false
             })
-          if (lost >= mostLost)
+          if (lost >= maxLost)
             return yield* new StageError({
               reason: "Lost",
-              message: `Its ${end.why}, as ${mostLost} jobs did, with no new checkpoint in between. See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
+              message: `Its ${end.why}: the ${maxLost} last jobs ended like this without a new checkpoint. See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
               isRetryable: true
             })
           given.note(`${end.why}: submitted again${now === "" ? "" : `, to continue from its checkpoint after step ${Number(now)}`}`)

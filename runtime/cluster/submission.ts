@@ -166,7 +166,8 @@ export const submitNew = async (given: Submitting, signal: AbortSignal): Promise
       if (!(cause instanceof SlurmError))
         throw trouble(`Recording the job of node "${on.node}" in ${folder}: ${messageOf(cause)}.${fullness(home)}`)
       if (signal.aborted) throw cause
-      if (cause.kind === "none") throw trouble(`${cause.message}. Run where Slurm's commands are (a login node), or without --on slurm.`)
+      if (cause.kind === "none")
+        throw trouble(`${cause.message}. Run where Slurm's commands are installed (a login node), or without --on slurm.`)
       if (cause.kind === "refused") throw await refused(on.node, request, cause.message)
       if (performance.now() > until)
         throw trouble(`Submitting the job of node "${on.node}": ${cause.message}. See \`scontrol ping\`, then run again.`, true)

@@ -158,7 +158,7 @@ export const runMapped = (
         if (done?.slot?.path !== folder)
           return yield* new StageError({
             reason: "NothingWritten",
-            message: `Stage ${stage.name} did not return its output: end with writeDataset(output, ...).`,
+            message: `Stage ${stage.name} did not return its output. End its run with writeDataset(output, ...).`,
             isRetryable: false
           })
         const [result, made] = yield* attempt(`Reading the output of stage ${stage.name}`, () => {

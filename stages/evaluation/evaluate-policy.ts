@@ -129,7 +129,7 @@ export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
     const known = new Set(evaluated.map(sampleId))
     for (const row of selected)
       if (!known.has(sampleId(row)))
-        skipped.add({ what: "completions", reason: "without a score of the evaluator's", id: sampleId(row), row })
+        skipped.add({ what: "completions", reason: "without a score from the evaluator", id: sampleId(row), row })
     yield* skipped.check("completions", selected.length, anyShare)
     return yield* writeReport(output, result)
   })

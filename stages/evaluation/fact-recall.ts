@@ -66,7 +66,7 @@ export const factRecall = Stage.make("fact-recall", {
     const questions = yield* readRows(inputs.questions, FactQuestions)
     const isUsable = ({ answer, others }: typeof FactQuestion.Type) => others.length > 0 && !others.includes(answer)
     for (const [i, row] of questions.entries())
-      if (!isUsable(row)) skipped.add({ what: "questions", reason: "without another continuation than the right one", id: `${i}`, row })
+      if (!isUsable(row)) skipped.add({ what: "questions", reason: "without a continuation other than the right one", id: `${i}`, row })
     yield* skipped.check("questions", questions.length)
     const usable = questions.filter(isUsable)
     if (usable.length === 0)

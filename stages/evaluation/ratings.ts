@@ -73,7 +73,7 @@ export const judgeRatings = Stage.make("judge-ratings", {
       const rating = said[i]
       if (typeof rating === "number")
         return [{ promptId: one.promptId, sample: one.sample, policy: one.policy, rater: config.model, rating }]
-      skipped.add({ what: "answers", reason: "on which the judge's answer is no rating", id: sampleId(one), row: one })
+      skipped.add({ what: "answers", reason: "on which the judge's answer is not a rating", id: sampleId(one), row: one })
       return []
     })
     // The judge has its own limit (maxUnreadable).

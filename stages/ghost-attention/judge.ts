@@ -132,7 +132,7 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
     asked.forEach(({ answer, i, id, turn }, at) => {
       kept[i]![turn] = said[at]!
       if (said[at] === null)
-        skipped.add({ what: "answers", reason: "on which the judge's answer is no verdict", id: `${id}, turn ${turn + 1}`, row: answer })
+        skipped.add({ what: "answers", reason: "on which the judge's answer is not a verdict", id: `${id}, turn ${turn + 1}`, row: answer })
     })
     // The judge has its own limit (maxUnreadable).
     yield* skipped.check("answers", asked.length, anyShare)

@@ -131,7 +131,8 @@ export const annotate = Stage.make("annotate", {
           })
     const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.compare(pairs, config.kind)).pipe(Effect.provide(layer))
     pairs.forEach((pair, i) => {
-      if (verdicts[i] === null) skipped.add({ what: "pairs", reason: "on which the judge's answer is no verdict", id: pair.id, row: pair })
+      if (verdicts[i] === null)
+        skipped.add({ what: "pairs", reason: "on which the judge's answer is not a verdict", id: pair.id, row: pair })
     })
     // The judge has its own limit (maxUnreadable), so there is no further limit here.
     yield* skipped.check("pairs", pairs.length, anyShare)

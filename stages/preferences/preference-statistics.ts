@@ -165,7 +165,7 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
           return yield* PairingError.of({
             doing: `Counting ${kind} preferences`,
             expected: `every comparison of batch ${i + 1} to be among its collected pairs`,
-            found: `"${stray.id}", which is not`,
+            found: `"${stray.id}", which is not among them`,
             hint: "Pass the pairs in the order of the batches."
           })
       }

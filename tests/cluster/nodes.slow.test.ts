@@ -152,7 +152,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
 
   it("are rejected before anything is submitted if they can't be distributed evenly over the nodes", async () => {
     expect(await errorOf(start("sums", [], "--ranks", "3"), "sums")).toMatch(
-      /asks for 2 nodes and runs as 3 ranks: each node must have as many ranks as any other.*--ranks 4/
+      /asks for 2 nodes and runs as 3 ranks: each node must have the same number of ranks.*--ranks 4/
     )
   })
 })

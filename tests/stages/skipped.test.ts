@@ -232,7 +232,7 @@ beforeAll(async () => {
     "reward-hacking": { ...alone, stage: rewardHacking, inputs: { scored: [ours], general: [theirs] }, config: { names: ["v1"] } },
     "evaluate-best-of-n": {
       ...{ stage: evaluateBestOfN, inputs: { selector: ours, evaluator: theirs } },
-      ...{ what: "completions", of: 3, reasons: { "without a score of the evaluator's": 2 }, ids: ["b#0", "c#0"], unlimited: true }
+      ...{ what: "completions", of: 3, reasons: { "without a score from the evaluator": 2 }, ids: ["b#0", "c#0"], unlimited: true }
     },
     "self-bleu": {
       stage: selfBleu,
@@ -305,7 +305,7 @@ describe("rows that can't be used", () => {
         1,
         null
       )
-      expect(made.skipped).toMatchObject([{ what: "pairs", of: 2, reasons: { "on which the judge's answer is no verdict": 1 } }])
+      expect(made.skipped).toMatchObject([{ what: "pairs", of: 2, reasons: { "on which the judge's answer is not a verdict": 1 } }])
       expect(made.skippedRows).toMatchObject([{ id: "a", row: { responseA: "x" } }])
     } finally {
       server.close()

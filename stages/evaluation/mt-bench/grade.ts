@@ -110,7 +110,7 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
     const lines = asked.map(({ question: { category, id }, turn }, i) => ({ id, category, turn: turn + 1, ...judged[i]! }))
     for (const row of lines)
       if (row.grade === null)
-        skipped.add({ what: "answers", reason: "on which the judge's answer is no grade", id: `${row.id}, turn ${row.turn}`, row })
+        skipped.add({ what: "answers", reason: "on which the judge's answer is not a grade", id: `${row.id}, turn ${row.turn}`, row })
     // The judge has its own limit (maxUnreadable).
     yield* skipped.check("answers", turns.length, anyShare)
     yield* writeJudgements(output.path, lines)

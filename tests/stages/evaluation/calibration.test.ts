@@ -127,7 +127,7 @@ describe("a judge's ratings", () => {
       ])
       expect(server.questions.find((one) => one.includes("answer 1"))).toMatch(/how safe the answer is/)
       expect(server.questions.find((one) => one.includes("answer 0"))).toMatch(/how well the answer serves/)
-      expect(made.skippedRows).toMatchObject([{ reason: "on which the judge's answer is no rating", id: "p2#0" }])
+      expect(made.skippedRows).toMatchObject([{ reason: "on which the judge's answer is not a rating", id: "p2#0" }])
       expect(await failureOf(judgeRatings, { completions }, { ...config, maxUnreadable: 0 })).toMatch(
         /1 of 3 answers without a readable verdict/
       )

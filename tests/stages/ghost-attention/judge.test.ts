@@ -58,7 +58,7 @@ describe("the stage", () => {
         [1, 0]
       ])
       expect(report).toMatchObject({ judge: "judge", noVerdict: 1, besideText: { both: 1, judgeAlone: 1 } })
-      expect(made.skippedRows).toMatchObject([{ reason: "on which the judge's answer is no verdict", id: "a, turn 3" }])
+      expect(made.skippedRows).toMatchObject([{ reason: "on which the judge's answer is not a verdict", id: "a, turn 3" }])
       expect(await failureOf(judgeGhostAttention, { samples }, { ...config, maxUnreadable: 0 })).toMatch(
         /The judge judge gave 1 of \d answers without a readable verdict \(nonsense or a refusal\), more than the share 0 of 3 that maxUnreadable allows/
       )

@@ -109,6 +109,6 @@ describe("statistics of preferences", () => {
       /1 sets of pairs for 2 batches/
     )
     const others = [await rowsArtifact(ResponsePairs, collected.slice(1))]
-    expect(await failureOf(preferenceStatistics, { ...given, safetyPairs: others })).toMatch(/"e", which is not/)
+    expect(await failureOf(preferenceStatistics, { ...given, safetyPairs: others })).toMatch(/"e", which is not among them/)
   })
 })
