@@ -35,8 +35,8 @@ export const deviceMemory = (options: { readonly resetPeak?: boolean } = {}): De
 }
 
 /**
- * Total memory of the first GPU in bytes, rounded down to whole GiB; undefined on the CPU. It is the same for every GPU of a given model and part of
- * the numerics, so choices that depend on it follow from the key.
+ * Total memory of the first GPU in bytes, rounded down to whole GiB; undefined on the CPU. It is the same for every GPU of a given model, and it is part
+ * of the numerics and so of the cache key: results may depend on it.
  */
 export const totalMemory = (device: "cpu" | "cuda"): number | undefined => {
   if (device === "cpu") return undefined

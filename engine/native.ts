@@ -62,8 +62,8 @@ export interface Native {
 }
 
 /**
- * Whether an error is libtorch's out-of-memory error, on the GPU or the CPU. The failed computation leaves nothing behind except gradients that were accumulated
- * before the failure.
+ * Whether an error is libtorch's out-of-memory error, on the GPU or the CPU. The failed computation leaves nothing behind except the gradients that
+ * were accumulated before the failure.
  */
 export const isOutOfMemory = (cause: unknown): cause is Error & { readonly code: "OUT_OF_MEMORY" } =>
   cause instanceof Error && "code" in cause && cause.code === "OUT_OF_MEMORY"

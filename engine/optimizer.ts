@@ -62,7 +62,7 @@ export class AdamW {
     this.#second = made.second
   }
 
-  /** Does one update with this learning rate using the gradients from backward(), then clears them. */
+  /** Updates the parameters with the gradients from backward() and this learning rate, then clears the gradients. */
   step(learningRate: number): void {
     this.#step++
     scoped(() =>
@@ -149,12 +149,12 @@ export class AdamW {
     return this.#step
   }
 
-  /** Continues as after this many steps. The caller has restored the parameters and the state. */
+  /** Continues as if this many steps had been done. The caller must have restored the parameters and the state. */
   resume(steps: number): void {
     this.#step = steps
   }
 
-  /** Frees the moments (and masters). The parameters stay. */
+  /** Frees the moments and masters, but not the parameters. */
   free(): void {
     for (const tensor of [...(this.#mixed ? this.#masters : []), ...this.#first, ...this.#second]) tensor.free()
     this.#steps?.[0]?.free()

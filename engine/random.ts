@@ -1,6 +1,6 @@
 /**
- * Random numbers by purpose: every use names its purpose, so that adding a use never changes the numbers of another. Pure JavaScript, the same
- * on every machine. xoshiro128** (Blackman and Vigna), seeded with the sha256 of the seed and the purpose.
+ * Random numbers by purpose: each use names its purpose, so adding a use never changes the numbers of another. The generator is xoshiro128** (Blackman
+ * and Vigna) in pure JavaScript, seeded with the sha256 of the seed and the purpose; it gives the same numbers on every machine.
  */
 import { createHash } from "node:crypto"
 

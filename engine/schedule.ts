@@ -9,7 +9,7 @@ export const constantSchedule =
 
 /**
  * Linear warm-up to the peak over `warmup` steps (the rate at step 0 is above 0), then half a cosine down to `finalFraction` of the peak at `steps`
- * (Llama 2 §2.2: 10%; the last step, steps - 1, is one before that end).
+ * (Llama 2 §2.2: 10%). The last step that is trained is steps - 1, whose rate is slightly higher.
  */
 export const cosineSchedule = (options: {
   readonly peak: number

@@ -1,16 +1,16 @@
 /**
- * A backward pass that runs segment by segment in an explicit loop: each segment's input is detached from the graph before it, and the gradient is passed
- * across the cut by hand. A segment may be recomputed in the backward pass instead of keeping its activations (activation checkpointing, Chen et al. 2016); its
- * gradients are the same, bit for bit if the operators are reproducible.
+ * A backward pass that runs segment by segment in an explicit loop: each segment's input is detached from the graph of the segment before it, and the
+ * loop passes the gradient across the cut. Instead of keeping its activations, a segment may be recomputed in the backward pass (activation
+ * checkpointing, Chen et al. 2016). Its gradients are the same, bit for bit if the operators are reproducible.
  */
 import { clearGradients, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
 /** Weights that are sharded over ranks. The methods announce which block's weights are needed. Blocks are counted from 0. */
 export interface SpreadWeights {
-  /** Called before a micro-batch, and after its backward pass. */
+  /** Called before a micro-batch and after its backward pass. */
   begin(): void
   end(): void
-  /** Called around a block's forward pass and around its backward pass. Its weights are needed only within them; its gradients exist after the backward pass. */
+  /** Called before and after a block's forward pass and its backward pass. Its weights are needed only in between; its gradients exist after the backward pass. */
   forward(block: number): void
   forwarded(block: number): void
   backward(block: number): void
@@ -41,8 +41,8 @@ interface Tape {
 let tape: Tape | undefined
 
 /**
- * Calls `body`, which computes a loss and calls `backward` on it. Segments made in between are cut; the first `recompute` segments of each model are recomputed in
- * the backward pass. Call it inside a scope, which then owns the segments' tensors.
+ * Calls `body`, which computes a loss and passes it to `backward`. The graph is cut between the segments that `body` computes; the first `recompute`
+ * segments of each model are recomputed in the backward pass. Call it inside a scope, which then owns the segments' tensors.
  */
 export const inSegments = <A>(
   { recompute, weights }: { readonly recompute: number; readonly weights?: SpreadWeights | undefined },
@@ -73,9 +73,9 @@ export const segment = (index: number, x: Tensor, compute: (x: Tensor) => Tensor
   const { recompute, segments, weights } = tape
   const follows = segments.at(-1)?.output === x
   const input = follows ? x : x.detach().requiresGrad(x.hasGradient)
-  const forget = index < recompute
+  const recomputed = index < recompute
   weights?.forward(index)
-  const kept = forget ? undefined : scoped(() => compute(input))
+  const kept = recomputed ? undefined : scoped(() => compute(input))
   const output = (kept?.detach() ?? noGrad(() => scoped(() => compute(input)))).requiresGrad()
   weights?.forwarded(index)
   segments.push({ index, input, source: follows ? undefined : x, compute, kept, output })

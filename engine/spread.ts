@@ -35,20 +35,20 @@ export interface Piece {
 export interface Spread extends SpreadWeights {
   /** The tensors that this rank's optimiser updates: its parts (E,) of the buffers, by buffer name, or the weights themselves. */
   readonly parameters: Parameters
-  /** Whether `parameters` are parts, so that a norm over them covers only this rank's share. */
+  /** Whether `parameters` are parts of the buffers, so that a norm over them covers only this rank's share. */
   readonly isPart: boolean
   /** Call after the parameters have changed. */
   updated(): void
   /** Gathers all weights, for reading outside of a training step; `release` frees them again. */
   gather(): void
   release(): void
-  /** Call after the complete weights were written: copies them into this rank's part. */
+  /** Copies the complete weights into this rank's part. Call it after writing to them. */
   adopt(): void
   /** Ends sharding: the weights are complete, ordinary tensors from now on. */
   finish(): void
   /**
-   * Converts tensors like `parameters` (the optimiser's state, prefixed "first." etc.) into the tensors of a single process, by the weights' names: on the CPU of rank 0; empty on the
-   * other ranks. All ranks must call it. If `copies` is true, the caller must free them.
+   * Converts tensors like `parameters` (the optimiser's state, prefixed "first." etc.) into the tensors of a single process, by the weights' names: on
+   * the CPU of rank 0; empty on the other ranks. All ranks must call it. If `copies` is true, the caller must free the tensors.
    */
   whole(parts: Parameters): { readonly tensors: Parameters; readonly copies: boolean }
   /** The inverse of `whole`: tensors by the weights' names, to be read a few at a time. */
@@ -213,7 +213,7 @@ class Unit {
     resizeStorage_(this.#buffer, 0)
     this.#state = "parts"
   }
-  /** Other ranks' parts have changed. */
+  /** The optimiser has changed the parts, so a complete buffer is out of date. */
   updated(): void {
     if (this.#keepsWhole) this.#state = "parts"
   }

@@ -37,7 +37,7 @@ export const unanswered = (): ChatError =>
 export interface ChatFormat {
   /** Tokens that each end an answer. */
   readonly stopIds: ReadonlyArray<number>
-  /** Number of tokens that close an answer after its last word, including the stop token; a truncated answer lacks them. */
+  /** Number of tokens that close an answer after its text, including the stop token. A truncated answer does not have them. */
   readonly closing: number
   /** The dialogue, or the reason why the format cannot represent it. */
   readonly read: (messages: ReadonlyArray<Message>) => ReadDialogue | ChatError
@@ -53,7 +53,7 @@ export const strip = (text: string): string => {
   return text.slice(start, end)
 }
 
-/** A question and its answer, with surrounding white space removed. */
+/** A question and its answer. White space around the answer is removed. */
 export interface Exchange {
   /** The system prompt before the first question, if any. */
   readonly system?: string | undefined
@@ -62,8 +62,8 @@ export interface Exchange {
 }
 
 /**
- * The dialogue as exchanges. Throws ChatError unless user and assistant alternate, after at most one system message, and no answer is empty; `contentOf` may throw ChatError for a message
- * that the format cannot represent.
+ * The dialogue as exchanges. Throws ChatError unless user and assistant alternate, after at most one system message, and no answer is empty.
+ * `contentOf` may throw ChatError for a message that the format cannot represent.
  */
 export const exchangesOf = (
   messages: ReadonlyArray<Message>,

@@ -100,7 +100,7 @@ export class Decoder {
     return slidingWindow === undefined ? 0 : Math.max(0, at + 1 - slidingWindow)
   }
 
-  /** Keeps only these rows (N,) int64. */
+  /** Keeps only these sequences of the batch: row indices (N,) int64. */
   select(rows: Tensor): void {
     // One tensor at a time, so that the cache is never held twice.
     const pick = (tensor: Tensor): Tensor => {
@@ -156,7 +156,7 @@ export class Decoder {
     return inferenceLinear(rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#output)
   }
 
-  /** `prompt` is set for the first tokens, which attend only to one another. */
+  /** The operators of prefill and step. `prompt` is set for the prompt's tokens, which attend only to one another. */
   #run(ids: Tensor, rotation: Rotation, bias: Tensor | undefined, prompt?: AttentionLayout): Tensor {
     const { config } = this.#model
     const { heads, kvHeads, headDim, normEpsilon } = config
@@ -195,7 +195,7 @@ export class Decoder {
     const least = this.#least(to - length)
     const keys = this.#keys[layer]!.slice(2, least, to) // (B, G, S, E)
     const values = this.#values[layer]!.slice(2, least, to)
-    // Queries of one group next to each other: (B, G, H/G T, E)
+    // The queries that share a key head are adjacent: (B, G, H/G T, E)
     const q = rotate(queries, rotation)
       .mul(1 / Math.sqrt(headDim))
       .transpose(1, 2)

@@ -1,6 +1,6 @@
 /**
- * Batched generation: greedy or sampled with temperature, top-k and top-p; each sequence stops at its end-of-sequence token and leaves the
- * batch. Every token has its log-probability under the distribution it was drawn from: logits / temperature, after top-k and top-p.
+ * Batched generation: greedy, or sampled with temperature, top-k and top-p. Each sequence stops at its end-of-sequence token and leaves the
+ * batch. Each token's log-probability is that under the distribution that it was drawn from: softmax(logits / temperature), after top-k and top-p.
  *
  * The random numbers of a sequence depend only on its own seed, not on its batch or its position in it.
  */
@@ -54,13 +54,13 @@ export const checkOptions = (
   { maxNewTokens, temperature, topK = 0, topP = 1 }: Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP">,
   doing: string
 ): void => {
-  const refuse = (name: string, expected: string, found: number) => {
+  const reject = (name: string, expected: string, found: number) => {
     throw new RangeError(`${doing}: ${name} must be ${expected}, got ${found}`)
   }
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) refuse("maxNewTokens", "an integer of 0 or more", maxNewTokens)
-  if (!(temperature >= 0 && temperature < Infinity)) refuse("temperature", "a number of 0 or more", temperature)
-  if (!Number.isInteger(topK) || topK < 0) refuse("topK", "an integer of 0 or more", topK)
-  if (!(topP >= 0 && topP <= 1)) refuse("topP", "between 0 and 1", topP)
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) reject("maxNewTokens", "an integer of 0 or more", maxNewTokens)
+  if (!(temperature >= 0 && temperature < Infinity)) reject("temperature", "a number of 0 or more", temperature)
+  if (!Number.isInteger(topK) || topK < 0) reject("topK", "an integer of 0 or more", topK)
+  if (!(topP >= 0 && topP <= 1)) reject("topP", "between 0 and 1", topP)
 }
 
 /**
@@ -99,7 +99,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   )
 }
 
-/** With plain operators and all prompts in one batch; `first` is the index of the batch's first sequence. */
+/** Generates one batch without the GPU decoder. `first` is the index of the batch's first sequence, for messages. */
 const generateBatch = (
   model: Llama,
   prompts: ReadonlyArray<ReadonlyArray<number>>,
@@ -252,9 +252,9 @@ export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" |
   if (topP < 1) {
     const { values, indices } = kept.sort(-1, true)
     const probabilities = values.softmax(-1)
-    // A token is removed when the tokens before it already reach topP. The first has none before it, so it is kept even when topP is 0.
-    const gone = probabilities.cumsum(-1).sub(probabilities).ge(Math.max(topP, 1e-30))
-    kept = kept.maskedFill(gone.gather(1, indices.sort(-1, false).indices), -Infinity)
+    // A token is excluded when the tokens before it already reach topP. The first has none before it, so it is kept even when topP is 0.
+    const excluded = probabilities.cumsum(-1).sub(probabilities).ge(Math.max(topP, 1e-30))
+    kept = kept.maskedFill(excluded.gather(1, indices.sort(-1, false).indices), -Infinity)
   }
   return kept
 }

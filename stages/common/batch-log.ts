@@ -1,9 +1,9 @@
 /**
- * A log of a stage's results per batch, so that a killed stage does not compute them again. The results are stored in order of computation.
- * A stage computes the same batches in the same order each time, however many phases it has (two models, turn after turn), so the next result it
- * requests is either the next one in the log or the first that must be computed.
+ * A log of a stage's results per batch, so that a stage that was killed does not compute them again. The results are stored in the order in which they
+ * were computed. A stage computes the same batches in the same order each time, even if it has several phases (two models, or several turns of a
+ * dialogue). So the next result that it requests is either the next one in the log or the first that has to be computed.
  *
- * Several ranks distribute the batches among themselves. Each batch is the same as on one rank, so its result has the same bits.
+ * Several ranks share the batches. Each batch is the same as on one rank, so its result has the same bits.
  */
 import { open } from "node:fs/promises"
 import { join } from "node:path"
@@ -21,13 +21,13 @@ export interface Batch<A, E> {
   readonly name: string
   readonly compute: Effect.Effect<A, E>
   /** The progress to report once the batch is computed. */
-  readonly tell: (result: A) => Progress
+  readonly progressOf: (result: A) => Progress
   /** Always computed by rank 0, because it asks a program or a server. */
-  readonly byFirst?: boolean
+  readonly onRankZero?: boolean
 }
 
 export interface BatchLog {
-  /** The results of the stage's next batches: from a checkpoint, or computed now. No batch needs the result of another. Results are plain data. */
+  /** The results of the stage's next batches, from a checkpoint or computed now. The batches must be independent, and results must be plain data. */
   readonly all: <A, E>(batches: ReadonlyArray<Batch<A, E>>) => Effect.Effect<Array<A>, E | ArtifactError>
 }
 
@@ -35,7 +35,7 @@ type Report = (progress: Progress) => Effect.Effect<void>
 
 /** A log that stores nothing, and computes every batch on this rank: for batches within a step that is stored as a unit. */
 export const withoutLog = (progress: Report): BatchLog => ({
-  all: (batches) => Effect.forEach(batches, ({ compute, tell }) => Effect.tap(compute, (result) => progress(tell(result))))
+  all: (batches) => Effect.forEach(batches, ({ compute, progressOf }) => Effect.tap(compute, (result) => progress(progressOf(result))))
 })
 
 /** One result after another, each preceded by its size in bytes. v8's serialisation preserves the bits of every number, including -0 and NaN. */
@@ -88,7 +88,7 @@ const failed = (folder: string, expected: string, found: string) =>
     hint: `Delete the folder ${folder} and run again: the stage then starts from the beginning.`
   })
 
-/** The log of a stage, with the results in its newest checkpoint; a checkpoint is saved whenever one is due. All ranks of a stage open it at the same place. */
+/** The log of a stage, with the results in its newest checkpoint; a checkpoint is saved whenever one is due. All ranks of a stage must open it at the same point. */
 export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
   readonly checkpoints: Checkpoints
   readonly progress: Report
@@ -106,19 +106,20 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
         })
   if (found !== undefined) yield* progress({ note: `resumes after ${found.step} batches, from a checkpoint` })
   let at = 0
-  const kept = Effect.fnUntraced(function* (name: string): Effect.fn.Return<unknown, ArtifactError> {
+  /** The next result in the log, which must be that of the batch `name`. */
+  const logged = Effect.fnUntraced(function* (name: string): Effect.fn.Return<unknown, ArtifactError> {
     const entry = entries[at++]!
     return entry.name === name ? entry.result : yield* failed(found?.path ?? "", `batch ${at} to be ${name}`, entry.name)
   })
-  /** One batch for each rank, or a single one for the first. */
+  /** Computes one batch on each rank, or a single one on rank 0, and exchanges the results. */
   const round = Effect.fnUntraced(function* <A, E>(batches: ReadonlyArray<Batch<A, E>>): Effect.fn.Return<ReadonlyArray<A>, E> {
     const own = batches[rank()]
     const result = own === undefined ? undefined : yield* own.compute
     const results = gatherAll(result as A, `exchanging results, from ${batches[0]!.name}`).slice(0, batches.length)
-    for (const [i, { name, tell }] of batches.entries()) {
+    for (const [i, { name, progressOf }] of batches.entries()) {
       entries.push({ name, result: results[i]! })
       at++
-      yield* progress(tell(results[i]!))
+      yield* progress(progressOf(results[i]!))
     }
     if (checkpoints.due())
       yield* checkpoints.save(entries.length, (folder) =>
@@ -133,8 +134,8 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
     const results: Array<A> = []
     while (results.length < batches.length) {
       const next = batches.slice(results.length, results.length + ranks())
-      if (at < entries.length) results.push((yield* kept(next[0]!.name)) as A)
-      else results.push(...(yield* round(next.some(({ byFirst }) => byFirst) ? next.slice(0, 1) : next)))
+      if (at < entries.length) results.push((yield* logged(next[0]!.name)) as A)
+      else results.push(...(yield* round(next.some(({ onRankZero }) => onRankZero) ? next.slice(0, 1) : next)))
     }
     return results
   })

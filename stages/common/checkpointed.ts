@@ -29,8 +29,8 @@ export const wholeTensors = (spread: Spread, parts: Parameters): { readonly tens
 export const readSpread = (path: string, spread: Spread, parts: Parameters) => readPieces(path, spread.pieces(parts))
 
 /**
- * Maximum size of a snapshot held in memory for writing: a quarter of the memory of the machine, or of the process's limit. In addition to the copies, a stage on
- * the CPU holds the tensors themselves, their gradients and activations. A larger checkpoint is written before the stage continues.
+ * Maximum size in bytes of a snapshot that is held in memory while it is written: a quarter of the machine's memory, or of the process's limit. A
+ * stage on the CPU also holds the tensors themselves, their gradients and activations. The stage waits while a larger checkpoint is written.
  */
 const largestSnapshot = (): number => {
   const limit = process.constrainedMemory()
@@ -45,18 +45,18 @@ export interface TensorCheckpoint {
   readonly write: (folder: string, writeTensors: TensorWriter) => Promise<void>
 }
 
-/** Saves a checkpoint; `snapshot` belongs to the stage and is the same for all its checkpoints. */
+/** Saves a checkpoint. A stage passes the same `snapshot` for all its checkpoints. */
 export const saveTensors = (
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
   { step, tensors, write }: TensorCheckpoint,
-  most = largestSnapshot()
+  limit = largestSnapshot()
 ): Effect.Effect<void> => {
   const all = tensors.flatMap((named) => Object.values(named))
   const bytes = all.reduce((sum, { elements, dtype }) => sum + elements * elementSize[dtype], 0)
   return checkpoints.save(step, (folder, hold) =>
     Effect.tryPromise({
-      try: () => write(folder, bytes <= most ? snapshot.writer(folder, hold) : writeSafetensors),
+      try: () => write(folder, bytes <= limit ? snapshot.writer(folder, hold) : writeSafetensors),
       catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
     })
   )

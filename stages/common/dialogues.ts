@@ -13,7 +13,7 @@ function* shortened(messages: ReadonlyArray<Message>): Generator<ReadonlyArray<M
   for (let turns = messages.slice(system.length + 2); turns.length > 0; turns = turns.slice(2)) yield [...system, ...turns]
 }
 
-/** The first version of a dialogue that fits, or undefined: `encode` returns undefined for a version that is too long. */
+/** The result of `encode` for the first version of a dialogue that fits; undefined if none does. `encode` returns undefined for a version that is too long. */
 const firstFitting = <A>(
   messages: ReadonlyArray<Message>,
   tooLong: "shorten" | "leave out",
@@ -27,9 +27,9 @@ const firstFitting = <A>(
 }
 
 /**
- * Encodes a dialogue that ends with an answer in the model's chat format. If it is longer than `length`, its oldest exchanges are removed first. If a
- * single exchange is still too long, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
- * answer a question that was not asked. Also undefined if the chat format cannot represent the dialogue, or if it is too long and `tooLong` is "leave out".
+ * Encodes a dialogue that ends with an answer in the model's chat format. If it has more than `length` tokens, its oldest exchanges are removed. If the
+ * last exchange alone is too long, the result is undefined: without its end, it would teach the model not to stop; without its beginning, to answer a
+ * question that was not asked. Also undefined if the chat format cannot represent the dialogue, or if it is too long and `tooLong` is "leave out".
  */
 export const fitDialogue = (
   tokenizer: Tokenizer,
@@ -61,9 +61,10 @@ export const appendFittingDialogue = (
 }
 
 /**
- * Appends the tokens of several answers to one prompt: the prompt once, then each answer. If prompt and answer are longer than `length`, the same
- * exchanges are removed for all answers, so that they are compared for the same prompt. Returns the ends of the prompt and of each answer, relative to the start of the
- * prompt; undefined, with the buffer unchanged, if no version fits all answers or the chat format cannot represent one.
+ * Appends the tokens of several answers to one prompt: the prompt once, then each answer. If the prompt and an answer together have more than `length`
+ * tokens, the same exchanges are removed for all answers, so that they still answer the same prompt. Returns the token offsets at which the prompt and
+ * each answer end, relative to the start of the prompt; undefined, with the buffer unchanged, if no version fits all answers or the chat format cannot
+ * represent one.
  */
 export const appendFittingAnswers = (
   tokenizer: Tokenizer,
@@ -101,7 +102,7 @@ export interface FittedPrompt {
   readonly shortened: boolean
 }
 
-/** Like fitDialogue, for a dialogue that ends with a question. */
+/** Like fitDialogue, for a dialogue that ends with a question: its tokens, and whether it was shortened. */
 export const shortenPrompt = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
@@ -118,6 +119,6 @@ export const shortenPrompt = (
 /** Only the tokens of shortenPrompt's result. */
 export const fitPrompt = (...of: Parameters<typeof shortenPrompt>): ReadonlyArray<number> | undefined => shortenPrompt(...of)?.tokens
 
-/** The minimum number of tokens of each prompt after shortening; undefined if the chat format cannot represent it. */
+/** The number of tokens of a prompt when only its system prompt and last question are left; undefined if the chat format cannot represent it. */
 export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined =>
   chatFault(tokenizer, messages) === undefined ? encodePrompt(tokenizer, [...shortened(messages)].at(-1)!).length : undefined

@@ -13,9 +13,9 @@ import type { Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "./batch-log.ts"
 import { shortestForm } from "./dialogues.ts"
 import { chunks } from "./sequences.ts"
-import { type AskedPrompt, fitPrompts } from "./unfit.ts"
+import { fitPrompts, type TokenizedPrompt } from "./unfit.ts"
 
-/** Hyperparameters of every stage that samples, except for the temperature. */
+/** Hyperparameters of every stage that samples, except the temperature. */
 export const samplingFields = {
   topP: hyper(1, "probability mass kept by nucleus sampling; 1 keeps the whole distribution", { min: 0, max: 1 }),
   topK: hyperInt(0, "number of most likely tokens kept when sampling; 0 keeps all", { min: 0 }),
@@ -30,9 +30,9 @@ export const samplingPrecision = hyper("float32", "dtype of weights and activati
 
 /** One completion to draw. */
 export interface Draw {
-  /** The tokens of the prompt; together with `maxNewTokens` they fit the context. */
+  /** The tokens of the prompt; there is space for `maxNewTokens` more in the context. */
   readonly tokens: ReadonlyArray<number>
-  /** Seed of its random numbers, which do not depend on its batch. */
+  /** Seed of the completion's random numbers, which do not depend on its batch. */
   readonly seed: number
   readonly temperature: number
 }
@@ -53,7 +53,7 @@ export interface SamplingOptions {
   readonly log?: BatchLog
 }
 
-/** No prompt leaves space for an answer. Continuing would give an empty dataset, and later stages would train on something else. */
+/** No prompt leaves space for an answer, so the dataset would be empty. */
 export class NoRoomError extends ExplainedError<NoRoomError>()("NoRoomError") {}
 
 const noRoom = (prompts: number, shortest: number | undefined, context: number, maxNewTokens: number): NoRoomError => {
@@ -77,8 +77,8 @@ const noRoom = (prompts: number, shortest: number | undefined, context: number, 
 }
 
 /**
- * The prompts that leave space for an answer, with their tokens: a prompt that is too long loses its oldest exchanges. The others are skipped; if none
- * is left, fails with NoRoomError.
+ * The prompts that leave space for an answer of `maxNewTokens`, each with its tokens; long ones lose their oldest exchanges. The others are skipped;
+ * if none is left, fails with NoRoomError.
  */
 export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
   Prompt extends { readonly id: string; readonly messages: ReadonlyArray<Message> }
@@ -86,16 +86,16 @@ export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
   { model, tokenizer }: LoadedPolicy,
   prompts: ReadonlyArray<Prompt>,
   { maxNewTokens, skipped }: { readonly maxNewTokens: number; readonly skipped: SkippedRows }
-): Effect.fn.Return<Array<AskedPrompt<Prompt>>, NoRoomError | StageError> {
+): Effect.fn.Return<Array<TokenizedPrompt<Prompt>>, NoRoomError | StageError> {
   const context = model.config.maxPositions
-  const asked = fitPrompts(tokenizer, prompts, context - maxNewTokens, skipped)
-  if (prompts.length > 0 && asked.length === 0) {
+  const tokenized = fitPrompts(tokenizer, prompts, context - maxNewTokens, skipped)
+  if (prompts.length > 0 && tokenized.length === 0) {
     const lengths = prompts.flatMap(({ messages }) => shortestForm(tokenizer, messages) ?? [])
     const shortest = lengths.length === 0 ? undefined : lengths.reduce((least, length) => Math.min(least, length))
     return yield* noRoom(prompts.length, shortest, context, maxNewTokens)
   }
   yield* skipped.check("prompts", prompts.length)
-  return asked
+  return tokenized
 })
 
 /** One completion per draw, in order. Prompts of similar length share a batch to reduce padding. */
@@ -133,7 +133,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
           }
         )
       ),
-      tell: (generated: ReadonlyArray<Generated>) => ({
+      progressOf: (generated: ReadonlyArray<Generated>) => ({
         step,
         total: work.length,
         tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0)

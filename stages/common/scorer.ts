@@ -1,9 +1,9 @@
 /**
- * A scorer that replaces a reward model: a function, a program or a judge that gives each answer a number. It has the role of a reward model and can be used wherever one can;
- * stages/reward/scorers.ts creates scorers.
+ * A scorer replaces a reward model: a function, a program or a judge gives each answer a number. It has the role of a reward model and can be used
+ * wherever one can. stages/reward/scorers.ts creates scorers.
  *
- * The number corresponds to the output of a reward model's head: R = sigmoid(r) is R_h or R_s in (0, 1), and logit(R) = r is the quantity to maximise. The gate of 0.15 on a safety
- * score corresponds to r = -1.73.
+ * The number r corresponds to the output of a reward model's head: R = sigmoid(r) is R_h or R_s in (0, 1), and r = logit(R) is what reinforcement
+ * learning maximises. The gate of 0.15 on a safety score corresponds to r = -1.73.
  */
 import { cp, mkdtemp, rm } from "node:fs/promises"
 import { existsSync } from "node:fs"
@@ -25,7 +25,7 @@ import { jsonIn } from "./json-answer.ts"
 
 /** The folder with a scorer's code, next to its file. */
 export const codeFolder = "code"
-/** Larger absolute values are refused: scores are clamped to within 2^-24 of 0 and 1, where they would tie. */
+/** Scores with a larger absolute value are rejected: R is clamped to 2^-24 .. 1 - 2^-24, so such scores would tie. */
 export const largestScore = 16
 
 export const ScorerSettings = Schema.Struct({
@@ -58,7 +58,7 @@ export interface ScorableAnswer {
 
 export interface Scorer {
   readonly name: string
-  /** One number per answer, in order; undefined where a judge's answer contained no grade. */
+  /** One number per answer, in order; undefined where a judge's reply contained no grade. */
   readonly score: (
     answers: ReadonlyArray<ScorableAnswer>,
     progress: (progress: Progress) => Effect.Effect<void>
@@ -177,7 +177,7 @@ const judge = Effect.fnUntraced(function* (settings: ScorerSettings) {
       Effect.forEach(
         answers,
         Effect.fnUntraced(function* (answer) {
-          const said = yield* askEndpoint({ url, model, key, timeout }, gradeQuestion(answer, guideline)).pipe(
+          const reply = yield* askEndpoint({ url, model, key, timeout }, gradeQuestion(answer, guideline)).pipe(
             Effect.catch((error) =>
               Effect.fail(
                 failed(
@@ -189,7 +189,7 @@ const judge = Effect.fnUntraced(function* (settings: ScorerSettings) {
             )
           )
           yield* progress({ message: "scoring" })
-          return readGrade(said)
+          return readGrade(reply)
         }),
         { concurrency }
       )
@@ -203,8 +203,8 @@ const gradeQuestion = ({ prompt, text }: ScorableAnswer, guideline: string): str
 }
 
 /** Converts a grade g from 0 to 10 to the logit of R = (g + 1/2) / 11; undefined if the text contains no grade. */
-export const readGrade = (said: string): number | undefined => {
-  const { grade } = jsonIn(said)
+export const readGrade = (reply: string): number | undefined => {
+  const { grade } = jsonIn(reply)
   if (!Number.isInteger(grade) || (grade as number) < 0 || (grade as number) > 10) return undefined
   const share = ((grade as number) + 0.5) / 11
   return Math.log(share / (1 - share))

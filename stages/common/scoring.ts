@@ -1,4 +1,4 @@
-/** Scores with a reward model: of token sequences, and of sets of completions. */
+/** Scores token sequences and sets of completions with a reward model, or with a scorer that replaces one. */
 import * as Effect from "effect/Effect"
 import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
@@ -19,9 +19,9 @@ import { chunks } from "./sequences.ts"
 import { anyShare, type SkippableRows, whyUnfit } from "./unfit.ts"
 
 /**
- * The score of each sequence, read at its last token (the response's EOS, or its last word if it was truncated). Sequences are padded on the
- * right to the longest; returns (B,). The head is computed in float32 whatever the backbone's dtype: rounding scores to bfloat16's eight bits
- * would tie responses that differ and lose small margins.
+ * The score of each sequence, (B,) float32: the head's output at the sequence's last token (the EOS, or the last token of a truncated response).
+ * Sequences are padded on the right to the longest. The head runs in float32 for any dtype of the backbone: rounded to bfloat16's 8 significant
+ * bits, different scores would tie and small margins would be lost.
  */
 export const scoreSequences = (
   model: RewardModel,
@@ -41,7 +41,7 @@ export const scoreSequences = (
   return linear(ends.to({ dtype: "float32" }), model.head.to({ dtype: "float32" })).squeeze(-1)
 }
 
-/** Config fields of a stage that scores. */
+/** Config fields of stages that score with a reward model. */
 export const scoringFields = {
   batchSize: hyperInt(32, "number of responses scored in parallel", { min: 1 }),
   precision: hyper("float32", "dtype of the model's weights and activations; scores are always float32", ["float32", "bfloat16"])
@@ -49,7 +49,7 @@ export const scoringFields = {
 
 export type AnyReward = Checkpoint<"helpfulness-reward"> | Checkpoint<"safety-reward"> | Checkpoint<"general-reward">
 
-/** A dialogue that ends with a response, and whether the response ended by itself or was truncated. */
+/** A dialogue that ends with a response, and whether the response is complete or was truncated. */
 export interface Scorable {
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
@@ -58,7 +58,7 @@ export interface Scorable {
   readonly safety?: boolean
 }
 
-/** A reward model returned a score that is not finite: every choice based on it would be wrong. */
+/** A reward model returned a score that is NaN or infinite. */
 export class NotFiniteScoreError extends ExplainedError<NotFiniteScoreError>()("NotFiniteScoreError") {}
 
 export interface ScoringOptions {
@@ -70,7 +70,7 @@ export interface ScoringOptions {
   readonly log?: BatchLog
 }
 
-/** Loads a reward model for the duration of `use`, then frees its weights: two models need not fit in memory together. */
+/** Loads a reward model for the duration of `use`, then frees its weights, so that two models don't have to fit in memory together. */
 export const withReward = <A, E>(
   reward: ArtifactRef<AnyReward>,
   options: ScoringOptions,
@@ -80,7 +80,7 @@ export const withReward = <A, E>(
     Effect.sync(() => Object.values(model.parameters).forEach((parameter) => parameter.free()))
   )
 
-/** The score of every sequence, in order; sequences of similar length share a batch to reduce padding. */
+/** The score of every sequence, in order. Sequences of similar length share a batch to reduce padding. Fails with NotFiniteScoreError if a score is NaN or infinite. */
 export const scoreAll = Effect.fn("scoreAll")(function* (
   { model, tokenizer }: LoadedReward,
   sequences: ReadonlyArray<ReadonlyArray<number>>,
@@ -99,17 +99,17 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
         const values = scoped(() =>
           noGrad(() => scoreSequences(model, part, { padId: tokenizer.padId, device: options.device }).toNumbers())
         )
-        const wrong = values.findIndex((value) => !Number.isFinite(value))
-        return wrong === -1
+        const bad = values.findIndex((value) => !Number.isFinite(value))
+        return bad === -1
           ? Effect.succeed(values)
           : NotFiniteScoreError.of({
-              doing: `Scoring response ${batch[wrong]! + 1}`,
+              doing: `Scoring response ${batch[bad]! + 1}`,
               expected: "a finite score",
-              found: `${values[wrong]!}`,
+              found: `${values[bad]!}`,
               hint: "The reward model's weights are damaged or have diverged: train it again with a lower learning rate, or score in float32."
             })
       }),
-      tell: () => ({ step, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
+      progressOf: () => ({ step, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
     }
   })
   const values = (yield* log.all(batches)).flat()
@@ -118,15 +118,15 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
 })
 
 export interface RawScores {
-  /** The model's scalar for each response, in order; undefined if it cannot be scored. */
+  /** The model's scalar for each response, in order; undefined if the response has no score. */
   readonly scores: ReadonlyArray<number | undefined>
-  /** Responses without a word: they are not answers, so they are neither scored nor chosen. */
+  /** Number of empty responses (only white space). They are neither scored nor chosen. */
   readonly empty: number
-  /** Responses that do not fit the model's context or that the chat format cannot represent. */
+  /** Number of other responses without a score: they do not fit the model's context, the chat format cannot represent them, or a judge gave no grade. */
   readonly unfit: number
 }
 
-/** A scorer's number for each answer, in order; undefined where a judge's answer contained no grade. */
+/** A scorer's number for each answer, in order; undefined where a judge's reply contained no grade. */
 export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
   scorer: Scorer,
   answers: ReadonlyArray<ScorableAnswer>,
@@ -139,18 +139,18 @@ export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
     return {
       name: `numbers of ${batch.length} answers, the first ${batch[0]!.id}`,
       compute: scorer.score(batch, progress),
-      tell: () => ({ step, total: answers.length }),
-      byFirst: true
+      progressOf: () => ({ step, total: answers.length }),
+      onRankZero: true
     }
   })
   return (yield* log.all(batches)).flat()
 })
 
-/** Scores of responses by a scorer; as with a reward model, a response without a word has no score. */
+/** Scores responses with a scorer. As with a reward model, an empty response has no score. */
 const scoreAnswers = Effect.fnUntraced(function* (
   reward: ArtifactRef<AnyReward>,
   responses: ReadonlyArray<Scorable>,
-  { idOf, most, skipped, what }: SkippableRows,
+  { idOf, maxShare, skipped, what }: SkippableRows,
   options: ScoringOptions
 ) {
   const scorer = yield* openScorer(reward)
@@ -164,14 +164,15 @@ const scoreAnswers = Effect.fnUntraced(function* (
     const reason = isEmpty(response) ? "without a word" : `of which ${scorer.name} gave no grade`
     skipped.add({ what, reason, id: idOf(index), row: { prompt: response.prompt, text: response.text } })
   })
-  yield* skipped.check(what, responses.length, most)
+  yield* skipped.check(what, responses.length, maxShare)
   const empty = responses.length - work.length
   return { scores, empty, unfit: values.filter((value) => value === undefined).length }
 }, Effect.scoped)
 
 /**
- * The raw scalar of every response from one reward model, or from a scorer that replaces it. The text is tokenised with the reward model's own tokenizer, which may differ from the
- * policy's. Responses without a score are skipped; too many of them are an error before any is scored.
+ * The raw scalar of every response from one reward model, or from a scorer that replaces it. The text is tokenised with the reward model's own
+ * tokenizer, which may differ from the policy's. Responses without a score are skipped. It is an error if too many are skipped; with a reward model, it is
+ * found before any response is scored.
  */
 export const scoreResponses = (
   reward: ArtifactRef<AnyReward>,
@@ -184,7 +185,7 @@ export const scoreResponses = (
 const scoreByModel = (
   reward: ArtifactRef<AnyReward>,
   responses: ReadonlyArray<Scorable>,
-  { skipped, what, idOf, most }: SkippableRows,
+  { skipped, what, idOf, maxShare }: SkippableRows,
   options: ScoringOptions
 ): Effect.Effect<RawScores, ArtifactError | NotFiniteScoreError | StageError> =>
   withReward(
@@ -201,10 +202,10 @@ const scoreByModel = (
           skipped.add({ what, ...whyUnfit(loaded.tokenizer, messages, length), id: idOf(index), row: { prompt, text } })
           return []
         }
-        // A truncated answer lacks the closing tokens and is scored at its last word.
+        // A truncated answer has no closing tokens and is scored at its last token.
         return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
       })
-      yield* skipped.check(what, responses.length, most)
+      yield* skipped.check(what, responses.length, maxShare)
       const values = yield* scoreAll(
         loaded,
         work.map((item) => item.tokens),
@@ -217,8 +218,8 @@ const scoreByModel = (
     })
   )
 
-/** Completions as rows that may be skipped. */
+/** How to report completions that are skipped; any share may be. */
 export const completionRows = (
   skipped: SkippedRows,
   completions: ReadonlyArray<Pick<Completion, "promptId" | "sample">>
-): SkippableRows => ({ skipped, what: "completions", idOf: (index) => sampleId(completions[index]!), most: anyShare })
+): SkippableRows => ({ skipped, what: "completions", idOf: (index) => sampleId(completions[index]!), maxShare: anyShare })

@@ -37,7 +37,7 @@ export const proportion = (successes: number, n: number): Estimate => {
 const t95 = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093
 ]
-/** Mean of at least two values with Student's 95% interval: for a few values, such as one per seed. */
+/** Mean of at least two values with Student's 95% interval; for small numbers of values, such as one per seed. */
 export const studentMean = (values: ReadonlyArray<number>): Estimate => {
   if (values.length < 2) throw new RangeError(`studentMean: expected at least two values, got ${values.length}`)
   const z = 1.959964
@@ -74,8 +74,8 @@ export const pairedBootstrap = (ours: ReadonlyArray<number>, theirs: ReadonlyArr
 }
 
 /**
- * Expected maximum of n values drawn without replacement from the given K. The order of the values does not matter, and over samples from one
- * distribution its mean is E[max of n draws] for any K >= n.
+ * Expected maximum of n values drawn without replacement from the given K. If the K values are independent samples of one distribution, this is an
+ * unbiased estimate of E[max of n draws], for any K >= n.
  *
  *     E = sum over i = n .. K of C(i-1, n-1) / C(K, n) x_(i),   x_(1) <= .. <= x_(K)
  *
@@ -121,10 +121,10 @@ export const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>):
   return aa === 0 || bb === 0 || a.length === 0 ? null : ab / Math.sqrt(aa * bb)
 }
 
-/** Spearman's rank correlation: Pearson's correlation of the ranks, valid with ties too; null if one side does not vary. */
+/** Spearman's rank correlation: Pearson's correlation of the ranks, where ties share a rank; null if one side does not vary. */
 export const spearman = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number | null => correlation(ranks(a), ranks(b))
 
-/** Counts values in [0, 1] in equal bins: bin i counts i / bins <= x < (i + 1) / bins, and the last bin includes 1. */
+/** Counts values in [0, 1] in bins of equal width: bin i counts i / bins <= x < (i + 1) / bins, and the last bin includes 1. Throws RangeError for a value outside [0, 1]. */
 export const unitHistogram = (values: ReadonlyArray<number>, bins: number): Array<number> => {
   const counts = new Array<number>(bins).fill(0)
   for (const value of values) {

@@ -82,7 +82,7 @@ export const factRecall = Stage.make("fact-recall", {
       const batches = chunks(rows, config.batchSize).map((batch, i) => ({
         name: `${what} ${i}`,
         compute: Effect.sync(() => logProbabilitiesOf(model, batch, options).map((row) => [...row])),
-        tell: () => ({ step: Math.min(rows.length, (i + 1) * config.batchSize), total: rows.length, message: what })
+        progressOf: () => ({ step: Math.min(rows.length, (i + 1) * config.batchSize), total: rows.length, message: what })
       }))
       return (yield* log.all(batches)).flat()
     })

@@ -82,7 +82,7 @@ export const policyKl = Stage.make("policy-kl", {
             config: { temperature: 1, inferenceBatchSize: config.batchSize }
           }).map((row) => sum(row))
         ),
-        tell: () => ({
+        progressOf: () => ({
           step,
           total: responses.length,
           tokens: batch.reduce((all, { prompt, response }) => all + prompt.length + response.length, 0)

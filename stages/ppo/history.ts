@@ -1,7 +1,7 @@
 /**
- * The history of a PPO (or RLOO, GRPO) run, and its checkpoints for resuming: the policy (or its adapter) in its folder layout, the trained part of the value
- * model if there is one, the optimisers, the best policy so far unless it is the first or the last, and the diagnostics. The next prompts and all random numbers follow from
- * the seed and the iteration.
+ * The history of a PPO (or RLOO, GRPO) run, and its checkpoints for resuming. A checkpoint contains the policy (or its adapter) in its folder layout, the
+ * trained part of the value model if there is one, the optimisers' state, the best policy so far unless that is the reference, and the diagnostics. The
+ * next prompts and all random numbers follow from the seed and the iteration.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -27,11 +27,11 @@ import { clonePolicy, copyPolicy } from "./models.ts"
 
 export class RunHistory<Iteration> {
   readonly iterations: Array<Iteration> = []
-  /** Empty without held-out prompts. */
+  /** Evaluations of the policy on held-out prompts; empty without such prompts. */
   readonly heldOut: Array<PpoEvaluation> = []
   /** The best policy on the held-out prompts; undefined without them. */
   best: Llama | undefined
-  /** Time spent in this iteration and in total: displayed and stored in the trace, never in an artifact. */
+  /** Seconds spent in this iteration and in total. They are displayed and stored in the trace, never in an artifact. */
   readonly seconds = { generation: 0, scoring: 0, update: 0 }
   readonly allSeconds = { generation: 0, scoring: 0, update: 0 }
   #since = performance.now()
@@ -48,7 +48,7 @@ export class RunHistory<Iteration> {
     this.#since = now
   }
 
-  /** Records an evaluation of the policy, with a copy of it if it is the best. Returns whether to stop. */
+  /** Records an evaluation of the policy, and copies the policy if it is the best so far. Returns whether to stop. */
   evaluated(evaluation: PpoEvaluation, { policy, reference }: Pick<PolicyModels, "policy" | "reference">, patience: number): boolean {
     this.heldOut.push(evaluation)
     const { isLast, stop } = this.#judge(patience)
@@ -61,7 +61,7 @@ export class RunHistory<Iteration> {
     return stop
   }
 
-  /** The number of iterations after which the kept policy (the best, or the last) was reached. */
+  /** The number of iterations after which the policy to keep was reached: the best on the held-out prompts, or the last without them. */
   get kept(): number {
     return this.best === undefined ? this.iterations.length : this.heldOut[this.#judge().best]!.iteration
   }
@@ -119,7 +119,7 @@ const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer, writeT
 const readPolicy = (folder: string, policy: Llama) =>
   readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
 
-/** Saves everything that the next iteration reads; the snapshot belongs to the run. All ranks call it. */
+/** Saves everything that the next iteration reads. A run passes the same `snapshot` each time. All ranks must call it. */
 export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,

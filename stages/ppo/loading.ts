@@ -1,9 +1,9 @@
 /**
- * Loads PPO's initial models, with each distinct base in memory once.
+ * Loads PPO's initial models. Each distinct base is in memory only once.
  *
- * Without LoRA, policy and value model are copies of the models they start from. With LoRA they are adapters: the policy's on the checkpoint that PPO starts
- * from, which without the adapter is the reference; the value model's on the weights that it starts from. Reward models that were trained with LoRA from one checkpoint
- * are that checkpoint (the input `base`) with an adapter and a head each.
+ * Without LoRA, the policy and the value model are copies of the models that they start from. With LoRA they are adapters: the policy's on the checkpoint
+ * that PPO starts from, which is the reference (without the adapter); the value model's on the weights that it starts from. Reward models that were
+ * trained with LoRA from the same checkpoint (the input `base`) are loaded as that checkpoint once, with an adapter and a head for each.
  */
 import { existsSync } from "node:fs"
 import { join } from "node:path"
@@ -139,12 +139,12 @@ const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
   })
 })
 
-/** The number of tokens that the smallest context of all models holds. */
+/** The smallest context of all models, in tokens of prompt and response. */
 export const smallestContext = ({ reference, value, helpfulness, safety }: PolicyModels & { readonly value?: RewardModel }): number =>
   Math.min(
     reference.config.maxPositions,
     value?.config.maxPositions ?? Infinity,
-    // Minus the tokens that close an answer, which sampled tokens may lack.
+    // Minus the tokens that close an answer, which may be missing from sampled tokens.
     ...[helpfulness, safety].map((reward) =>
       isModel(reward) ? reward.model.config.maxPositions - formatOf(reward.tokenizer).closing : Infinity
     )

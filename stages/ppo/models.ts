@@ -18,10 +18,10 @@ import type { PpoConfig } from "./config.ts"
 
 // ---- copies ----
 
-/** A trainable copy with its own weights, into which an adapter is merged; the original is unchanged. */
+/** A trainable copy with its own weights, with any adapter merged into them. The original is unchanged. */
 export const cloneLlama = (model: Llama): Llama => new Llama(model.config, cloneAll(model.parameters), model.adapter).merge()
 
-/** A copy of a policy's trained part: only the adapter if it has one, on the same weights. */
+/** A copy of a policy: with an adapter, a copy of the adapter on the same weights; otherwise a copy of all weights. */
 export const clonePolicy = (policy: Llama): Llama =>
   policy.adapter === undefined ? cloneLlama(policy) : policy.withAdapter(cloneAdapter(policy.adapter))
 
@@ -39,8 +39,8 @@ export const copyPolicy = (from: Llama, to: Llama): void => {
 }
 
 /**
- * A trainable value model, initialised from a model's weights without its output layer if it has one; its head is new. It has its own weights, or with `lora` an
- * adapter on the weights of the model that it starts from: a new one, or a copy of that model's adapter.
+ * A trainable value model with a new head, initialised from a model without its output layer. It has its own copy of the weights, or with `lora` an
+ * adapter on the original weights: a new one, or a copy of that model's adapter.
  */
 export const initValueModel = (start: Llama, options: { readonly seed: number; readonly lora?: LoraFields }): RewardModel => {
   const { lora, seed } = options
@@ -67,7 +67,7 @@ export interface ReadOptions {
   readonly padId: number
   readonly config: Pick<PpoConfig, "temperature" | "inferenceBatchSize">
 }
-/** For values: the position of the score determines the number of states. */
+/** Values also depend on `terminal`: with "past-end", there is one more state per response. */
 interface ValueOptions extends ReadOptions {
   readonly config: Pick<PpoConfig, "temperature" | "terminal" | "inferenceBatchSize">
 }
@@ -129,18 +129,18 @@ export const logProbabilitiesOf = (model: Llama, responses: ReadonlyArray<Tokeni
 export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ValueOptions) =>
   inBatches(responses, options, options.config.terminal === "past-end" ? 1 : 0, (batch) => responseValues(model, batch, options))
 
-/** Computes numbers (N,) over batches of responses of similar length, without gradients, and returns them per response: one for each of its tokens, and `more`. */
+/** Computes numbers (N,) over batches of responses of similar length, without gradients, and returns them per response: one for each of its tokens, plus `extra`. */
 const inBatches = <R extends TokenizedResponse>(
   responses: ReadonlyArray<R>,
   { config }: ReadOptions,
-  more: number,
+  extra: number,
   compute: (batch: ReadonlyArray<R>) => Tensor
 ): Array<ReadonlyArray<number>> => {
   const numbers = new Map<R, ReadonlyArray<number>>()
   for (const batch of chunks(byLength(responses), config.inferenceBatchSize)) {
     const all = scoped(() => noGrad(() => compute(batch).toNumbers()))
     let at = 0
-    for (const response of batch) numbers.set(response, all.slice(at, (at += response.response.length + more)))
+    for (const response of batch) numbers.set(response, all.slice(at, (at += response.response.length + extra)))
   }
   return responses.map((response) => numbers.get(response)!)
 }

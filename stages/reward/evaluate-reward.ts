@@ -155,7 +155,8 @@ export const evaluateReward = Stage.make("evaluate-reward", {
   run: Effect.fn("evaluate-reward")(function* ({ inputs, output, seed }) {
     const folds = yield* Effect.forEach(inputs.scores, (set) => readRows(set, PairScores))
     const scores = folds.flat()
-    if (scores.length === 0) return yield* EmptyDatasetError.of("tell the accuracy on", `${folds.length} sets of scored pairs, all empty`)
+    if (scores.length === 0)
+      return yield* EmptyDatasetError.of("measure the accuracy on", `${folds.length} sets of scored pairs, all empty`)
     return yield* writeReport(output, rewardAccuracy(scores, seed))
   })
 })
@@ -267,12 +268,12 @@ export const safetyRecall = Stage.make("safety-recall", {
     ])
     const { batchSize, precision } = config
     const log = yield* openBatchLog({ checkpoints, progress })
-    const told = { skipped, what: "labelled responses", idOf: (index: number) => labelled[index]!.id }
-    const { scores } = yield* scoreResponses(inputs.reward, labelled, told, { batchSize, precision, device, progress, log })
+    const rows = { skipped, what: "labelled responses", idOf: (index: number) => labelled[index]!.id }
+    const { scores } = yield* scoreResponses(inputs.reward, labelled, rows, { batchSize, precision, device, progress, log })
     const responses = labelled.flatMap(({ safe }, i) => (scores[i] === undefined ? [] : [{ score: scoreOf(scores[i]), safe }]))
     if (responses.length === 0)
       return yield* EmptyDatasetError.of(
-        "tell the recall on",
+        "measure the recall on",
         `${pairs.length} pairs with ${labelled.length} responses labelled safe or unsafe, none of which can be scored`
       )
     return yield* writeReport(output, {

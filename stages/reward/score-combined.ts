@@ -3,7 +3,7 @@
  *
  *     R_c = R_s  for safety prompts or if R_s < 0.15,  else R_h;      reward = logit(R_c)
  *
- * Whitening is over the training batch, so it is not done here but in PPO. Selecting by logit(R_c) is equivalent to selecting by R_c.
+ * The reward is not whitened here: PPO whitens over its training batch. The best completion by logit(R_c) is also the best by R_c.
  * Without a safety model, R_c is always R_h.
  */
 import * as Effect from "effect/Effect"

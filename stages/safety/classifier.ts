@@ -145,7 +145,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
   }
 ): Effect.fn.Return<ReadonlyArray<Classification | undefined>, ClassifierError | ArtifactError | StageError> {
   const { task, threshold, batchSize, device, log = withoutLog(options.progress) } = options
-  const { idOf, skipped, what, most } = options.rows
+  const { idOf, skipped, what, maxShare } = options.rows
   const score = (continuations: ReadonlyArray<Continuation>) =>
     continuationLogProbabilities(model, continuations, { padId: tokenizer.padId, device })
   const out = new Array<Classification | undefined>(texts.length).fill(undefined)
@@ -170,7 +170,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     const [safe, unsafe] = [safeVerdict, unsafeVerdict].map((answer) => continuationOf(tokenizer, question, answer, "word"))
     work.push({ index, question, safe: safe!, unsafe: unsafe! })
   })
-  yield* skipped.check(what, texts.length, most)
+  yield* skipped.check(what, texts.length, maxShare)
   // Texts of similar length share a batch to reduce padding.
   work.sort((a, b) => a.unsafe.to - b.unsafe.to || a.index - b.index)
   const classifyBatch = Effect.fnUntraced(function* (batch: ReadonlyArray<Item>): Effect.fn.Return<Array<Classification>, ClassifierError> {
@@ -209,7 +209,7 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     return {
       name: `classifications of ${batch.length} texts, the first number ${batch[0]!.index}`,
       compute: classifyBatch(batch),
-      tell: () => ({ step, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
+      progressOf: () => ({ step, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
     }
   })
   const classifications = (yield* log.all(batches)).flat()

@@ -1,11 +1,11 @@
-/** Fits a training step on the device, and says which settings would fit a GPU if it does not. */
+/** Chooses settings with which a training step fits the device. If there are none, says which changes to the config would fit the GPU. */
 import { type Precision, totalMemory } from "../../models/memory.ts"
 import type { Llama } from "../../models/llama.ts"
 import { linearLayers } from "../../models/lora.ts"
 import { type FitSettings, chooseFit, fitOnGpu, ownSpread, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
-/** Alternative settings for a training, described in terms of the config. */
+/** Training steps with one changed setting, and the change in the config's terms. */
 const alternatives = (training: Steps): ReadonlyArray<readonly [words: string, other: Steps]> => {
   const { longest, model, precision } = training
   const adapted = { ...training, model: { ...model, adapter: { rank: 16, targets: linearLayers } } }
@@ -26,7 +26,7 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
   const found = new Map<string, string>()
   for (const [words, other] of alternatives(training)) {
     const { fits, memory } = fitOf(other)
-    // Of the shorter sequence lengths, the longest that fits.
+    // Only the longest of the shorter sequence lengths that fit.
     const kind = words.split(" ")[0]!
     if (fits && !found.has(kind)) found.set(kind, `${words} (${Math.ceil(totalMemory(memory) / 2 ** 30)} GiB)`)
   }
@@ -40,7 +40,7 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
     : `These would fit: ${[...found.values()].join("; ")}. Unchanged, training needs ${more}.`
 }
 
-/** Like chooseFit, for a model that is trained alone. */
+/** Like chooseFit, for a stage that trains a single model. */
 export const fitOneModel = (
   settings: FitSettings,
   machine: { readonly device: "cpu" | "cuda"; readonly rowsOnCpu: number },

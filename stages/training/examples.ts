@@ -23,8 +23,8 @@ export interface ExampleOptions {
 }
 
 /**
- * The dialogues that fit, as examples. A dialogue with loss only on its last answer (Ghost Attention, §3.3) depends on its first turn, so it is
- * left out, not shortened, if it is too long.
+ * The dialogues that fit, as examples. If a dialogue with loss only on its last answer (Ghost Attention, §3.3) is too long, it is left out instead of
+ * shortened, because it depends on its first turn.
  */
 export class Examples implements Sequence<Example> {
   readonly #options: ExampleOptions
@@ -45,7 +45,7 @@ export class Examples implements Sequence<Example> {
   get leftOut(): LeftOutCounter["counts"] {
     return this.#leftOut.counts
   }
-  /** Number of examples with several answers of which only the last carries loss, because the chat template renders earlier answers differently once more messages follow. */
+  /** Number of examples with several answers of which only the last has loss, because the chat template renders earlier answers differently once more messages follow. */
   get lastAlone(): number {
     return this.#lastAlone
   }

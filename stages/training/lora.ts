@@ -1,5 +1,5 @@
 /**
- * Training low-rank adapters (models/lora.ts) instead of all weights: the base is frozen. The stage's output is a complete model with the adapter merged
+ * Training low-rank adapters (models/lora.ts) on a frozen base instead of all weights. The stage's output is a complete model with the adapter merged
  * into it, so that every other stage can use it like any model; the adapter itself is stored with it in PEFT's layout.
  */
 import * as Schema from "effect/Schema"
@@ -13,7 +13,7 @@ import { hyper, hyperInt, hyperWords } from "../../schemas/hyper.ts"
 
 const everyLayer = "all-linear"
 
-/** Config fields of a stage. */
+/** Config fields of stages that can train an adapter. */
 export const loraFields = {
   loraRank: hyperInt(0, "rank of the LoRA adapter that is trained instead of the weights; 0: all weights are trained", { min: 0 }),
   loraAlpha: hyper(16, "with loraRank: the adapter's output is scaled by loraAlpha / loraRank", { min: 0 }),
@@ -24,7 +24,7 @@ export const loraFields = {
   rsLora: hyper(false, "with loraRank: scale by loraAlpha / sqrt(loraRank) instead (rsLoRA)")
 }
 
-/** Refuses a config with target layers but without an adapter. */
+/** Rejects a config with target layers but without an adapter. */
 export const targetsNeedRank = Schema.makeFilter(({ loraRank, loraTargets }: LoraFields): ReadonlyArray<Schema.FilterIssue> =>
   loraRank > 0 || loraTargets === everyLayer
     ? []
@@ -36,7 +36,7 @@ export const targetsNeedRank = Schema.makeFilter(({ loraRank, loraTargets }: Lor
       ]
 )
 
-/** The values of these fields. */
+/** The values of `loraFields`. */
 export interface LoraFields {
   readonly loraRank: number
   readonly loraAlpha: number
@@ -50,7 +50,7 @@ export const targetsOf = (names: string): ReadonlyArray<LoraTarget> => {
   return linearLayers.filter((target) => words.includes(everyLayer) || words.includes(target))
 }
 
-/** The fields that define the trained adapter; none is trained if they are absent. */
+/** The fields that determine the adapter's size; if they are absent, no adapter is trained. */
 export type LoraCost = Partial<Pick<LoraFields, "loraRank" | "loraTargets">>
 
 /** The adapter that is trained with a config. */

@@ -1,6 +1,6 @@
 /**
- * Pretraining (Llama 2 §2.2): next-token prediction on running text, documents joined into full sequences with BOS and EOS around each.
- * It creates the small base models of runs that start from scratch.
+ * Pretraining (Llama 2 §2.2): next-token prediction on running text. Documents, each with BOS and EOS, are concatenated and cut into sequences of equal
+ * length. It creates the small base models of runs that start from scratch.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -34,7 +34,7 @@ import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from ".
 import { lossesOfRank } from "./micro-batches.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
-/** Inconsistent sizes, refused before anything runs. */
+/** Inconsistent sizes, rejected before the run starts. */
 const misfits = ({
   contextLength,
   dim,
@@ -119,12 +119,12 @@ export const joinDocuments = (documents: TokenStore, which: Uint32Array, length:
   return { length: count, at: (index) => (index < count ? row(index * (length - 1)) : undefined) }
 }
 
-/** The index of the last of the increasing numbers that is at most `value`; the first one is. */
-const lastAtMost = (rising: Float64Array, value: number): number => {
-  let [low, high] = [0, rising.length]
+/** The index of the last of the increasing numbers that is at most `value`; the first one must be. */
+const lastAtMost = (increasing: Float64Array, value: number): number => {
+  let [low, high] = [0, increasing.length]
   while (high - low > 1) {
     const middle = (low + high) >> 1
-    if (rising[middle]! <= value) low = middle
+    if (increasing[middle]! <= value) low = middle
     else high = middle
   }
   return low
@@ -136,7 +136,7 @@ const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaCo
 }
 
 const fitSettings = (config: typeof PretrainConfig.Type) => ({ microBatch: config.microBatchSize, recompute: config.recompute })
-/** The training steps of a model, which determine the memory of a step. */
+/** The properties of a model's training steps that determine their memory. */
 const stepsOf = (config: typeof PretrainConfig.Type, model: CostedModel) => {
   const { batchSize: rows, patience, precision, sequenceLength: longest } = config
   return { model, precision, rows, longest, keepsBest: patience > 0 }

@@ -155,7 +155,7 @@ describe("a log of batches", () => {
   const opened = (folder: string) =>
     Effect.runPromise(openBatchLog({ checkpoints: openCheckpoints({ folder, seconds: 0 }, () => {}), progress: () => Effect.void }))
   const put = (log: BatchLog, name: string, result: unknown) =>
-    Effect.runPromise(log.all([{ name, compute: Effect.succeed(result), tell: () => ({}) }])).then(([found]) => found)
+    Effect.runPromise(log.all([{ name, compute: Effect.succeed(result), progressOf: () => ({}) }])).then(([found]) => found)
   const numbers = [-0, NaN, Infinity, 0.1 + 0.2, 5e-324, 2 ** 53 + 2]
 
   it("returns every number exactly, and text with half a surrogate pair", async () => {
