@@ -6,13 +6,13 @@ import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { isPattern } from "../../schemas/file-pattern.ts"
 import { ancestors, type FileNode, type Graph } from "../define/graph.ts"
 import { PipelineError } from "../errors.ts"
-import { isInputThere } from "./inputs.ts"
+import { inputExists } from "./inputs.ts"
 
 /** The missing inputs of the selected nodes (undefined: all) and of everything that they depend on. */
 export const missingInputs = (graph: Graph, selected: ReadonlySet<string> | undefined): ReadonlyArray<FileNode> => {
   const needed = selected === undefined ? undefined : ancestors(graph, selected)
   return [...graph.nodes.values()].filter(
-    (node): node is FileNode => node.kind === "file" && (needed === undefined || needed.has(node.id)) && !isInputThere(node)
+    (node): node is FileNode => node.kind === "file" && (needed === undefined || needed.has(node.id)) && !inputExists(node)
   )
 }
 
