@@ -11,7 +11,7 @@ a { color: var(--link) } nav ol { columns: 2; padding-left: 1.5rem } small { opa
 figure { margin: .5rem 0 } figure svg { display: block; max-width: 100%; height: auto } .on-narrow { display: none }
 figcaption, .caption { max-width: 46rem; margin: .3rem 0 }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; margin: .5rem 0; font-size: 13px; overflow-wrap: normal }
-th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
+th, td { padding: 3px .6rem; line-height: 20px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 .wide { overflow-x: auto } .wide td, .wide th { white-space: nowrap } .wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--ground) }
 details { margin: .3rem 0 1rem } summary { cursor: pointer; font-size: 13px }
 dl { margin: 0 } dl div { display: flex; gap: .8rem; padding: .2rem 0; border-bottom: 1px solid var(--line) } dt { flex: 0 0 9rem; font-weight: 600 } dd { margin: 0; min-width: 0 }
@@ -26,6 +26,6 @@ article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --ground: #fff; --grid: #ddd; --axis: #888; --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; --c6: #000 }
-  body { max-width: none; margin: 0; font-size: 11px } .on-wide { display: block } .on-narrow { display: none } nav, details { display: none } figure, article, tr { break-inside: avoid } h2, h3 { break-after: avoid } .wide { overflow: visible } .wide table { font-size: 8.5px } .wide td, .wide th { white-space: normal; padding: .1rem .25rem; overflow-wrap: break-word }
+  body { max-width: none; margin: 0; font-size: 11px } .on-wide { display: block } .on-narrow { display: none } nav, details { display: none } figure, article, tr { break-inside: avoid } h2, h3 { break-after: avoid } .wide { overflow: visible } .wide table { font-size: 8.5px } .wide td, .wide th { white-space: normal; padding: .1rem .25rem; line-height: 1.4; overflow-wrap: break-word }
 }
 `
