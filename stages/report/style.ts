@@ -22,7 +22,7 @@ article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem
   body { margin: 1rem auto; padding: 0 .8rem } nav ol { columns: 1 } .on-wide { display: none } .on-narrow { display: block }
   dl div, .said-so li { display: block } article { padding: .5rem .6rem } article thead { display: none } article tr { display: block; padding: .3rem 0; border-bottom: 1px solid var(--line) }
   article th, article td { display: block; border: 0; padding: .1rem 0; width: auto } article td:not(.said) { display: inline-block; padding-right: 1rem; opacity: .75 }
-  article td[data-score]::before { content: attr(data-score) " " }
+  article .said { width: auto } article td[data-score]::before { content: attr(data-score) " " }
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --ground: #fff; --grid: #ddd; --axis: #888; --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; --c6: #000 }
