@@ -9,6 +9,11 @@ export const looksLikeData = (name: string): boolean => dataName.test(name)
 /** Whether a file in a folder is read as rows. */
 export const isDataFile = (name: string): boolean => dataName.test(name) && !sideFile.test(name)
 
+/** Endings that decide how a single file is read, because its content alone does not: tables, plain text, and the code of scorers. */
+const decisive = /\.(csv|tsv|txt|[cm]?[jt]s)$/
+/** The ending of a file's name if it decides how the file is read ("csv"); undefined for formats that readers detect from the content. */
+export const decisiveEnding = (name: string): string | undefined => decisive.exec(name.toLowerCase().replace(/\.(gz|zst)$/, ""))?.[1]
+
 /** The split in a file's name, according to the Hub's naming convention. */
 const splitOf = (name: string): string | undefined =>
   /(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=$|[-_./])/i.exec(name)?.[1]?.toLowerCase()

@@ -4,7 +4,7 @@
  * labelled, they become the label file.
  */
 import { createHash } from "node:crypto"
-import { appendFile, readdir, readFile, rename, stat, writeFile } from "node:fs/promises"
+import { open, readdir, readFile, rename, stat, writeFile } from "node:fs/promises"
 import { basename, dirname, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
@@ -186,6 +186,20 @@ export const labelView = Effect.fnUntraced(function* (id: string, annotator: str
   })
 })
 
+/** Appends a line. A last line truncated by a full disk is ended first, so that it does not swallow this one. */
+const appendLine = async (path: string, line: string): Promise<void> => {
+  const file = await open(path, "a+")
+  try {
+    const { size } = await file.stat()
+    const last = Buffer.alloc(1)
+    if (size > 0) await file.read(last, 0, 1, size - 1)
+    await file.appendFile(`${size > 0 && last.toString() !== "\n" ? "\n" : ""}${line}\n`)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+}
+
 /** Writes are serialized, because each compares the page's view with the current state. */
 const writing = Semaphore.makeUnsafe(1)
 
@@ -204,7 +218,7 @@ export const keepLabel = Effect.fnUntraced(function* (id: string, annotator: str
       throw new Conflict({
         message: `Another page of ${annotator} has changed this pair's label in the meantime: ${there === undefined ? "removed" : `${there.choice}, rating ${there.rating}`}. Check it and decide again.`
       })
-    await appendFile(ownFile(task, annotator), `${JSON.stringify({ id: pair, ...label, at: new Date().toISOString() })}\n`, { flush: true })
+    await appendLine(ownFile(task, annotator), JSON.stringify({ id: pair, ...label, at: new Date().toISOString() }))
     return {
       revision: revision + 1,
       done: new Set([...labels.keys(), pair].filter((one) => pairs.some(({ id: known }) => known === one))).size

@@ -3,6 +3,7 @@ import { createReadStream } from "node:fs"
 import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { decisiveEnding } from "../../schemas/data-files.ts"
 import { inflateZstd } from "./zstd.ts"
 
 export type Compression = "none" | "gzip" | "zstd"
@@ -47,9 +48,9 @@ const formatOf = (path: string, head: Buffer): Format => {
   if (startsWith(head, ...Buffer.from("ARROW1"))) return "arrow"
   // The stream format: a continuation mark, then the length of a header.
   if (startsWith(head, 0xff, 0xff, 0xff, 0xff)) return "arrow"
-  const name = path.toLowerCase().replace(/\.(gz|zst)$/, "")
-  const ending = /\.(csv|tsv|txt)$/.exec(name)?.[1]
-  if (ending !== undefined) return ending === "txt" ? "text" : (ending as "csv" | "tsv")
+  const ending = decisiveEnding(path)
+  if (ending === "txt") return "text"
+  if (ending === "csv" || ending === "tsv") return ending
   const first = head
     .toString("latin1")
     .replace(/^\u00ef\u00bb\u00bf/, "")

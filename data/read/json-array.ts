@@ -1,10 +1,12 @@
 /** Streams the elements of a JSON file that is one list. The complete list is never in memory. */
 import { damaged } from "./bytes.ts"
 import { longest, parseJson } from "./lines.ts"
-import type { Record } from "./record.ts"
+import { BadRow, type Record } from "./record.ts"
 
 const [quote, backslash, comma, open, close, brace, unbrace, feed] = [0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d, 10]
 const isSpace = (byte: number): boolean => byte === 0x20 || byte === feed || byte === 0x0d || byte === 9
+
+const notJson = new BadRow("(the line)", "not JSON: white space that JSON does not allow", "not JSON")
 
 /** The parsed elements, each with the line on which it begins. An element that is not valid JSON has a fault. */
 export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Record>> {
@@ -21,8 +23,8 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
       const bytes = rest.length === 0 ? chunk.subarray(from, to) : Buffer.concat([...rest, chunk.subarray(from, to)])
       ;[rest, held] = [[], 0]
       count++
-      // An element begins with the first character that is not white space.
-      records.push(parseJson(start, bytes)!)
+      // Elements of other white space than JSON's (a no-break space, a byte order mark) are not blank lines to be skipped.
+      records.push(parseJson(start, bytes) ?? { line: start, unit: "line", value: bytes.toString("utf8"), fault: notJson })
     }
     for (let i = 0; i < chunk.length; i++) {
       const byte = chunk[i]!

@@ -102,7 +102,8 @@ export async function* plainTexts(
       if (held.length === 0) start = line
       if (documents !== "paragraph" || !isBlank) {
         held.push(text)
-        size += bytes.length
+        // Empty lines need memory too.
+        size += bytes.length + 1
         if (!isUtf8(bytes)) fault ??= new BadRow("(the line)", "not UTF-8")
       }
       if (size > longest)

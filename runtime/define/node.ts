@@ -110,8 +110,8 @@ export const makeNode = <A>(definition: NodeDefinition): Node<A> => new MadeNode
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
 
 /**
- * A user's file or folder, or the files matching a pattern ("data/*.parquet"), identified by content: path, owner and times do not matter. Relative
- * paths start at the working directory. "hf:owner/name@revision:path" is a model on the Hugging Face Hub, "hf:datasets/owner/name@revision:path" a
+ * A user's file or folder, or the files matching a pattern ("data/*.parquet"), identified by content: path, owner and times do not matter, except
+ * for the ending of a table, a plain text or a module (csv, tsv, txt, js, ts). Relative paths start at the working directory. "hf:owner/name@revision:path" is a model on the Hugging Face Hub, "hf:datasets/owner/name@revision:path" a
  * dataset there, identified by commit.
  */
 export const fileAt = (path: string): Node<ExternalFile> => {

@@ -107,12 +107,14 @@ export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): Re
   return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => own(before, name) !== own(after, name))
 }
 
+/** The files of a stage's bundle whose bytes changed since, whether or not the stage's own code did. */
+export const touchedSince = (identity: CodeIdentity): ReadonlyArray<string> =>
+  Object.entries(identity.files).flatMap(([path, digest]) => (digestOfFile(join(identity.root, path)) === digest ? [] : [path]))
+
 /** The files of a stage's code that changed since; empty if nothing relevant changed. */
 export const changedSince = (identity: CodeIdentity, stage: StageInfo, cache: KeyCache): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function* () {
-    const changed = Object.entries(identity.files).flatMap(([path, digest]) =>
-      digestOfFile(join(identity.root, path)) === digest ? [] : [path]
-    )
+    const changed = touchedSince(identity)
     if (changed.length === 0) return []
     const now = yield* Effect.exit(codeIdentity(stage, cache, new FileDigests()))
     return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed

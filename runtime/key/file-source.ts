@@ -1,9 +1,13 @@
-/** The user's files, folders and file patterns as inputs: identified by content, which is only rehashed if their size or times changed. */
-import { createHash } from "node:crypto"
+/**
+ * The user's files, folders and file patterns as inputs: identified by content, which is only rehashed if their size or times changed. A single file's
+ * ending is part of its identity if readers choose its format by it; in a folder or a pattern, names are.
+ */
+import { createHash, hash as hashOf } from "node:crypto"
 import type { BigIntStats, Stats } from "node:fs"
 import { readdir, stat } from "node:fs/promises"
 import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
+import { decisiveEnding } from "../../schemas/data-files.ts"
 import { filesMatching, isPattern, patternBase } from "../../schemas/file-pattern.ts"
 import { isAbsent, messageOf, PipelineError } from "../errors.ts"
 import { type OnBytes, sha256File } from "./file-digest.ts"
@@ -70,7 +74,10 @@ const look = async (path: string): Promise<{ readonly stamp: string; readonly by
     return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
   }
   const files = await filesOf(path)
-  if (files === undefined) return { stamp: await describe(path), bytes, changed }
+  if (files === undefined) {
+    const ending = decisiveEnding(path)
+    return { stamp: `${await describe(path)}${ending === undefined ? "" : `:${ending}`}`, bytes, changed }
+  }
   const parts: Array<string> = []
   for (const name of files.names) parts.push(`${name}:${await describe(join(files.base, name))}`)
   return { stamp: parts.join("\n"), bytes, changed }
@@ -78,7 +85,10 @@ const look = async (path: string): Promise<{ readonly stamp: string; readonly by
 
 const hash = async (path: string, onBytes: OnBytes): Promise<string> => {
   const files = await filesOf(path)
-  if (files === undefined) return sha256File(path, onBytes)
+  if (files === undefined) {
+    const [sha256, ending] = [await sha256File(path, onBytes), decisiveEnding(path)]
+    return ending === undefined ? sha256 : hashOf("sha256", `${ending}:${sha256}`)
+  }
   const tree = createHash("sha256")
   for (const name of files.names) tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(files.base, name), onBytes)}\n`)
   return tree.digest("hex")

@@ -152,7 +152,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
         const fetched = yield* sharing.fetch(node, entry)
         if (fetched === undefined) return false
         const { sealed, sidecar } = fetched
-        const metrics = entry.metrics as Readonly<Record<string, number>>
+        const metrics = Object.fromEntries(Object.entries(entry.metrics).map(([name, value]) => [name, value ?? NaN]))
         const { code, files, skipped } = entry
         const milliseconds = performance.now() - started
         yield* commit({

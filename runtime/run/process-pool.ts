@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { StageInfo } from "../define/stage-info.ts"
 import { StageError } from "../errors.ts"
-import { changedSince } from "../key/code-identity.ts"
+import { changedSince, touchedSince } from "../key/code-identity.ts"
 import type { FromChild, ToChild } from "./child.ts"
 import { type Execute, timedOut } from "./execute.ts"
 import { gang } from "./gang.ts"
@@ -85,7 +85,8 @@ const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildP
 /** Where a stage's process comes from, and where it goes afterwards. */
 interface Placing {
   readonly take: (stage: StageInfo, memory: number | undefined) => ChildProcess
-  readonly giveBack: (stage: StageInfo, child: ChildProcess) => void
+  /** `loadedOther`: it loaded files that differ from those in the keys. */
+  readonly giveBack: (stage: StageInfo, child: ChildProcess, loadedOther: boolean) => void
   /** For a rank other than the first: the first rank's process. */
   readonly leader?: ChildProcess | undefined
 }
@@ -136,6 +137,8 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         let tail = ""
         let finished = false
         let savesCheckpoints = false
+        /** Whether the child loaded files that differ from those in the keys, although this stage does not depend on the difference. */
+        let loadedOther = false
         let codeCheck = Promise.resolve()
         const onText = (text: string) => {
           if (text === "") return
@@ -177,7 +180,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           stopListening()
           if (finished) return
           finished = true
-          if (reuse) giveBack(stage, child)
+          if (reuse) giveBack(stage, child, loadedOther)
           resume(result)
         }
         const onMessage = (message: FromChild) => {
@@ -190,6 +193,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         }
         // The child has loaded the files as they are now, which must be the code in the key.
         const checkCode = async () => {
+          loadedOther = touchedSince(code).length > 0
           const files = await Effect.runPromise(changedSince(code, stage, cache))
           if (files.length === 0) return
           child.kill("SIGKILL")
@@ -259,7 +263,9 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
   const idleFor = (stage: StageInfo) => (stage.resources.tensors === true ? idle.tensors : idle.light)
   const one = runIn({
     take: (stage, memory) => takeIdle(idleFor(stage), memory) ?? start(),
-    giveBack: (stage, child) => {
+    giveBack: (stage, child, loadedOther) => {
+      // Another stage of the same module may depend on the difference: a new process loads it and is checked.
+      if (loadedOther) return void child.kill("SIGKILL")
       child.unref()
       idleFor(stage).push(child)
     }

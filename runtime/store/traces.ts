@@ -47,6 +47,13 @@ export interface Generation {
   readonly retired: number
 }
 
+/** JSON has no NaN or infinities: they are stored as text. */
+const metricsText = (metrics: Trace["metrics"]): string =>
+  JSON.stringify(metrics, (_, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))
+/** Older versions stored null for them. */
+const metricsIn = (text: string): Trace["metrics"] =>
+  text === "{}" ? {} : Object.fromEntries(Object.entries(parse(text) as object).map(([name, value]) => [name, value === null ? NaN : Number(value)]))
+
 /** undefined if the checksum does not match. */
 const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefined => {
   const [digest, contentDigest, type, metrics, sidecar, skipped, sum] = row
@@ -56,7 +63,7 @@ const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefi
     digest: digest!,
     contentDigest: contentDigest!,
     type: type!,
-    metrics: metrics === "{}" ? {} : (parse(metrics) as Record<string, number>),
+    metrics: metricsIn(metrics!),
     ...(sidecar === null ? {} : { sidecar: sidecar! }),
     ...(skipped === null ? {} : { skipped: parse(skipped) as ReadonlyArray<SkippedCount> })
   }
@@ -70,7 +77,7 @@ const toArtifact = (row: Row): KnownArtifact => ({
   digest: row.digest as string,
   contentDigest: row.content_digest as string,
   type: row.type as string,
-  metrics: parse(row.metrics) as Record<string, number>,
+  metrics: metricsIn(row.metrics as string),
   made: row.made as number
 })
 
@@ -100,7 +107,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
     /** The first result under a key stays: a second one with the same key is equal, or the stage is nondeterministic. */
     recordTrace: (recorded: Trace, provenance: unknown): void => {
       const { key, digest, contentDigest, type, sidecar = null } = recorded
-      const metrics = JSON.stringify(recorded.metrics)
+      const metrics = metricsText(recorded.metrics)
       const skipped = recorded.skipped === undefined || recorded.skipped.length === 0 ? null : JSON.stringify(recorded.skipped)
       const insert = () =>
         database.run(

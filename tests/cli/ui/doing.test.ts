@@ -237,7 +237,11 @@ describe("labelling", () => {
     expect((await finish("anna")).json.message).toBe("1 of 3 pairs have no label yet.")
     expect(existsSync(join(folder, "labels.jsonl"))).toBe(false)
     const last = await one("ben", 2)
-    expect((await label("ben", last.pair.id, "A", 0, 0)).status).toBe(200)
+    // A label whose line was truncated by a full disk does not count, and does not damage the next one.
+    writeFileSync(join(folder, "labels.by-ben.jsonl"), `{"id":"${last.pair.id}","cho`)
+    expect(await one("ben", 2)).toMatchObject({ done: 0, label: null })
+    expect((await label("ben", last.pair.id, "A", 0, 0)).json).toEqual({ revision: 1, done: 1 })
+    expect(await one("ben", 2)).toMatchObject({ done: 1, label: { choice: "A", revision: 1 } })
     const { json } = await finish("anna", "ben")
     expect(json).toMatchObject({
       labels: 3,

@@ -266,6 +266,16 @@ describe("damaged files", () => {
     ])
   })
 
+  it("an element of a JSON list that is only white space to other programs is a bad row too", async () => {
+    const found = []
+    for await (const { fault, line } of readRecords(file(Buffer.from('[{"a":1},\n\u00a0,\u{feff}]'), "json"))) found.push([line, fault?.reason])
+    expect(found).toEqual([
+      [1, undefined],
+      [2, "not JSON"],
+      [2, "not JSON"]
+    ])
+  })
+
   it("an invalid element of a JSON list is a bad row, and reading continues", async () => {
     expect((await recordsOf(file('[{"a":1},\n{a:2},\n3]', "json"))).map(({ fault, line }) => [line, fault?.reason])).toEqual([
       [1, undefined],

@@ -1,4 +1,5 @@
 /** Inputs are identified by their content; reading a large one is reported meanwhile. */
+import { createHash } from "node:crypto"
 import { mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -74,4 +75,23 @@ it("a pattern depends on the names and contents of the files it matches, and on 
   const renamed = await digest()
   writeFileSync(join(inside, "c.jsonl"), "2\n")
   expect(new Set([first, two, renamed, await digest()]).size).toBe(4)
+})
+
+it("a file's ending counts where it decides how the file is read, and nothing else of its name does", async () => {
+  const inside = join(folder, "endings")
+  mkdirSync(inside)
+  const digests = new Map<string, string>()
+  const kept = new Map<string, string>()
+  const remembering = {
+    fileDigest: (path: string, stamp: string) => Effect.succeed(kept.get(`${path} ${stamp}`)),
+    recordFile: (path: string, stamp: string, digest: string) => Effect.sync(() => void kept.set(`${path} ${stamp}`, digest))
+  } as unknown as KeyCache
+  for (const name of ["a.jsonl", "b.json", "c", "d.txt", "e.TXT", "f.txt.gz", "g.csv", "h.tsv", "i.ts", "j.mjs"]) {
+    writeFileSync(join(inside, name), "a,b\n")
+    digests.set(name, (await Effect.runPromise(digestFile(join(inside, name), remembering))).digest)
+  }
+  const plain = createHash("sha256").update("a,b\n").digest("hex")
+  expect(["a.jsonl", "b.json", "c"].map((name) => digests.get(name))).toEqual([plain, plain, plain])
+  expect(new Set(["d.txt", "e.TXT", "f.txt.gz"].map((name) => digests.get(name))).size).toBe(1)
+  expect(new Set(["c", "d.txt", "g.csv", "h.tsv", "i.ts", "j.mjs"].map((name) => digests.get(name))).size).toBe(6)
 })

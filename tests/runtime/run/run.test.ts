@@ -233,6 +233,48 @@ describe("code that changes while the pipeline runs", () => {
     })
   })
 
+  it("fails a changed stage, even if its process has already loaded the new code for another stage of the same module", async () => {
+    const text = (times: number) => `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../../data/dataset.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+import { lines } from "./stages.ts"
+
+const times = ${times}
+const stage = <const Name extends string>(name: Name, change: (text: string) => string) =>
+  Stage.make(name, {
+    module: import.meta, config: Schema.Struct({}), inputs: { texts: Texts }, output: Texts, seeded: false,
+    run: Effect.fn(name)(function* ({ inputs, output }) {
+      return yield* writeDataset(output, (yield* readRows(inputs.texts, Texts)).map(({ text }) => ({ text: change(text) })))
+    })
+  })
+export const one = stage("one", (text) => text + "1")
+export const two = stage("two", (text) => text + "2".repeat(times))
+export default Pipeline.make("same-module", { params: Schema.Struct({}) }, () => {
+  const first = one({ texts: lines({ file: fileAt(import.meta.dirname + "/words.txt") }) })
+  return { second: two({ texts: first }) }
+})
+`
+    const path = join(fixture.folder, "same-module.ts")
+    writeFileSync(path, text(1))
+    const { default: pipeline } = (await import(path)) as { readonly default: Pipeline.Pipeline<any, any> }
+    const { nodes } = await Effect.runPromise(
+      run(pipeline, {}, {
+        onEvent: (event) => {
+          if (event.type === "node-finished" && event.node.id === "lines") writeFileSync(path, text(2))
+        }
+      }).pipe(Effect.provide(services(join(fixture.folder, "home"))))
+    )
+    expect(Object.fromEntries(nodes.map(({ id, status, error }) => [id, error ?? status]))).toEqual({
+      lines: "ran",
+      one: "ran",
+      two: expect.stringMatching(/^The code of stage two changed while the pipeline ran \(.*same-module\.ts\)/)
+    })
+  })
+
   it("in comments and unused parts fails nothing", async () => {
     expect(await editing((text) => `// Edited.\n${text.replace("`${text}?`", "`${text}??`")}`)).toEqual(all("ran"))
   })

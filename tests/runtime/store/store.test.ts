@@ -157,7 +157,7 @@ describe("a user's file", () => {
   }
 
   it("is identified by its sha256; hashed again only if its size or times changed, or are too recent to tell", async () => {
-    const path = join(home, "words.txt")
+    const path = join(home, "words.jsonl")
     writeFileSync(path, "alpha")
     expect(await digest(path)).toBe("8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8")
     expect(kept()).toEqual([])
@@ -213,6 +213,22 @@ describe("the journal", () => {
     expect(() => openHome(future).journal.runs()).toThrow(
       /it has format 1000, but this version of caravan supports formats up to \d+\. Use the newer version/
     )
+  })
+
+  it("keeps metrics that JSON lacks: NaN and the infinities", () => {
+    const opened = openHome(home)
+    const metrics = { accuracy: NaN, loss: Infinity, reward: -Infinity, rows: 3 }
+    opened.journal.recordTrace({ key: "numbers", digest: "n", contentDigest: "c", type: "report:anything/1", metrics }, {})
+    expect(opened.journal.trace("numbers")!.metrics).toEqual(metrics)
+    expect(opened.journal.artifact("n")!.metrics).toEqual(metrics)
+    opened.close()
+    // As older versions stored them.
+    const database = new DatabaseSync(join(home, "journal.db"))
+    database.exec(`update traces set metrics = '{"accuracy":null}', sum = null where key = 'numbers'`)
+    database.close()
+    const again = openHome(home)
+    expect(again.journal.trace("numbers")!.metrics).toEqual({ accuracy: NaN })
+    again.close()
   })
 
   it("is opened by several processes concurrently, and each sees what the others wrote", () => {
