@@ -52,7 +52,9 @@ const metricsText = (metrics: Trace["metrics"]): string =>
   JSON.stringify(metrics, (_, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))
 /** Older versions stored null for them. */
 const metricsIn = (text: string): Trace["metrics"] =>
-  text === "{}" ? {} : Object.fromEntries(Object.entries(parse(text) as object).map(([name, value]) => [name, value === null ? NaN : Number(value)]))
+  text === "{}"
+    ? {}
+    : Object.fromEntries(Object.entries(parse(text) as object).map(([name, value]) => [name, value === null ? NaN : Number(value)]))
 
 /** undefined if the checksum does not match. */
 const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefined => {

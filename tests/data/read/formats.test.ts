@@ -268,7 +268,8 @@ describe("damaged files", () => {
 
   it("an element of a JSON list that is only white space to other programs is a bad row too", async () => {
     const found = []
-    for await (const { fault, line } of readRecords(file(Buffer.from('[{"a":1},\n\u00a0,\u{feff}]'), "json"))) found.push([line, fault?.reason])
+    for await (const { fault, line } of readRecords(file(Buffer.from('[{"a":1},\n\u00a0,\u{feff}]'), "json")))
+      found.push([line, fault?.reason])
     expect(found).toEqual([
       [1, undefined],
       [2, "not JSON"],

@@ -262,11 +262,15 @@ export default Pipeline.make("same-module", { params: Schema.Struct({}) }, () =>
     writeFileSync(path, text(1))
     const { default: pipeline } = (await import(path)) as { readonly default: Pipeline.Pipeline<any, any> }
     const { nodes } = await Effect.runPromise(
-      run(pipeline, {}, {
-        onEvent: (event) => {
-          if (event.type === "node-finished" && event.node.id === "lines") writeFileSync(path, text(2))
+      run(
+        pipeline,
+        {},
+        {
+          onEvent: (event) => {
+            if (event.type === "node-finished" && event.node.id === "lines") writeFileSync(path, text(2))
+          }
         }
-      }).pipe(Effect.provide(services(join(fixture.folder, "home"))))
+      ).pipe(Effect.provide(services(join(fixture.folder, "home"))))
     )
     expect(Object.fromEntries(nodes.map(({ id, status, error }) => [id, error ?? status]))).toEqual({
       lines: "ran",
