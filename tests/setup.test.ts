@@ -258,3 +258,19 @@ describe("caravan doctor", () => {
     expect((await diagnose(folder)).found.store).toMatch(`${folder}/store (not created yet), writable`)
   })
 })
+
+describe("npm in a clone", () => {
+  it("does not warn about packages that need a newer Node, which setup installs", () => {
+    writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "x", version: "1.0.0", engines: { node: ">=999" } }))
+    // npm passes its settings to the commands that it runs, such as these tests.
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)))
+    const install = () => {
+      const { status, stderr } = spawnSync("npm", ["install", "--dry-run", "--offline"], { cwd: folder, env, encoding: "utf8" })
+      expect(status).toBe(0)
+      return stderr
+    }
+    expect(install()).toContain("EBADENGINE")
+    writeFileSync(join(folder, ".npmrc"), readFileSync(join(root, ".npmrc")))
+    expect(install()).toBe("")
+  })
+})
