@@ -6,7 +6,7 @@ import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { StageNode } from "../define/graph.ts"
-import { messageOf, type StageError, type StoreError } from "../errors.ts"
+import { messageOf, StageError, type StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import type { Claim } from "../store/in-flight.ts"
 import type { SkippedCount } from "../define/skipped.ts"
@@ -19,6 +19,7 @@ import { isForced, type RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 import { makeFetchInputs } from "./fetch-inputs.ts"
 import type { Finder } from "./find.ts"
+import { emptyDataset, whereRowsWereLost } from "./lost-rows.ts"
 import { checkpointFolder, isJob, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 import type { Sharing } from "./sharing.ts"
@@ -110,7 +111,9 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
         return true
       }
       // An interrupted run never gets here, so an interruption in the cause came from the stage itself.
-      const error = messageOf(Cause.squash(exit.cause))
+      const failure = Cause.squash(exit.cause)
+      const isEmpty = failure instanceof StageError && failure.reason === emptyDataset
+      const error = `${messageOf(failure)}${isEmpty ? whereRowsWereLost(run.graph, recorder.results, node) : ""}`
       known.delete(node.id)
       yield* journal.recordExecution(recorder.executionOf(node, key, parts, { status: "failed", milliseconds, error }))
       recorder.report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error })

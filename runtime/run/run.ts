@@ -12,7 +12,7 @@ import { dependencies, type Graph } from "../define/graph.ts"
 import { recordedGraph } from "../define/recorded-graph.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { messageOf, type PipelineError, type StoreError } from "../errors.ts"
+import { messageOf, type PipelineError, StoreError } from "../errors.ts"
 import { knownDigest } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import { openShared } from "../shared/open.ts"
@@ -53,6 +53,10 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     yield* lookAtInputs(graph, selected)
     const journal = yield* Journal
     const unheld = yield* Store
+    if (yield* unheld.isReadOnly)
+      return yield* new StoreError({
+        message: `Starting a run in the store ${unheld.home}: the store can't be written to, and a run records what it finds. Make the folder writable, or set CARAVAN_HOME to another folder. Commands that only read work here: plan, show, report, export.`
+      })
     const onEvent = options.onEvent ?? (() => undefined)
     const logs = yield* Effect.acquireRelease(
       Effect.sync(() => writeNodeLogs(unheld.home, (node, message) => onEvent({ type: "note", node, message }))),

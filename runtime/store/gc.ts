@@ -123,7 +123,7 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     }
     for (const path of yield* store.abandoned) yield* add("tmp", path)
     const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
-    const making = yield* store.withClaimsLocked((keys) => keys)
+    const making = yield* store.claimed
     for (const path of yield* list("checkpoints")) {
       const key = keyOf(path)
       // Useless once the node has its result; the run was killed while removing them.

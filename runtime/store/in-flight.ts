@@ -49,12 +49,18 @@ export const releaseClaims = (leases: Leases, claims: ReadonlyArray<Claim>): voi
     for (const { key, token } of claims) remove.run(key, token)
   })
 
+type Reader = Parameters<Parameters<Leases["reading"]>[0]>[0]
+const keysIn = (leases: Leases, database: Reader): ReadonlySet<string> => {
+  const rows = database.prepare("select key, holder from flights").all() as Array<{ readonly key: string; readonly holder: string }>
+  return new Set(rows.flatMap(({ key, holder }) => (leases.isAlive(holder) ? [key] : [])))
+}
+
+/** The claimed keys. */
+export const claimedKeys = (leases: Leases): ReadonlySet<string> => leases.reading((database) => keysIn(leases, database))
+
 /** Calls `body` with the claimed keys, under a lock that stops runs from claiming more. Keep it short: runs wait for the lock. */
 export const withClaimsLocked = <A>(leases: Leases, body: (keys: ReadonlySet<string>) => A): A =>
-  leases.exclusive((database) => {
-    const rows = database.prepare("select key, holder from flights").all() as Array<{ readonly key: string; readonly holder: string }>
-    return body(new Set(rows.flatMap(({ key, holder }) => (leases.isAlive(holder) ? [key] : []))))
-  })
+  leases.exclusive((database) => body(keysIn(leases, database)))
 
 const nameOf = (what: string | null, pid: number | null): string => {
   if (pid === null) return "another run"

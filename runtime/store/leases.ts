@@ -129,6 +129,10 @@ export class Leases {
       }
     })
   }
+  /** Runs a `body` that only reads: without the lock in a store that can't be written to. */
+  reading<A>(body: (database: { readonly prepare: (sql: string) => StatementSync }) => A): A {
+    return this.#isSnapshot ? this.#try("Reading", () => body({ prepare: (sql) => this.#prepare(sql) })) : this.exclusive(body)
+  }
   #prepare(sql: string): StatementSync {
     let statement = this.#statements.get(sql)
     if (statement === undefined) this.#statements.set(sql, (statement = this.#database.prepare(sql)))

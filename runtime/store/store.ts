@@ -14,7 +14,7 @@ import type { ArtifactError, ArtifactType } from "../../schemas/artifact.ts"
 import { storeError, StoreError } from "../errors.ts"
 import type { OnBytes } from "../key/file-digest.ts"
 import { makeFolder, syncPath } from "./durable.ts"
-import { type Claim, type Claimed, claimKey, releaseClaims, stillHeld, withClaimsLocked } from "./in-flight.ts"
+import { type Claim, type Claimed, claimedKeys, claimKey, releaseClaims, stillHeld, withClaimsLocked } from "./in-flight.ts"
 import { type Holder, isHolderAlive, Leases } from "./leases.ts"
 import {
   allObjects,
@@ -94,6 +94,8 @@ export interface StoreOperations {
   readonly isHeld: (holder: string) => Effect.Effect<boolean>
   /** The objects that living holders need, and their holders. */
   readonly leased: Effect.Effect<ReadonlyMap<string, string>, StoreError>
+  /** The keys being computed; also in a store that can't be written to. */
+  readonly claimed: Effect.Effect<ReadonlySet<string>, StoreError>
   /** Calls `body` with the keys that are being computed, under a lock that stops runs from claiming more. Keep it short: runs wait for the lock. */
   readonly withClaimsLocked: <A>(body: (keys: ReadonlySet<string>) => A) => Effect.Effect<A, StoreError>
 }
@@ -277,6 +279,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
       ).pipe(Effect.map((held) => heldBy(home, leases, held))),
     isHeld: (id) => Effect.sync(() => isHolderAlive(home, id)),
     leased: attempt("Listing the holders of the store", () => leases().leased()),
+    claimed: attempt("Listing the keys being computed", () => claimedKeys(leases())),
     withClaimsLocked: (body) => attempt("Listing the keys being computed", () => withClaimsLocked(leases(), body))
   }
   return all

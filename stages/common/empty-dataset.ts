@@ -1,17 +1,14 @@
 import * as Schema from "effect/Schema"
 
-/** A stage received no rows to work on. */
+/** A stage received no rows to work on. The run adds in which earlier nodes the rows were lost, and why (runtime/run/lost-rows.ts). */
 export class EmptyDatasetError extends Schema.TaggedError<EmptyDatasetError>()("EmptyDatasetError", {
   doing: Schema.String,
   got: Schema.String,
   message: Schema.String
 }) {
   readonly isRetryable = false
-  static of(doing: string, got: string): EmptyDatasetError {
-    return new EmptyDatasetError({
-      doing,
-      got,
-      message: `Nothing to ${doing}: got ${got}. Check the output of the previous stage, or raise the sequence length.`
-    })
+  /** `advice`: what to do, if this stage knows. */
+  static of(doing: string, got: string, advice = "Check the outputs of the stages before it."): EmptyDatasetError {
+    return new EmptyDatasetError({ doing, got, message: `Nothing to ${doing}: got ${got}. ${advice}` })
   }
 }

@@ -68,7 +68,11 @@ export const policyKl = Stage.make("policy-kl", {
     })
     yield* skipped.check(what, completions.length, anyShare)
     if (responses.length === 0)
-      return yield* EmptyDatasetError.of("estimate the KL on", `${completions.length} completions, none of which fits the reference`)
+      return yield* EmptyDatasetError.of(
+        "estimate the KL on",
+        `${completions.length} completions, none of which fits the reference`,
+        completions.length === 0 ? undefined : "Use a reference with a longer context, or shorter prompts and answers."
+      )
     const log = yield* openBatchLog({ checkpoints, progress })
     let done = 0
     const batches = chunks(responses, config.batchSize).map((batch) => {

@@ -102,11 +102,22 @@ export const endingsOf = (conversations: ReadonlyArray<Pick<Conversation, "ended
 }
 
 export const noAnswers = (doing: string, conversations: ReadonlyArray<Conversation>) => {
-  const { tooLong, unfinished, empty, format } = endingsOf(conversations)
+  const endings = endingsOf(conversations)
+  const { tooLong, unfinished, empty, format } = endings
+  const [most] = (Object.keys(endings) as Array<keyof typeof endings>).sort((a, b) => endings[b] - endings[a])
   return EmptyDatasetError.of(
     doing,
-    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no space for maxNewTokens in the model's context, ${unfinished} answers are truncated at maxNewTokens, ${empty} are empty, ${format} cannot be represented in the chat format)`
+    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no space for maxNewTokens in the model's context, ${unfinished} answers are truncated at maxNewTokens, ${empty} are empty, ${format} cannot be represented in the chat format)`,
+    endingAdvice[most!]
   )
+}
+
+/** What to do about the most frequent reason. */
+const endingAdvice: Readonly<Record<keyof ReturnType<typeof endingsOf>, string>> = {
+  tooLong: "Lower maxNewTokens, or use a model with a longer context.",
+  unfinished: "Raise maxNewTokens; if the answers never end, train the model for more steps.",
+  empty: "The model is probably trained too little: train it for more steps.",
+  format: "Read the answers: a model that writes tags of the chat format is probably trained too little."
 }
 
 /** Sampling settings of dialogues, for training and evaluation. */

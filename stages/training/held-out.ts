@@ -59,7 +59,10 @@ export interface Split {
 /** Holds out a share of `count` rows: at least one unless the share is 0. Fails if none is left to train on. */
 export const splitHeldOut = (count: number, share: number, seed: number): Effect.Effect<Split, EmptyDatasetError> => {
   const held = share === 0 ? 0 : Math.max(1, Math.round(share * count))
-  if (held > 0 && held >= count) return Effect.fail(EmptyDatasetError.of(`train on when ${held} is held out`, `${count} rows`))
+  if (held > 0 && held >= count)
+    return Effect.fail(
+      EmptyDatasetError.of(`train on when ${held} is held out`, `${count} rows`, "Use more rows, or hold out a smaller share (heldOut).")
+    )
   const order = new Random(seed, "held-out").permutation(count)
   return Effect.succeed({ training: order.slice(held).sort(), heldOut: order.slice(0, held).sort() })
 }

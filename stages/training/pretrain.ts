@@ -163,7 +163,11 @@ export const pretrain = Stage.make("pretrain", {
     )
     const length = config.sequenceLength + 1
     const notFilled = (what: string, count: number) =>
-      EmptyDatasetError.of(what, `${count} texts that do not fill one sequence of ${length} tokens`)
+      EmptyDatasetError.of(
+        what,
+        `${count} texts that do not fill one sequence of ${length} tokens`,
+        "Use more texts, or lower sequenceLength."
+      )
     const split = yield* splitHeldOut(documents.length, config.heldOut, seed)
     const rows = joinDocuments(documents, split.training, length)
     const heldOut = joinDocuments(documents, split.heldOut, length)

@@ -33,6 +33,7 @@ const reading = (): ReadonlyArray<readonly [args: ReadonlyArray<string>, shown: 
   [["log", "shout"], /stage shout starts/],
   [["diff", "latest~1", "latest"], /^shout\n {2}config times: 2 -> 1$/m],
   [["du"], /objects? of [\d.]+ kB; 0 pinned .* 0 in use \(0 B\)\.$/m],
+  [["gc", "--older-than", "1h"], /^\d+ objects? of .* stay\.$/m],
   [["graph", "pipeline.ts"], /^output loud = shout$/m],
   [["plan", "pipeline.ts"], /^4 in the store, 0 to run/m],
   [["why", "pipeline.ts", "shout"], /^shout is in the store/m],
@@ -74,8 +75,14 @@ const wrongIn = (home: string, uid?: number): Array<string> => {
     const { status, text } = run(home, args, uid)
     return status === 0 && shown.test(text) ? [] : [`${args.join(" ")}: ${status}: ${text}`]
   })
-  const { status, text } = run(home, ["run", "pipeline.ts", "--set", "times=3"], uid)
-  if (status !== 1 || !/Make the folder writable/.test(text) || /^\s+at /m.test(text)) wrong.push(`run: ${status}: ${text}`)
+  for (const more of [["--set", "times=3"], []]) {
+    const { status, text } = run(home, ["run", "pipeline.ts", ...more], uid)
+    if (status !== 1 || !/^Starting a run in the store .* Make the folder writable/m.test(text) || /^\s+at /m.test(text))
+      wrong.push(`run ${more.join(" ")}: ${status}: ${text}`)
+  }
+  const deleting = run(home, ["gc", "--yes"], uid)
+  if (deleting.status !== 1 || !/can't be written to\. Make the folder writable/.test(deleting.text))
+    wrong.push(`gc --yes: ${deleting.text}`)
   if (JSON.stringify(contents(home)) !== JSON.stringify(before)) wrong.push("something was written")
   return wrong
 }

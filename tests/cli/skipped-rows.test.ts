@@ -92,3 +92,26 @@ export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
   expect(stderr.match(/n13: WARNING: skipped 3 of 20 rows \(15%\): 3 not JSON\. They are listed in /g)).toHaveLength(1)
   expect(caravan(folder, "run", "many.ts").stderr).not.toContain("WARNING")
 })
+
+it("of which too few are left for a later stage are named in its error, with the reasons", { timeout: 120_000 }, () => {
+  writeFileSync(join(folder, "bad.jsonl"), `{"prompt":"What is [INST]?","chosen":"a","rejected":"b"}\n`.repeat(7))
+  writeFileSync(
+    join(folder, "empty.ts"),
+    `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
+import { splitPreferences } from "../../../stages/data/split.ts"
+
+export default Pipeline.make("empty", { params: Schema.Struct({}) }, () => {
+  const rows = importPreferences({ file: fileAt("bad.jsonl") }, { shape: "prompt-chosen-rejected" }).named("imported")
+  return { train: splitPreferences({ rows }) }
+})
+`
+  )
+  const { status, stderr } = caravan(folder, "run", "empty.ts", "--max-skipped", "1", "--quiet")
+  expect(status).toBe(1)
+  expect(stderr).toMatch(
+    /FAILED .* Nothing to split: got an empty dataset\. .* "imported" made 0 rows \(skipped 7 of 7 rows \(100%\): 7 with a tag of the chat format in the text\)\. Clean the texts, or import them with chatTags=escape\.\n$/
+  )
+})

@@ -54,7 +54,7 @@ describe("the held-out rows", () => {
     expect(split(5, 0).heldOut).toHaveLength(0)
     expect(split(5, 0.01).heldOut).toHaveLength(1)
     expect(Effect.runSync(Effect.flip(splitHeldOut(1, 0.5, 1))).message).toBe(
-      "Nothing to train on when 1 is held out: got 1 rows. Check the output of the previous stage, or raise the sequence length."
+      "Nothing to train on when 1 is held out: got 1 rows. Use more rows, or hold out a smaller share (heldOut)."
     )
   })
 })
