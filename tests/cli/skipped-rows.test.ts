@@ -93,25 +93,26 @@ export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
   expect(caravan(folder, "run", "many.ts").stderr).not.toContain("WARNING")
 })
 
-it("of which too few are left for a later stage are named in its error, with the reasons", { timeout: 120_000 }, () => {
-  writeFileSync(join(folder, "bad.jsonl"), `{"prompt":"What is [INST]?","chosen":"a","rejected":"b"}\n`.repeat(7))
+it("that are missing from a later stage: its error names the node that removed them, and why", { timeout: 120_000 }, () => {
+  writeFileSync(join(folder, "silent.jsonl"), `{"prompt":" ","chosen":"a","rejected":"b"}\n`.repeat(7))
   writeFileSync(
     join(folder, "empty.ts"),
     `import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { cleanPreferences } from "../../../stages/data/clean.ts"
 import { importPreferences } from "../../../stages/data/import-preferences.ts"
 import { splitPreferences } from "../../../stages/data/split.ts"
 
 export default Pipeline.make("empty", { params: Schema.Struct({}) }, () => {
-  const rows = importPreferences({ file: fileAt("bad.jsonl") }, { shape: "prompt-chosen-rejected" }).named("imported")
-  return { train: splitPreferences({ rows }) }
+  const rows = importPreferences({ file: fileAt("silent.jsonl") }, { shape: "prompt-chosen-rejected" })
+  return { train: splitPreferences({ rows: cleanPreferences({ rows, others: [], evaluation: [] }).named("clean") }) }
 })
 `
   )
-  const { status, stderr } = caravan(folder, "run", "empty.ts", "--max-skipped", "1", "--quiet")
+  const { status, stderr } = caravan(folder, "run", "empty.ts", "--quiet")
   expect(status).toBe(1)
   expect(stderr).toMatch(
-    /FAILED .* Nothing to split: got an empty dataset\. .* "imported" made 0 rows \(skipped 7 of 7 rows \(100%\): 7 with a tag of the chat format in the text\)\. Clean the texts, or import them with chatTags=escape\.\n$/
+    /FAILED .* Nothing to split: got an empty dataset\. .* "clean" made 0 rows from 7 \(empty 7\)\. If a model wrote the answers, /
   )
 })
