@@ -9,7 +9,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
-import { numericsModule, numericsOf, prepareModule } from "./engine/numerics.ts"
+import { engineVersion, numericsModule, numericsOf, prepareModule } from "./engine/numerics.ts"
 import type { SlurmConfig } from "./runtime/cluster/config.ts"
 import { numericsOfNode } from "./runtime/cluster/probe.ts"
 import * as Slurm from "./runtime/cluster/slurm.ts"
@@ -49,7 +49,7 @@ export interface LayerOptions {
 /** Defaults: the store in CARAVAN_HOME, or in .caravan/ next to the nearest package.json; the CPU; 1 thread. */
 export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
-  const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } }
+  const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule, version: engineVersion } }
   const failed = (cause: unknown) => new PipelineError({ message: `Checking the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...machine) =>
     Effect.tryPromise({

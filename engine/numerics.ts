@@ -84,6 +84,9 @@ export const prepareModule = beside("prepare")
 /** This module: a job on another machine uses it to describe that machine's numerics. */
 export const numericsModule = import.meta.url
 
+/** Digest of the engine's native source, which is part of its numerics. */
+export const engineVersion = addonSourceDigest
+
 const ask = async (device: string, threads: number): Promise<Record<string, string>> => {
   buildAddon()
   const script = fileURLToPath(beside("describe-numerics"))

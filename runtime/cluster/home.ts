@@ -2,7 +2,7 @@
  * A store with its data on a file system shared by all nodes and its databases local to the driver: `objects/` and others in the home are links into
  * the folder. Each folder belongs to one home and one driver at a time: a second driver would sweep or collect the first one's files.
  */
-import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmdirSync, statfsSync, statSync, symlinkSync } from "node:fs"
+import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmdirSync, rmSync, statfsSync, statSync, symlinkSync } from "node:fs"
 import { hostname } from "node:os"
 import { join } from "node:path"
 import { messageOf } from "../errors.ts"
@@ -56,6 +56,7 @@ const otherDriver = (folder: string, mine: Driver): string | undefined => {
   const clock = join(folder, `clock-${mine.pid}`)
   writeJson(clock, {})
   const age = statSync(clock).mtimeMs - statSync(path).mtimeMs
+  rmSync(clock, { force: true })
   if (age > beat.gone) return undefined
   return `another driver uses ${folder}: process ${found.pid} on ${found.host}, last active ${Math.round(age / 1000)} s ago. Stop it, or wait ${Math.ceil((beat.gone - age) / 1000)} s if it has already ended: a store can have one driver machine at a time`
 }
@@ -89,6 +90,16 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
     if (cause instanceof Refused) throw cause
     throw refuse(`Preparing ${named ?? home} for jobs: ${messageOf(cause)}. Free some space, or fix the folder.`)
   }
+}
+
+/** The cached numerics of a node (probe.ts). */
+export const nodeNumerics = (home: string, identity: string): string => join(home, "numerics", `slurm-${identity}.json`)
+/** Deletes all cached numerics of nodes; returns whether there were any. */
+export const forgetNodeNumerics = (home: string): boolean => {
+  const folder = join(home, "numerics")
+  const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith("slurm-")) : []
+  for (const name of names) rmSync(join(folder, name), { force: true })
+  return names.length > 0
 }
 
 /** A sentence if the folder is full: then error reports could not be written there either. */

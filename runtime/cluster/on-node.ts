@@ -86,9 +86,10 @@ const differentNumerics = async ({ describe, job, numerics, numericsFolder }: Jo
   if (numerics === null || describe === null) return undefined
   type Describing = { readonly numericsOf: (device: string, threads: number, folder: string) => Promise<Record<string, string>> }
   const here = await ((await import(describe)) as Describing).numericsOf(job.device, job.threads, numericsFolder)
-  const names = Object.keys(here).filter((name) => numerics[name] !== here[name])
+  // The number of ranks is a property of the job, not of a node.
+  const names = Object.keys({ ...numerics, ...here }).filter((name) => name !== "ranks" && numerics[name] !== here[name])
   if (names.length === 0) return undefined
-  const list = names.map((name) => `${name} is ${here[name]}, expected ${numerics[name] ?? "none"}`)
+  const list = names.map((name) => `${name} is ${here[name] ?? "not set"}, expected ${numerics[name] ?? "none"}`)
   return `its numerics do not match the key: ${list.join("; ")}. Choose identical nodes (a partition, or "sbatch": ["--constraint=..."] in the profile), and use the same libtorch on all (LIBTORCH)`
 }
 

@@ -8,7 +8,7 @@ import { join } from "node:path"
 import { lastWords } from "./attempts.ts"
 import { submit } from "./commands.ts"
 import { requestOf, sbatchArguments, defaultPollSeconds } from "./config.ts"
-import { claimFolder } from "./home.ts"
+import { claimFolder, nodeNumerics } from "./home.ts"
 import { readJsonFile, writeJson, writeWhole } from "./job-files.ts"
 import type { SlurmOptions } from "./slurm.ts"
 import { isAlive, States } from "./states.ts"
@@ -34,8 +34,8 @@ export const numericsOfNode = async (
 ): Promise<Record<string, string>> => {
   const request = requestOf(config, {}, { tensors: true, device })
   const args = sbatchArguments(request)
-  const identity = JSON.stringify([args, request.setup, device, threads, engine.describe, process.env.LIBTORCH ?? ""])
-  const kept = join(home, "numerics", `slurm-${hash("sha256", identity).slice(0, 24)}.json`)
+  const identity = JSON.stringify([args, request.setup, device, threads, engine.describe, engine.version?.(), process.env.LIBTORCH ?? ""])
+  const kept = nodeNumerics(home, hash("sha256", identity).slice(0, 24))
   const before = readJsonFile(kept) as Record<string, string> | undefined
   if (before !== undefined) return before
   const end = claimFolder(home, config.folder)

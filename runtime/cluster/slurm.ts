@@ -13,7 +13,7 @@ import { cancel, SlurmError, startNow } from "./commands.ts"
 import { requestOf, type SlurmConfig, unknownProfile, defaultPollSeconds } from "./config.ts"
 import { dealOut } from "./deal-out.ts"
 import { type End, endOf, failed } from "./ends.ts"
-import { claimFolder } from "./home.ts"
+import { claimFolder, forgetNodeNumerics } from "./home.ts"
 import { jobFolder, type Submission } from "./job-files.ts"
 import { type Known, isAlive, States } from "./states.ts"
 import { type Engine, findSubmission, submitNew, type Submitting } from "./submission.ts"
@@ -151,9 +151,12 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         }
         if (outcome?.type === "failed" && of?.startsWith(`${id}-`) === true) {
           const { isRetryable, reason, message: what } = outcome.error
+          // The nodes may have changed since one was asked for its numerics. A rank's error has the reason "Ranks".
+          const isOld = (reason === "Node" || reason === "Ranks") && forgetNodeNumerics(home)
+          const again = isOld ? " If the nodes have been updated, run again: a node is asked for its numerics again." : ""
           return failed(
             reason,
-            reason === "Node" || reason === "Version" ? `Its job ${id} can't run on ${outcome.host}: ${what}.` : what,
+            `${reason === "Node" || reason === "Version" ? `Its job ${id} can't run on ${outcome.host}: ${what}.` : what}${again}`,
             isRetryable
           )
         }

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url"
 import { messageOf, StageError } from "../errors.ts"
 import type { Work } from "../run/execute.ts"
 import type { Job } from "../run/run-stage.ts"
+import { attemptsIn } from "./attempts.ts"
 import { cancel, partitions, SlurmError, submit } from "./commands.ts"
 import { type Request, sbatchArguments } from "./config.ts"
 import { fullness } from "./home.ts"
@@ -18,6 +19,8 @@ export interface Engine {
   readonly prepare?: string | undefined
   /** Its `numericsOf(device, threads, folder)` reports a machine's numerics. */
   readonly describe?: string | undefined
+  /** Identifies its source: numerics that another version reported are not used. */
+  readonly version?: (() => string) | undefined
 }
 
 const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
@@ -104,6 +107,9 @@ export const findSubmission = async (
     )
   const job = all.find(({ comment }) => comment === found.token)
   if (job === undefined || !isAlive(job)) return undefined
+  // It has failed, and Slurm is still cleaning up after it: a retry needs a new job.
+  const { of, outcome } = attemptsIn(folder)
+  if (outcome?.type === "failed" && of?.startsWith(`${job.id}-`) === true) return undefined
   if (job.state === "PENDING" && found.args !== sbatchArguments(request).join(" ")) {
     note(`job ${job.id} of an earlier run is pending with another profile: it is cancelled and submitted again`)
     await cancel([job.id])

@@ -125,7 +125,7 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
     const making = yield* store.claimed
     for (const path of yield* list("checkpoints")) {
-      const key = keyOf(path)
+      const key = nodeKeyOf(path)
       // Useless once the node has its result; the run was killed while removing them.
       const trace = yield* journal.trace(key)
       const least = trace !== undefined && (yield* store.present(trace.digest)) ? policy.keep : window
@@ -133,7 +133,7 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     }
     for (const path of yield* list("jobs"))
       // A job that still runs without its driver keeps writing.
-      if (!making.has(keyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window) yield* add("job", path)
+      if (!making.has(nodeKeyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window) yield* add("job", path)
     for (const path of yield* list("shards"))
       if (path.endsWith(".db") && now - (yield* lastWritten(shardFiles(path))) >= window) yield* add("shards", path, shardFiles(path))
     for (const path of yield* list("trash")) yield* add("trash", path)
@@ -161,8 +161,10 @@ const sizesOf = (paths: ReadonlyArray<string>) =>
 const lastWritten = (paths: ReadonlyArray<string>) =>
   Effect.map(Effect.forEach(paths, statOf), (times) => Math.max(...times.map((found) => Math.floor(found?.mtimeMs ?? 0))))
 
-/** The key of the node with these checkpoints; the run with these logs. */
+/** The last part of a path: the run with these logs. */
 const keyOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1)
+/** The key of the node with these checkpoints or this job; workers that share its shards add their number (cluster/deal-out.ts). */
+const nodeKeyOf = (path: string): string => keyOf(path).replace(/\.\d+$/, "")
 
 export interface GcResult {
   readonly objects: number
@@ -212,7 +214,7 @@ const discard = (leftovers: ReadonlyArray<Leftover>): Effect.Effect<ReadonlyArra
       mkdirSync(trash, { recursive: true })
       return leftovers.filter((leftover) => {
         const isOfKey = leftover.what === "checkpoint" || leftover.what === "job"
-        if (isOfKey && making.has(keyOf(leftover.path))) return true
+        if (isOfKey && making.has(nodeKeyOf(leftover.path))) return true
         if (isOfKey) move(leftover.path)
         if (leftover.what === "shards") for (const path of shardFiles(leftover.path)) move(path)
         return false

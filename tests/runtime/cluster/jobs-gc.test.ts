@@ -22,6 +22,8 @@ it("gc deletes the folders of old jobs, and keeps those that are written to or b
   }
   job("old", 100)
   job("making", 100)
+  // A worker for some of its shards.
+  job("making.3", 100)
   job("young", 1)
   // Its folder is old, but events are still written.
   job("running", 100)
@@ -30,9 +32,9 @@ it("gc deletes the folders of old jobs, and keeps those that are written to or b
   opened.now(held.claim("making"))
   const collect = (policy: object) => opened.later(Effect.flatMap(planGc({ keep: 0, ...policy }), gc))
   await collect({})
-  expect(readdirSync(join(home, "jobs")).length).toBe(4)
+  expect(readdirSync(join(home, "jobs")).length).toBe(5)
   await collect({ olderThan: 24 * 3_600_000 })
-  expect(readdirSync(join(home, "jobs")).sort()).toEqual(["making", "running", "young"])
+  expect(readdirSync(join(home, "jobs")).sort()).toEqual(["making", "making.3", "running", "young"])
   expect(existsSync(join(home, "jobs/running/12-0/events.ndjson"))).toBe(true)
   opened.close()
   removeFolder(home)
