@@ -49,7 +49,10 @@ export interface LayerOptions {
 /** Defaults: the store in CARAVAN_HOME, or in .caravan/ next to the nearest package.json; the CPU; 1 thread. */
 export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
-  const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule, version: engineVersion } }
+  const cluster =
+    slurm === undefined
+      ? undefined
+      : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule, version: engineVersion } }
   const failed = (cause: unknown) => new PipelineError({ message: `Checking the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...machine) =>
     Effect.tryPromise({

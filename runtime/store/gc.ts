@@ -133,7 +133,8 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     }
     for (const path of yield* list("jobs"))
       // A job that still runs without its driver keeps writing.
-      if (!making.has(nodeKeyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window) yield* add("job", path)
+      if (!making.has(nodeKeyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window)
+        yield* add("job", path)
     for (const path of yield* list("shards"))
       if (path.endsWith(".db") && now - (yield* lastWritten(shardFiles(path))) >= window) yield* add("shards", path, shardFiles(path))
     for (const path of yield* list("trash")) yield* add("trash", path)
