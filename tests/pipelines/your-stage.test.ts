@@ -16,7 +16,7 @@ const folder = workFolder()
 afterAll(() => removeFolder(folder))
 
 /** The files that the page tells the reader to save, by name. */
-const files = new Map([...page.matchAll(/`([\w-]+\.ts)`[^`]*?:\n\n```ts\n(.*?)^```$/gms)].map(([, name, text]) => [name!, text!]))
+const files = new Map([...page.matchAll(/`([\w.-]+\.ts)`[^`]*?:\n\n```ts\n(.*?)^```$/gms)].map(([, name, text]) => [name!, text!]))
 const entries = { '"caravan"': "index.ts", '"caravan/engine"': "exports/engine.ts", '"caravan/models"': "exports/models.ts" }
 const inThisCheckout = (text: string): string =>
   Object.entries(entries).reduce((all, [entry, file]) => all.replaceAll(entry, JSON.stringify(join(root, file))), text)
@@ -51,8 +51,15 @@ const run = (...args: Array<string>) => {
 }
 
 describe("the files in docs/how-to/your-stage.md", () => {
-  it("are five and compile", { timeout: 120_000 }, () => {
-    expect([...files.keys()]).toEqual(["drop-long-wins.ts", "length-bias.ts", "pipeline.ts", "text-loss.ts", "losses.ts"])
+  it("are six and compile", { timeout: 120_000 }, () => {
+    expect([...files.keys()]).toEqual([
+      "drop-long-wins.ts",
+      "length-bias.ts",
+      "pipeline.ts",
+      "text-loss.ts",
+      "losses.ts",
+      "drop-long-wins.test.ts"
+    ])
     const { stdout } = spawnSync(join(root, "node_modules/.bin/tsc"), ["--noEmit", "-p", folder], { encoding: "utf8" })
     expect(stdout).toBe("")
   })
@@ -74,5 +81,20 @@ describe("the files in docs/how-to/your-stage.md", () => {
     const loss = reportOf("loss") as { readonly nats: number; readonly tokens: number }
     expect(loss.tokens).toBeGreaterThan(10)
     expect(Math.abs(loss.nats - Math.log(290))).toBeLessThan(0.1)
+  })
+
+  it("test the filter, and the test fails for a stage with another bound", { timeout: 120_000 }, () => {
+    const stage = join(folder, "drop-long-wins.ts")
+    const test = () => {
+      // Without its own runner's variables, Node's runner reports to this process.
+      const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_|VITEST)/.test(name)))
+      return spawnSync(process.execPath, ["--test", join(folder, "drop-long-wins.test.ts")], { cwd: folder, env, encoding: "utf8" })
+    }
+    expect(test()).toMatchObject({ status: 0, stdout: expect.stringMatching(/pass 1\b/) })
+    const text = readFileSync(stage, "utf8")
+    writeFileSync(stage, text.replace("chosen.length <= config.ratio", "chosen.length < config.ratio"))
+    const { status, stdout } = test()
+    writeFileSync(stage, text)
+    expect([status, stdout]).toEqual([1, expect.stringMatching(/fail 1\b/)])
   })
 })
