@@ -1,4 +1,4 @@
-/** Places the names of points in a figure so that no name covers another, a point, or an error bar. */
+/** Places the names of points in a figure so that no name covers another, a point, an error bar, or another name's line to its point. */
 
 /** A point in pixels, with the ends of its error bars. */
 export interface Point {
@@ -43,6 +43,21 @@ const directions = [
 ] as const
 const distances = [10, 16, 24, 34, 46, 60, 76, 94]
 
+interface Spot {
+  readonly x: number
+  readonly y: number
+}
+/** Spots on the line from a name to its point. */
+const lineTo = (point: Spot, labelX: number, labelY: number): ReadonlyArray<Spot> =>
+  Array.from({ length: 12 }, (_, i) => ({
+    x: labelX + ((i + 1) / 13) * (point.x - labelX),
+    y: labelY + ((i + 1) / 13) * (point.y - labelY)
+  }))
+/** The cost of a name on a line, in square pixels, for each spot. */
+const crossed = 20
+const crossings = (box: Box, line: ReadonlyArray<Spot>): number =>
+  line.filter(({ x, y }) => x > box.left && x < box.right && y > box.top && y < box.bottom).length * crossed
+
 const boxOf = (name: string, x: number, y: number, align: Place["align"]): Box => {
   const width = letter * name.length
   const left = align === "left" ? x : align === "right" ? x - width : x - width / 2
@@ -56,6 +71,7 @@ export const placeLabels = (points: ReadonlyArray<Point>, [width, height]: reado
     { left, right, top: y - 1.5, bottom: y + 1.5 },
     { left: x - 1.5, right: x + 1.5, top, bottom }
   ])
+  const placed: Array<{ readonly box: Box; readonly line: ReadonlyArray<Spot> }> = []
   return points.map((point) => {
     const places = distances.flatMap((distance) =>
       directions.map(([across, down]) => {
@@ -64,11 +80,14 @@ export const placeLabels = (points: ReadonlyArray<Point>, [width, height]: reado
         const box = boxOf(point.name, labelX, labelY, align)
         const outside = Math.max(0, -box.left) + Math.max(0, box.right - width) + Math.max(0, -box.top) + Math.max(0, box.bottom - height)
         const covered = taken.reduce((sum, other) => sum + overlap(box, other), 0)
-        return { labelX, labelY, align, box, cost: covered + 100 * outside }
+        const line = lineTo(point, labelX, labelY)
+        const onLines = placed.reduce((sum, other) => sum + crossings(box, other.line) + crossings(other.box, line), 0)
+        return { labelX, labelY, align, box, line, cost: covered + onLines + 100 * outside }
       })
     )
-    const { box, cost: _, ...place } = places.reduce((best, one) => (one.cost < best.cost ? one : best))
+    const { box, cost: _, line, ...place } = places.reduce((best, one) => (one.cost < best.cost ? one : best))
     taken.push(box)
+    placed.push({ box, line })
     return { ...point, ...place }
   })
 }
