@@ -7,8 +7,8 @@
  * Bundling takes a tenth of a second, so its result is cached under the digests of the files that went in, and repeated only when one of them
  * changes.
  */
-import { createHash } from "node:crypto"
-import { existsSync, statSync } from "node:fs"
+import { createHash, hash as hashOf } from "node:crypto"
+import { existsSync, realpathSync, statSync } from "node:fs"
 import { isBuiltin } from "node:module"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -43,7 +43,7 @@ interface Kept {
 }
 
 /** Increased when the bundling method changes. */
-const bundlerVersion = "4"
+const bundlerVersion = "5"
 
 /** The name of the module's export that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
@@ -78,8 +78,8 @@ export const codeIdentity = (
     )
       return noteLoaded(stage, kept.identity)
     const made = yield* bundle(entry, exportName, stage.name, digests)
-    yield* cache.recordCode(name, made)
-    return noteLoaded(stage, made.identity)
+    if (made.isSettled) yield* cache.recordCode(name, made.kept)
+    return noteLoaded(stage, made.kept.identity)
   })
 
 /** The code of each stage as this process loaded it, computed on first use; and the files that changed between loading and first use. */
@@ -123,12 +123,22 @@ export const changedSince = (identity: CodeIdentity, stage: StageInfo, cache: Ke
 /** Transformed modules by source text: most are in the bundles of many stages, and parsing is half of the work. */
 const pure = { ts: new Map<string, string>(), js: new Map<string, string>() }
 
-const bundle = (entry: string, exportName: string, stageName: string, digests: FileDigests): Effect.Effect<Kept, PipelineError> =>
+/** Whether a file with this digest has this text; bundlers remove a byte order mark. */
+const isTextOf = (text: string, digest: string): boolean => ["", "\ufeff"].some((mark) => hashOf("sha256", mark + text) === digest)
+
+/** `isSettled`: the bundled texts are those of the digests; false if a file changed meanwhile. */
+const bundle = (
+  entry: string,
+  exportName: string,
+  stageName: string,
+  digests: FileDigests
+): Effect.Effect<{ readonly kept: Kept; readonly isSettled: boolean }, PipelineError> =>
   Effect.tryPromise({
     try: async () => {
       const { rolldown } = await import("rolldown")
       const root = packageRoot(entry)
       const found = importsOf()
+      let isSettled = true
       const build = await rolldown({
         input: "caravan:stage",
         platform: "node",
@@ -143,6 +153,8 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
             },
             load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
             transform(code, id) {
+              const digest = digests.of(id)
+              if (digest !== undefined && !isTextOf(code, digest)) isSettled = false
               const lang = /\.[mc]?ts$/.test(id) ? "ts" : /\.[mc]?js$/.test(id) ? "js" : undefined
               if (lang === undefined) return null
               const known = pure[lang].get(code) ?? pureDefinitions(code, this.parse(code, { lang }).body)
@@ -168,19 +180,17 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
           if (!ownChunks.has(id) && ['"', "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
       }
       const packages = packageEntries(found.foldersOf(imported), entry, digests)
-      const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()
+      const loaded = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path))
+      const files = [...new Set([...loaded, ...found.manifests])].sort()
       const inputs = Object.fromEntries([...files, ...packages.inputs].map((path) => [path, digests.of(path)!]))
-      return {
-        identity: {
-          digest: digestOf(["caravan code", hash.digest("hex"), packages.entries]),
-          exportName,
-          root,
-          files: Object.fromEntries(files.map((path) => [relative(root, path), inputs[path]!])),
-          packages: packages.entries
-        },
-        inputs,
-        bundler: bundlerVersion
+      const identity = {
+        digest: digestOf(["caravan code", hash.digest("hex"), packages.entries]),
+        exportName,
+        root,
+        files: Object.fromEntries(files.map((path) => [relative(root, path), inputs[path]!])),
+        packages: packages.entries
       }
+      return { kept: { identity, inputs, bundler: bundlerVersion }, isSettled }
     },
     catch: (cause) => new PipelineError({ message: `Bundling the code of stage "${stageName}" (${entry}): ${messageOf(cause)}` })
   })
@@ -194,11 +204,13 @@ const importsOf = () => {
   const folders = new Map<string, Set<string>>()
   /** Imports that can't be identified, with the reason: an error if the final bundle still has them. */
   const lost = new Map<string, string>()
-  const manifests = new Map<string, ReturnType<typeof manifestOf>>()
+  /** The package.json files that decide where imports of our code lead. */
+  const manifests = new Set<string>()
+  const known = new Map<string, ReturnType<typeof manifestOf>>()
   const ownOf = (importer: string) => {
     const folder = packageRoot(importer)
-    if (!manifests.has(folder)) manifests.set(folder, manifestOf(folder))
-    return manifests.get(folder)!
+    if (!known.has(folder)) known.set(folder, manifestOf(folder))
+    return known.get(folder)!
   }
   const external = (id: string, folder?: string) => {
     if (folder !== undefined) folders.set(id, (folders.get(id) ?? new Set()).add(folder))
@@ -227,7 +239,8 @@ const importsOf = () => {
       if (folder === undefined)
         return refuse(id, importer, "no such package is installed. Add it to package.json and run npm install, or run npm ci.")
       if (isInstalled(folder)) return external(id, folder)
-    }
+      manifests.add(join(realpathSync(folder), "package.json"))
+    } else manifests.add(join(packageRoot(importer), "package.json"))
     const to = await resolved()
     if (to === null)
       return refuse(id, importer, "it does not resolve to a file. Fix `imports` or `exports` in package.json, or build the linked package.")
@@ -246,7 +259,7 @@ const importsOf = () => {
     }
     return all
   }
-  return { resolve, foldersOf }
+  return { resolve, foldersOf, manifests }
 }
 
 interface Syntax {

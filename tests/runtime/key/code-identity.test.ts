@@ -2,6 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
+import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { type CodeIdentity, codeIdentity, FileDigests } from "../../../runtime/key/code-identity.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
@@ -149,5 +150,59 @@ describe("the file list", () => {
     expect(Object.keys(named).map((path) => path.replace(/^.*\/v\d+\//, ""))).toEqual(
       expect.arrayContaining(["stage.ts", "helper.ts", "deep.ts", "data/dataset.ts"])
     )
+  })
+})
+
+describe("the cached identity", () => {
+  const stageText = (from: string) => `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../../../data/dataset.ts"
+import * as Stage from "../../../../runtime/define/stage.ts"
+import { Texts } from "../../../../schemas/rows.ts"
+import { mark } from "${from}"
+export const marked = Stage.make("marked", {
+  config: Schema.Struct({}), inputs: { texts: Texts }, output: Texts, seeded: false,
+  run: Effect.fn("marked")(function* ({ inputs, output }) {
+    return yield* writeDataset(output, (yield* readRows(inputs.texts, Texts)).map(({ text }) => ({ text: text + mark })))
+  })
+})
+`
+  const place = async (from: string) => {
+    const directory = join(folder, `cached${version++}`)
+    mkdirSync(directory)
+    const write = (name: string, text: string) => writeFileSync(join(directory, name), text)
+    write("stage.ts", stageText(from))
+    write("one.ts", `export const mark = "1"\n`)
+    write("two.ts", `export const mark = "2"\n`)
+    const imports = (to: string) => write("package.json", JSON.stringify({ name: "aliased", type: "module", imports: { "#mark": to } }))
+    if (from.startsWith("#")) imports("./one.ts")
+    const { marked } = (await import(pathToFileURL(join(directory, "stage.ts")).href)) as { readonly marked: AnyStage }
+    const find = (digests = new FileDigests()) =>
+      opened.later(Journal.use((journal) => Effect.map(codeIdentity(marked.stage, journal, digests), ({ digest }) => digest)))
+    return { directory, write, imports, find }
+  }
+
+  it("is not that of another content if a file changes while the code is bundled", async () => {
+    const { directory, find, write } = await place("./one.ts")
+    const digests = new FileDigests()
+    digests.of(join(directory, "one.ts"))
+    write("one.ts", `export const mark = "3"\n`)
+    const changed = await find(digests)
+    write("one.ts", `export const mark = "1"\n`)
+    const first = await find()
+    expect(first).not.toBe(changed)
+    write("one.ts", `export const mark = "3"\n`)
+    expect(await find()).toBe(changed)
+    write("one.ts", `export const mark = "1"\n`)
+    expect(await find()).toBe(first)
+  })
+
+  it("changes with the file that an alias in package.json names", async () => {
+    const { find, imports } = await place("#mark")
+    const one = await find()
+    imports("./two.ts")
+    expect(await find()).not.toBe(one)
+    imports("./one.ts")
+    expect(await find()).toBe(one)
   })
 })
