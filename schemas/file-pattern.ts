@@ -1,5 +1,5 @@
 /** Glob patterns for several files ("data/*.parquet"), allowed wherever a path is. */
-import { existsSync, globSync } from "node:fs"
+import { existsSync, globSync, statSync } from "node:fs"
 import { glob } from "node:fs/promises"
 
 /** Whether a path is a pattern; the name of an existing file or folder is not. */
@@ -18,12 +18,14 @@ export const patternBase = (pattern: string): string => {
   )
 }
 
-/** The files that a pattern matches, sorted by name. Matching folders are ignored. */
+/** The files that a pattern matches, sorted by name. Matching folders, and links to folders, are ignored. */
 export const filesMatching = async (pattern: string): Promise<Array<string>> => {
   const found: Array<string> = []
   for await (const entry of glob(pattern, { withFileTypes: true }))
-    if (!entry.isDirectory())
-      found.push(entry.parentPath.endsWith("/") ? `${entry.parentPath}${entry.name}` : `${entry.parentPath}/${entry.name}`)
+    if (!entry.isDirectory()) {
+      const path = entry.parentPath.endsWith("/") ? `${entry.parentPath}${entry.name}` : `${entry.parentPath}/${entry.name}`
+      if (!entry.isSymbolicLink() || statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) found.push(path)
+    }
   return found.sort()
 }
 

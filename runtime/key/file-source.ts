@@ -31,12 +31,18 @@ export const refuseSpecial = async (path: string): Promise<void> => {
   if (kind !== undefined) throw new Error(`${path} is ${kind}, not a file`)
 }
 
+const brokenLink = (name: string): Error =>
+  new Error(`it contains ${name}, a link whose target is missing. Restore the target, or remove the link.`)
+
 /** All files below a folder, as sorted relative paths. Links are followed: Hugging Face's cache consists of links. */
 const listFiles = async (directory: string, below = ""): Promise<Array<string>> => {
   const out: Array<string> = []
   for (const name of (await readdir(join(directory, below))).sort()) {
     const path = join(below, name)
-    if ((await stat(join(directory, path))).isDirectory()) out.push(...(await listFiles(directory, path)))
+    const found = await stat(join(directory, path)).catch((cause: unknown) => {
+      throw isAbsent(cause) ? brokenLink(path) : cause
+    })
+    if (found.isDirectory()) out.push(...(await listFiles(directory, path)))
     else out.push(path)
   }
   return out
@@ -53,6 +59,9 @@ const filesOf = async (path: string): Promise<{ readonly base: string; readonly 
   return (await stat(path)).isDirectory() ? { base: path, names: await listFiles(path) } : undefined
 }
 
+/** A file's name within a folder or a pattern. */
+const nameIn = (path: string, file: string): string => relative(isPattern(path) ? patternBase(path) : path, file)
+
 /** Size, times and inode of a file, or of every file in a folder or pattern: if it is unchanged, so is the content. */
 export const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
@@ -60,13 +69,15 @@ export const stampOf = async (path: string): Promise<string> => (await look(path
 const look = async (path: string): Promise<{ readonly stamp: string; readonly bytes: number; readonly changed: number }> => {
   let [bytes, changed] = [0, 0]
   const describe = async (file: string) => {
-    const found = await stat(file, { bigint: true })
+    const found = await stat(file, { bigint: true }).catch((cause: unknown) => {
+      throw file === path || !isAbsent(cause) ? cause : brokenLink(nameIn(path, file))
+    })
     const kind = specialKind(found)
     if (kind !== undefined)
       throw new Error(
         file === path
           ? `it is ${kind}, not a file or folder. Write its content to a file and use that file.`
-          : `it contains ${relative(path, file)}, which is ${kind}, not a file or folder. Remove it.`
+          : `it contains ${nameIn(path, file)}, which is ${kind}, not a file or folder. Remove it.`
       )
     const { size, mtimeNs, ctimeNs, ctimeMs, ino } = found
     bytes += Number(size)

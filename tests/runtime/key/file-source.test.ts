@@ -1,6 +1,6 @@
 /** Inputs are identified by their content; reading a large one is reported meanwhile. */
 import { createHash } from "node:crypto"
-import { mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -74,7 +74,15 @@ it("a pattern depends on the names and contents of the files it matches, and on 
   renameSync(join(inside, "b.jsonl"), join(inside, "c.jsonl"))
   const renamed = await digest()
   writeFileSync(join(inside, "c.jsonl"), "2\n")
-  expect(new Set([first, two, renamed, await digest()]).size).toBe(4)
+  const last = await digest()
+  expect(new Set([first, two, renamed, last]).size).toBe(4)
+  // Folders that match do not count, nor do links to folders.
+  mkdirSync(join(inside, "folder.jsonl"))
+  symlinkSync("folder.jsonl", join(inside, "link.jsonl"))
+  expect(await digest()).toBe(last)
+  symlinkSync("nowhere", join(inside, "broken.jsonl"))
+  expect(await failure()).toMatch(/pattern\/\*\.jsonl: it contains broken\.jsonl, a link whose target is missing/)
+  await expect(Effect.runPromise(digestFile(inside, cache))).rejects.toThrow(/pattern: it contains broken\.jsonl, a link whose target is/)
 })
 
 it("a file's ending counts where it decides how the file is read, and nothing else of its name does", async () => {
