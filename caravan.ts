@@ -39,6 +39,7 @@ export class Machine extends Context.Service<Machine, Options.Machine>()("carava
 type Services = Machine | Numerics | Store | Journal | Executor
 
 export interface LayerOptions {
+  /** The folder of the store. Default: CARAVAN_HOME, or .caravan/ next to the nearest package.json. */
   readonly home?: string
   /** Job profiles for runs with `on: "slurm"` and for nodes placed on Slurm, as in caravan.json. */
   readonly slurm?: SlurmConfig
@@ -88,11 +89,11 @@ export type { NodeResult, RunEvent } from "./runtime/run/events.ts"
 export type { Grid, SweepPoint } from "./runtime/run/sweep.ts"
 
 type Given = keyof Options.Machine
-export type RunOptions = Omit<Options.RunOptions, Given>
-export type PlanOptions = Omit<Plans.PlanOptions, Given>
-export type SweepOptions<Output extends string> = Omit<Sweep.SweepOptions<Output>, Given>
-export type VerifyOptions = Omit<Verify.VerifyOptions, Given>
-export type BlessOptions = Omit<Bless.BlessOptions, Given>
+export interface RunOptions extends Omit<Options.RunOptions, Given> {}
+export interface PlanOptions extends Omit<Plans.PlanOptions, Given> {}
+export interface SweepOptions<Output extends string> extends Omit<Sweep.SweepOptions<Output>, Given> {}
+export interface VerifyOptions extends Omit<Verify.VerifyOptions, Given> {}
+export interface BlessOptions extends Omit<Bless.BlessOptions, Given> {}
 
 type Outputs = Readonly<Record<string, AnyNode>>
 type Failure = PipelineError | ConfigError | StoreError

@@ -76,7 +76,10 @@ const checkedWords = (command: Command, flags: Flags, args: ReadonlyArray<string
       words.push(arg === "-h" ? "--help" : arg)
       continue
     }
-    if (!Object.hasOwn(flags, name)) throw fail(` has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
+    if (!Object.hasOwn(flags, name)) {
+      const known = Object.keys(flags).map((flag) => `--${flag}`)
+      throw fail(` has no flag --${name}.${didYouMean(`--${name}`, known)}`)
+    }
     const { value } = flags[name]!
     if (value === undefined && joined !== "") throw fail(`: --${name} has no value: write --${name}.`)
     if (value === undefined || joined !== "") {

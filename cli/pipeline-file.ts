@@ -50,7 +50,11 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
         : ""
     // Node's message already names both files; the first stack frame would be the importing command.
     const where = place === "" && error.code !== "ERR_MODULE_NOT_FOUND" ? placeOf(cause) : ""
-    throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
+    // Node loads .ts files as CommonJS unless the nearest package.json says otherwise.
+    const hint = /statement outside a module|Unexpected token 'export'/.test(error.message)
+      ? 'Add "type": "module" to package.json (npm pkg set type=module), then run again.'
+      : "Fix the file and run again."
+    throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\n${hint}`)
   }
   if (module.default === undefined)
     throw fail(`it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`)

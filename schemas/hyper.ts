@@ -21,6 +21,15 @@ export interface HyperInfo {
   readonly refuse?: (value: unknown) => string | undefined
 }
 
+/** What is wrong with a schema that the Effect of Caravan did not make: a project may contain another version, whose schemas look alike. */
+export const otherEffect = (schema: unknown): string | undefined => {
+  if (schema === null || (typeof schema !== "object" && typeof schema !== "function"))
+    return `found ${schema === undefined ? "none" : `a ${typeof schema}`}`
+  return "~effect/Schema/Schema" in schema
+    ? undefined
+    : "found one of another version of Effect: install the version in Caravan's package.json"
+}
+
 const infos = new WeakMap<object, HyperInfo>()
 
 /** Minimum and maximum of a number, inclusive. */

@@ -12,6 +12,8 @@ rmSync(dist, { recursive: true, force: true })
 const compiler = join(root, "node_modules/typescript/bin/tsc")
 const { status } = spawnSync(process.execPath, [compiler, "-p", "tsconfig.build.json"], { cwd: root, stdio: ["ignore", 2, 2] })
 if (status !== 0) process.exit(status ?? 1)
+// No entry of the package exports the command line, and the compiler writes its largest type in another order each time.
+for (const name of readdirSync(join(dist, "cli"), { recursive: true })) if (name.endsWith(".d.ts")) rmSync(join(dist, "cli", name))
 
 // The page of `caravan ui`. A package packed locally (caravan init) may lack it: only `caravan ui` then fails, with a message. A published package
 // must have it.

@@ -47,7 +47,7 @@ const checkNode = () => {
   const isNew = (version) => version !== undefined && Number(/^v(\d+)/.exec(version)?.[1]) >= 24
   if (isNew(nodeVersion())) return
   process.stderr.write("Installing Node 24 (the npm package node).\n")
-  spawnSync(process.execPath, ["installArchSpecificPackage"], { cwd: join(root, "node_modules/node"), stdio: ["ignore", 2, 2] })
+  spawnSync("npm", ["rebuild", "node", "--ignore-scripts=false", "--loglevel=error"], { cwd: root, stdio: ["ignore", 2, 2] })
   const version = nodeVersion()
   if (isNew(version)) return
   throw new Error(

@@ -1,6 +1,6 @@
 // Builds the site into site/dist: the API's pages (TypeDoc), the site (VitePress), then a look at every link. Arguments go to `vitepress build`, such as --base /caravan/.
 import { spawnSync } from "node:child_process"
-import { existsSync, readFileSync, rmSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { deadLinks } from "./check-links.mjs"
 import { root } from "./navigation.mjs"
@@ -25,12 +25,15 @@ const isInstalled = (folder) => {
   )
 }
 // The types of the root's packages are part of the API.
-for (const folder of [root, here])
-  if (!isInstalled(folder))
-    run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error", ...(folder === root ? ["--ignore-scripts"] : [])], folder)
+for (const folder of [root, here]) if (!isInstalled(folder)) run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"], folder)
 
 rmSync(join(staged, api), { recursive: true, force: true })
 run(process.execPath, ["node_modules/typedoc/bin/typedoc"])
+// Search finds "Stage.make()", not one of several "make()".
+for (const page of readdirSync(join(staged, api, "caravan/namespaces"))) {
+  const path = join(staged, api, "caravan/namespaces", page)
+  writeFileSync(path, readFileSync(path, "utf8").replaceAll(/^### (\w+\(\))$/gm, `### ${page.replace(".md", "")}.$1`))
+}
 run(process.execPath, ["node_modules/vitepress/bin/vitepress.js", "build", ...args])
 
 const base = args[args.indexOf("--base") + 1]

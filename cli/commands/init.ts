@@ -89,7 +89,7 @@ const tsconfig = `{
     "moduleDetection": "force",
     "skipLibCheck": true
   },
-  "include": ["*.ts"]
+  "include": ["**/*.ts"]
 }
 `
 

@@ -1,5 +1,4 @@
 /** Opens any file of rows: its format, its columns if it declares them, and its rows in batches. */
-import { openArrow } from "./arrow-file.ts"
 import type { Column } from "./arrow-values.ts"
 import { bytesOf, type Compression, damaged, type Format, kindOf } from "./bytes.ts"
 import { openTable } from "./csv.ts"
@@ -32,6 +31,9 @@ async function* numbered(
     throw damaged(path, what, cause)
   }
 }
+
+/** Arrow is loaded when a file needs it: planning a pipeline imports this module too. */
+const openArrow = async (path: string) => (await import("./arrow-file.ts")).openArrow(path)
 
 const openBinary = async (path: string, format: "parquet" | "arrow"): Promise<OpenFile> => {
   const what = format === "parquet" ? "a Parquet file" : "an Arrow file"

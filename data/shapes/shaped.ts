@@ -101,7 +101,7 @@ const columnsOf = (look: Look): string =>
   [...look.columns]
     .slice(0, 30)
     .map(([name, kind]) => `${name} (${kind})`)
-    .join(", ") || "rows without columns"
+    .join(", ")
 
 /** The shape with which to read a path. Rejects with an ArtifactError if none is detected, or if the shape does not give rows of this kind. */
 export const chooseShape = async (path: string, reading: Reading, kind: Kind): Promise<Shape> => {
@@ -116,11 +116,13 @@ export const chooseShape = async (path: string, reading: Reading, kind: Kind): P
           JSON.stringify(reading.shape),
           `Name one of these, or leave the shape out to detect it.${didYouMean(reading.shape, names)}`
         )
-      : refused(
-          `rows of a known shape`,
-          `the columns ${columnsOf(look)}`,
-          `Map your columns, such as map: { prompt: "question" }, or name the shape. caravan data inspect shows the file's columns.`
-        )
+      : look.columns.size === 0
+        ? refused("rows of a known shape", "no row with columns", "Check that this is the right file: is it empty?")
+        : refused(
+            `rows of a known shape`,
+            `the columns ${columnsOf(look)}`,
+            `Map your columns, such as map: { prompt: "question" }, or name the shape. caravan data inspect shows the file's columns.`
+          )
   if (shape[kind] === undefined) {
     const gives = kindsOf(shape)
     throw refused(

@@ -1,6 +1,6 @@
 /** Pipelines: named outputs and typed parameters. A pipeline file exports one by default. */
 import type * as Schema from "effect/Schema"
-import type { ConfigSchema } from "../../schemas/hyper.ts"
+import { type ConfigSchema, otherEffect } from "../../schemas/hyper.ts"
 import type { AnyNode } from "./node.ts"
 
 export const PipelineTypeId = Symbol.for("caravan/Pipeline")
@@ -21,17 +21,19 @@ export const make = <Params extends Schema.Struct<any>, Outputs extends Readonly
   build: (params: Params["Type"]) => Outputs
 ): Pipeline<Params, Outputs> => {
   const { description = "", params } = (options as Partial<typeof options> | undefined) ?? {}
-  const refuse = (expected: string, found: unknown) => {
-    const error = new Error(
-      `Pipeline.make(${JSON.stringify(name)}): expected ${expected}, found ${found === undefined ? "none" : `a ${typeof found}`}`
-    )
+  const typeOf = (found: unknown) => (found === undefined ? "none" : `a ${typeof found}`)
+  const refuse = (expected: string, found: string) => {
+    const error = new Error(`Pipeline.make(${JSON.stringify(name)}): expected ${expected}, ${found}`)
     // The stack starts at the author's call, not here.
     Error.captureStackTrace(error, make)
     throw error
   }
   if (typeof (params as { readonly fields?: unknown } | undefined)?.fields !== "object")
-    return refuse("params, a Schema.Struct of its parameters (`{ params: Schema.Struct({}) }` if it has none)", params)
-  if (typeof build !== "function") return refuse("a function of the parameters that returns nodes, after the options", build)
+    return refuse("params, a Schema.Struct of its parameters (`{ params: Schema.Struct({}) }` if it has none)", `found ${typeOf(params)}`)
+  const other = otherEffect(params)
+  if (other !== undefined) return refuse("params, a Schema.Struct", other)
+  if (typeof build !== "function")
+    return refuse("a function of the parameters that returns nodes, after the options", `found ${typeOf(build)}`)
   return { [PipelineTypeId]: true, name, description, params: params!, build }
 }
 

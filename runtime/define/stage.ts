@@ -4,7 +4,7 @@
  */
 import type * as Effect from "effect/Effect"
 import type { Artifact, ArtifactType, Written } from "../../schemas/artifact.ts"
-import type { ConfigSchema } from "../../schemas/hyper.ts"
+import { type ConfigSchema, otherEffect } from "../../schemas/hyper.ts"
 import { applicable, callSite, type Stage } from "./applicable.ts"
 import type { Agreement, Context, Looks, Ports, Resources, StageInfo } from "./stage-info.ts"
 
@@ -53,6 +53,11 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
   const module = definition.module?.url ?? callSite()
   if (module === undefined)
     throw new Error(`Stage "${name}": can't determine the calling module. Add \`module: import.meta\` to its definition.`)
+  const other = otherEffect(definition.config)
+  if (other !== undefined)
+    throw new Error(
+      `Stage.make(${JSON.stringify(name)}): expected a config, a Schema.Struct (\`Schema.Struct({})\` if it has no fields), ${other}.`
+    )
   const info: StageInfo = {
     name,
     description: definition.description ?? "",

@@ -13,7 +13,9 @@ import type { LockFile } from "./lock-file.ts"
 import type { Sharding } from "./ranks.ts"
 
 export interface RunOptions {
+  /** Config fields of nodes: `{ "sft.epochs": "3" }`, values as on the command line. */
   readonly settings?: Settings
+  /** Default: 0. */
   readonly seed?: number
   readonly device?: "cpu" | "cuda"
   readonly threads?: number
@@ -25,10 +27,15 @@ export interface RunOptions {
   readonly rankSeconds?: number
   /** Maximum concurrent stages without tensors; stages with tensors run one at a time. */
   readonly jobs?: number
+  /** Runs only this node or output. */
   readonly only?: string
+  /** Runs this node or output and everything after it. */
   readonly from?: string
+  /** Runs this node or output and everything that it needs. */
   readonly until?: string
+  /** Nodes or outputs that are computed again although their results exist. */
   readonly force?: ReadonlyArray<string>
+  /** A plain function, called at once for each event; `events` is the same as a Stream. An Effect that it returns is not run. */
   readonly onEvent?: (event: RunEvent) => void
   /** Limits for every node; a node's own limits take precedence. */
   readonly limits?: NodeLimits

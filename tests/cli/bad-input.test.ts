@@ -39,7 +39,7 @@ const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
 
 describe("commands and flags", () => {
   it("an unknown command suggests the nearest one", () => refuses(["rnu"], /Unknown command "rnu"\. Did you mean "run"\?/))
-  it("an unknown flag suggests the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
+  it("an unknown flag suggests the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "--force"\?/))
   it("a missing argument shows an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
   it("invalid ranks, and sharding with a single rank", () => {
@@ -69,6 +69,11 @@ describe("pipeline files", () => {
       ["run", file("imports.ts", 'import x from "./nowhere.ts"\nexport default x\n')],
       /^Loading the pipeline imports\.ts: Cannot find module '\S*nowhere\.ts' imported from \S*imports\.ts\.\nFix the file/
     ))
+  it("in a project of CommonJS modules: how to change that", () => {
+    mkdirSync(join(folder, "commonjs"))
+    writeFileSync(join(folder, "commonjs/package.json"), JSON.stringify({ type: "commonjs" }))
+    refuses(["run", file("commonjs/mine.ts", 'import "node:fs"\n')], /Add "type": "module" to package\.json/)
+  })
   it("without a default export", () =>
     refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
   it("whose default export is something else", () =>

@@ -1,4 +1,4 @@
-/** The files of docs/how-to/your-stage.md as written there: they compile, and both pipelines run. */
+/** The files of docs/how-to/your-stage.md as written there: they compile; both pipelines, the program and the test run. */
 import { spawnSync } from "node:child_process"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -51,11 +51,12 @@ const run = (...args: Array<string>) => {
 }
 
 describe("the files in docs/how-to/your-stage.md", () => {
-  it("are six and compile", { timeout: 120_000 }, () => {
+  it("are seven and compile", { timeout: 120_000 }, () => {
     expect([...files.keys()]).toEqual([
       "drop-long-wins.ts",
       "length-bias.ts",
       "pipeline.ts",
+      "compare.ts",
       "text-loss.ts",
       "losses.ts",
       "drop-long-wins.test.ts"
@@ -70,6 +71,12 @@ describe("the files in docs/how-to/your-stage.md", () => {
     // Longer, longer, shorter: the second is dropped. "Red." is shorter than "Blue.".
     expect(reportOf("before")).toEqual({ pairs: 3, longerChosen: 1 / 3 })
     expect(reportOf("after")).toEqual({ pairs: 2, longerChosen: 0 })
+  })
+
+  it("run a pipeline from a program", { timeout: 60_000 }, () => {
+    const env = { ...process.env, CARAVAN_HOME: join(folder, "home"), NODE_OPTIONS: "" }
+    const { stderr, stdout } = spawnSync(process.execPath, ["compare.ts"], { cwd: folder, env, encoding: "utf8" })
+    expect(stdout, stderr).toBe("2 { pairs: 2, longerChosen: 0 }\n1.2 { pairs: 2, longerChosen: 0 }\n")
   })
 
   it("measure a model's loss on texts: close to that of a uniform distribution for untrained weights", { timeout: 60_000 }, () => {

@@ -250,6 +250,10 @@ describe("a pipeline", () => {
       /^Pipeline\.make\("test"\): expected params, a Schema\.Struct of its parameters .*`\{ params: Schema\.Struct\(\{\}\) \}`.*, found /
     for (const options of [undefined, {}, { params: {} }, { params: 7 }]) expect(() => make("test", options, texts)).toThrow(noParams)
     expect(() => make("test", texts)).toThrow(noParams)
+    // As Effect 3's Schema.Struct: fields, but not of the Effect in use.
+    expect(() => make("test", { params: { fields: {} } }, texts)).toThrow(
+      'Pipeline.make("test"): expected params, a Schema.Struct, found one of another version of Effect: install the version in Caravan\'s package.json'
+    )
     expect(() => make("test", { params })).toThrow(/^Pipeline\.make\("test"\): expected a function of the parameters .*, found none$/)
   })
 })

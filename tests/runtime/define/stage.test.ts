@@ -40,6 +40,16 @@ export const held = Stage.pinned("v1", Stage.map(shout, { over: "texts", rows: 3
   })
 })
 
+describe("Stage.make", () => {
+  it("rejects a config that is missing, or that another version of Effect made", () => {
+    const make = (config: unknown) => () => Stage.make("loud", { ...upper.stage, module: import.meta, config } as never)
+    expect(make(undefined)).toThrow(
+      'Stage.make("loud"): expected a config, a Schema.Struct (`Schema.Struct({})` if it has no fields), found none.'
+    )
+    expect(make({ fields: {} })).toThrow(/found one of another version of Effect: install the version in Caravan's package\.json\.$/)
+  })
+})
+
 describe("Stage.map", () => {
   it("rejects what can't be mapped, and says why", () => {
     const map =

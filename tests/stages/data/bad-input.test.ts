@@ -92,6 +92,12 @@ describe("columns", () => {
       `Reading ${lacking}: expected files with the same columns, found column "rejected": text in 1.arrow, missing in 2.arrow. Use files of one kind, or select them with a pattern.`
     )
   })
+  it("in no row, because the file is empty", async () => {
+    const path = put("empty.jsonl", "")
+    expect(await error(path)).toBe(
+      `Reading ${path}: expected rows of a known shape, found no row with columns. Check that this is the right file: is it empty?`
+    )
+  })
   it("named like every object's properties", async () => {
     const path = put(
       "names.jsonl",
