@@ -35,11 +35,14 @@ export const command: Command = {
           )}`
         )
       const chosen = jobs.filter(({ id, node }) => named.includes("all") || named.includes(node) || named.includes(id ?? ""))
-      const ids = chosen.flatMap(({ id }) => id ?? [])
+      const alive = chosen.filter(({ isAlive }) => isAlive)
+      const ids = alive.flatMap(({ id }) => id ?? [])
       await cancel(ids).catch((cause: unknown) => {
         throw cause instanceof SlurmError ? new UsageError(`Cancelling ${ids.join(", ")}: ${cause.message}.`) : cause
       })
-      for (const { id, node } of chosen) if (id !== null) tell(`Cancelled job ${id} of ${node}.\n`)
+      for (const { id, node } of alive) tell(`Cancelled job ${id} of ${node}.\n`)
+      for (const { isAlive, node, state } of chosen)
+        if (!isAlive) tell(`The job of ${node} is not cancelled: it is neither pending nor running (${state.toLowerCase()}).\n`)
       return exitCodes.ok
     }
     const lines = jobs.map(({ host, id, node, profile, reason, state, step, submitted, total }) => [

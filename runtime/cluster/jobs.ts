@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { isAbsent } from "../errors.ts"
 import { attemptsIn, tail } from "./attempts.ts"
 import { readJsonFile, type Submission } from "./job-files.ts"
-import type { Known, States } from "./states.ts"
+import { isAlive, type Known, type States } from "./states.ts"
 
 export interface ListedJob {
   readonly key: string
@@ -16,6 +16,8 @@ export interface ListedJob {
    * respond.
    */
   readonly state: string
+  /** Whether it may be pending or running. The id of another job may by now belong to a job that is not ours: a restarted controller may reuse ids. */
+  readonly isAlive: boolean
   readonly reason: string
   readonly host: string | null
   readonly profile: string
@@ -53,7 +55,8 @@ export const listJobs = async (home: string, states: States): Promise<ReadonlyAr
     found.push({
       key,
       node: submission.node,
-      id: submission.id,
+      id: submission.id ?? (typeof known === "string" ? null : known.id),
+      isAlive: isAlive(known),
       state: outcome?.type === "done" ? "DONE" : outcome?.type === "failed" ? "FAILED" : state,
       reason: typeof known === "string" ? "" : known.reason,
       host: started?.host ?? null,

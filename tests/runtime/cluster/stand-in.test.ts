@@ -7,6 +7,8 @@ import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, expect, it } from "vitest"
+import { command } from "../../../cli/commands/jobs.ts"
+import { parse } from "../../../cli/command.ts"
 import { claimFolder } from "../../../runtime/cluster/home.ts"
 import type { JobFile } from "../../../runtime/cluster/job-files.ts"
 import { runHere } from "../../../runtime/cluster/on-node.ts"
@@ -131,4 +133,35 @@ it("looking for another driver leaves no files", () => {
   expect(() => claimFolder(home, undefined)).toThrow(/another driver uses .*process 1 on other/)
   expect(readdirSync(home).filter((name) => name.startsWith("clock"))).toEqual([])
   expect(existsSync(join(home, "driver.json"))).toBe(true)
+})
+
+it("jobs --cancel leaves a job alone that only has the id of one of ours", async () => {
+  const ours = (key: string, node: string, id: string | null) => {
+    mkdirSync(join(home, "jobs", key), { recursive: true })
+    const submission = { token: `token-${key}`, id, node, profile: "default", at: 0 }
+    writeFileSync(join(home, "jobs", key, "submission.json"), JSON.stringify(submission))
+  }
+  ours("a", "ended", "7")
+  ours("b", "running", "8")
+  ours("c", "unconfirmed", null)
+  const row = (...cells: ReadonlyArray<string>) => cells.join("\x1f")
+  writeFileSync(
+    join(folder, "states"),
+    [
+      row("7", "RUNNING", "None", "n1", "p", "somebody-elses", "x"),
+      row("8", "RUNNING", "None", "n1", "p", "token-b", "x"),
+      row("9", "PENDING", "None", "", "p", "token-c", "x")
+    ].join("\n")
+  )
+  program("squeue", `cat ${folder}/states`)
+  program("scancel", `echo "$@" >> ${folder}/cancelled`)
+  const before = process.env["CARAVAN_HOME"]
+  process.env["CARAVAN_HOME"] = home
+  try {
+    expect(await command.run(parse(command, ["--cancel", "all"]))).toBe(0)
+  } finally {
+    if (before === undefined) delete process.env["CARAVAN_HOME"]
+    else process.env["CARAVAN_HOME"] = before
+  }
+  expect(readFileSync(join(folder, "cancelled"), "utf8").trim().split(" ").sort()).toEqual(["8", "9"])
 })
