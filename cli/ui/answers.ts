@@ -2,6 +2,7 @@
  * Answers of several versions to the same prompts, side by side: sets of completions, scored or not, joined by prompt and sample. Scoring skips answers that are empty or that the reward
  * model can't read, so a scored set is completed from the completions that it was made from.
  */
+import { hash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
@@ -15,6 +16,10 @@ import { wire } from "./runs.ts"
 const mostSets = 6
 const heldSets = 8
 const mostRows = 40_000
+
+/** Sets of prompts may use the same ids for different prompts, so a prompt is identified by its id and its messages. */
+const promptKey = (id: string, messages: ReadonlyArray<Message>): string =>
+  `${id}\0${hash("sha256", JSON.stringify(messages.map(({ content, role }) => [role, content])))}`
 
 interface Held {
   readonly text: string
@@ -48,7 +53,7 @@ const readSet = (digest: string) =>
       for (const one of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Completion & Partial<ScoredCompletion>>) {
         const { prompt, promptId, reward = null, safety, sample, text, finished } = one
         const { helpfulnessScore = null, safetyScore = null } = one
-        answers.set(`${promptId}\0${sample}`, {
+        answers.set(`${promptKey(promptId, prompt)}\0${sample}`, {
           text,
           prompt,
           isSafety: safety,
@@ -100,8 +105,8 @@ const categoriesOf = (run: string) =>
       const { file } = yield* openDataset(digest)
       if (file.rowCount > mostRows) continue
       for (let batch = 0; batch < file.batches; batch++)
-        for (const { category, id } of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Prompt>)
-          if (category !== null) found.set(id, category)
+        for (const { category, id, messages } of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Prompt>)
+          if (category !== null) found.set(promptKey(id, messages), category)
     }
     categories.clear()
     categories.set(name, found)
@@ -135,7 +140,7 @@ export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, li
   const present = new Set<string>()
   const chosen = [...keys].filter((key) => {
     const all = sets.flatMap(({ answers }) => answers.get(key) ?? [])
-    const of = known.get(key.slice(0, key.indexOf("\0")))
+    const of = known.get(key.slice(0, key.lastIndexOf("\0")))
     if (of !== undefined) present.add(of)
     if (category !== undefined && of !== category) return false
     const isFound =
@@ -150,10 +155,12 @@ export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, li
     categories: [...present].sort(),
     total: chosen.length,
     prompts: chosen.slice(from, from + Math.min(limit, 100)).map((key) => {
-      const [id, sample] = key.split("\0") as [string, string]
+      const at = key.lastIndexOf("\0")
+      const prompt = key.slice(0, at)
       const first = sets.map(({ answers }) => answers.get(key)).find((one) => one !== undefined)!
       return {
-        ...{ id, sample: Number(sample), prompt: first.prompt, isSafety: first.isSafety, category: known.get(id) ?? null },
+        ...{ id: prompt.slice(0, prompt.lastIndexOf("\0")), sample: Number(key.slice(at + 1)) },
+        ...{ prompt: first.prompt, isSafety: first.isSafety, category: known.get(prompt) ?? null },
         answers: sets.map(({ answers }) => {
           const one = answers.get(key)
           return one === undefined ? null : answerOf(one)

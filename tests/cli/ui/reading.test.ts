@@ -30,8 +30,8 @@ export const demonstrations = Stage.make("some-demonstrations", { ...made, confi
   const messages = [{ role: "user", content: "the cat" }, { role: "assistant", content: "sat" }, { role: "user", content: "on" }, { role: "assistant", content: "the mat" }] as const
   return yield* writeDataset(output, [{ id: "all", messages, loss: "answers" }, { id: "last", messages, loss: "last-answer" }])
 }) })
-export const prompts = Stage.make("some-prompts", { ...made, config: Schema.Struct({}), output: Prompts, run: Effect.fn("p")(function* ({ output }) {
-  return yield* writeDataset(output, ["a", "b"].map((id) => ({ id, messages: [{ role: "user", content: id } as const], safety: id === "b", category: id === "b" ? "illicit" : null, followUps: [] })))
+export const prompts = Stage.make("some-prompts", { ...made, config: Schema.Struct({ words: hyper("", "before the id"), category: hyper("illicit", "of b") }), output: Prompts, run: Effect.fn("p")(function* ({ config, output }) {
+  return yield* writeDataset(output, ["a", "b"].map((id) => ({ id, messages: [{ role: "user", content: config.words + id } as const], safety: id === "b", category: id === "b" ? config.category : null, followUps: [] })))
 }) })
 export const answers = Stage.make("some-answers", { ...made, config: Schema.Struct({ which: hyper("first", "of two"), rows: hyperInt(2, "n") }), output: ScoredCompletions, run: Effect.fn("a")(function* ({ config, output }) {
   const text = { a: { first: "the cat sat", second: "the cat" }, b: { first: "I can't help with that.", second: "on the mat" } } as Record<string, Record<string, string>>
@@ -59,6 +59,7 @@ export default Pipeline.make("reading", { params: Schema.Struct({}) }, () => {
   const policy = (learningRate: number) => pretrain({ tokenizer: words, texts: lines }, { ...sizes, learningRate })
   return {
     demonstrations: demonstrations({}).named("demonstrations"), prompts: prompts({}).named("prompts"),
+    others: prompts({}, { words: "other ", category: "of another prompt" }).named("prompts-of-the-same-ids"),
     first: answers({}, { which: "first" }).named("answers-first"), second: answers({}, { which: "second" }).named("answers-second"),
     sampled: said, scored: scores({ completions: said }).named("scored"),
     policy: policy(1e-3).named("policy"), reference: policy(1e-2).named("reference")
@@ -129,7 +130,7 @@ describe("rows", () => {
 
 describe("answers", () => {
   const sets = () => `${digest("answers-first")},${digest("answers-second")}`
-  it("are next to each other, with rewards, categories and refusals", async () => {
+  it("are next to each other, with rewards, refusals and the categories of their own prompts", async () => {
     const { categories, prompts, total } = await ask(`/api/answers?run=${run}&sets=${sets()}`)
     expect([total, categories]).toEqual([2, ["illicit"]])
     expect(prompts.map(({ answers, category, id }: any) => [id, category, answers.map((one: any) => one.text)])).toEqual([
