@@ -61,7 +61,7 @@ describe("a flag's value", () => {
   it("may be a negative number, which the flag itself rejects", async () => {
     expect(await refused("run", "x.ts", "--timeout", "-1")).toMatch(/Loading the pipeline x\.ts/)
     expect(await refused("run", join(folder, "pipeline.ts"), "--timeout", "-1")).toBe(
-      '--timeout must be seconds above 0 and at most 1073741824, got "-1".\n'
+      '--timeout must be a number of seconds above 0 and at most 1073741824, got "-1".\n'
     )
     expect(parse(plan, ["x.ts", "--set", "-.5"]).flags("set")).toEqual(["-.5"])
   })
