@@ -3,7 +3,7 @@
  * its logs, and new reports of its running nodes. Each client receives the nodes that changed since its last update; a slow client receives fewer
  * updates.
  */
-import { readFileSync, statSync } from "node:fs"
+import { statSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { logPath, loggedNodes, stepsPath } from "../../runtime/run/node-log.ts"
@@ -43,7 +43,8 @@ const waiting = (id: string): NodeState => ({
 /** When a node started, from the first line of its log. */
 const beganAt = (path: string): number | null => {
   try {
-    const at = Date.parse(readFileSync(path, "utf8").slice(0, 24))
+    // Only its beginning: a log may be large.
+    const at = Date.parse(linesFrom(path, 0, 64).lines[0]!.slice(0, 24))
     return Number.isNaN(at) ? null : at
   } catch {
     return null

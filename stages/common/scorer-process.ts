@@ -75,10 +75,16 @@ export class ScorerProcess {
   }
 }
 
-/** Runs the default export of a module for each line: writes its number, or the error it threw. Its console output goes to stderr. */
+/**
+ * Runs the default export of a module for each line: writes its number, or the error it threw. Its console output goes to stderr. It ends with its
+ * parent, even if the parent is killed while the function runs forever: a separate thread watches the parent.
+ */
 const host = `
 import { createInterface } from "node:readline"
 import { format } from "node:util"
+import { Worker } from "node:worker_threads"
+const watch = "setInterval(() => { if (process.ppid !== " + Number(process.argv[2]) + ") process.kill(process.pid, 'SIGKILL') }, 250)"
+new Worker(watch, { eval: true, execArgv: [] }).unref()
 for (const name of ["log", "info", "debug"]) console[name] = (...said) => process.stderr.write(format(...said) + "\\n")
 const say = (result) => process.stdout.write(JSON.stringify(result ?? null) + "\\n")
 const words = (thrown) => (thrown instanceof Error ? thrown.name + ": " + thrown.message : String(thrown))
@@ -96,4 +102,11 @@ for await (const line of createInterface({ input: process.stdin })) {
 `
 
 /** The command that runs a module, given by URL. */
-export const moduleCommand = (url: string): ReadonlyArray<string> => [process.execPath, "--input-type=module", "-e", host, url]
+export const moduleCommand = (url: string): ReadonlyArray<string> => [
+  process.execPath,
+  "--input-type=module",
+  "-e",
+  host,
+  url,
+  String(process.pid)
+]
