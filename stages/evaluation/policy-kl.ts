@@ -59,8 +59,9 @@ export const policyKl = Stage.make("policy-kl", {
     const { model, tokenizer } = yield* loadPolicy(inputs.reference, { device, dtype: config.precision })
     const context = model.config.maxPositions
     const { idOf, what } = completionRows(skipped, completions)
+    // Sampling left room for maxNewTokens, the length of every unfinished response: a prompt loses the same exchanges here as there.
+    const room = context - completions.reduce((most, { tokens }) => Math.max(most, tokens.length), 0)
     const responses = completions.flatMap((completion, i) => {
-      const room = context - completion.tokens.length
       const prompt = fitPrompt(tokenizer, completion.prompt, room)
       if (prompt !== undefined) return [{ completion, prompt, response: completion.tokens }]
       skipped.add({ what, ...whyUnfit(tokenizer, completion.prompt, room), id: idOf(i), row: completion })

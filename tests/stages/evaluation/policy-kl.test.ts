@@ -12,7 +12,7 @@ import { policyKl, PolicyKlReport } from "../../../stages/evaluation/policy-kl.t
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
 import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
-import { ask } from "../samples.ts"
+import { ask, assistant, user } from "../samples.ts"
 import { talkingPolicy, tokenizer } from "../talking.ts"
 
 let policy: ArtifactRef<any>
@@ -33,6 +33,30 @@ describe("the KL of a policy", () => {
   it("is 0 to itself", async () => {
     const { completions, kl, prompts } = await klTo(policy)
     expect([completions, prompts]).toEqual([6, 3])
+    expect(Math.abs(kl.mean)).toBeLessThanOrEqual(sameInFloat32)
+  })
+  it("is 0 to itself also for responses of any length to a dialogue that lost its oldest exchange to fit the context", async () => {
+    // It ends some of its answers.
+    const talking = await talkingPolicy(
+      6,
+      ["ab", "ba b", "abab", "b"].map((answer) => [user("ba ab"), assistant(answer)])
+    )
+    const context = 160
+    const dialogue = (words: number) => [user("b ".repeat(words)), assistant("ab"), user("ba ab")]
+    const drawn = async (words: number) => {
+      const asked = await rowsArtifact(Prompts, [{ ...ask("long", "ba ab"), messages: dialogue(words) }])
+      const completions = await runStage(sample, { policy: talking, prompts: asked }, { k: 40, temperature: 1, maxNewTokens: 4 })
+      return { completions, rows: await Effect.runPromise(readRows(completions, Completions)) }
+    }
+    const lengths = (await drawn(context)).rows.map(({ tokens }) => tokens.length)
+    const shortest = Math.min(...lengths)
+    expect([shortest < 4, lengths.includes(4)]).toEqual([true, true])
+    // A dialogue that fits beside the shortest response, but not beside one of four tokens.
+    const lengthOf = (words: number) => encodePrompt(tokenizer, dialogue(words)).length
+    const words = Array.from({ length: context }, (_, i) => i).findLast((count) => lengthOf(count) <= context - shortest)!
+    expect(lengthOf(words)).toBeGreaterThan(context - 4)
+    const { completions } = await drawn(words)
+    const { kl } = await reportIn(await runStage(policyKl, { completions, reference: talking }), PolicyKlReport)
     expect(Math.abs(kl.mean)).toBeLessThanOrEqual(sameInFloat32)
   })
   it("to another is the mean difference of the responses' log-probabilities, in batches of any size", async () => {
