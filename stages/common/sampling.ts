@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
 import { type Generated, generate, promptsAtOnce } from "../../models/sampler.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
@@ -98,6 +99,10 @@ export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
   return tokenized
 })
 
+/** The text of an answer, without its end-of-sequence token. A padded embedding table has rows without a token: an answer with one can't be decoded, and counts as empty. */
+export const textOf = (tokenizer: Tokenizer, { finished, tokens }: Pick<Generated, "finished" | "tokens">): string =>
+  tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
+
 /** One completion per draw, in order. Prompts of similar length share a batch to reduce padding. */
 export const sampleAll = Effect.fn("sampleAll")(function* (
   { model, tokenizer }: LoadedPolicy,
@@ -143,8 +148,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   const generated = (yield* log.all(computed)).flat()
   batches.flat().forEach(({ index }, i) => {
     const { finished, logProbabilities, tokens } = generated[i]!
-    const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
-    out[index] = { text, tokens, logProbabilities, finished }
+    out[index] = { text: textOf(tokenizer, generated[i]!), tokens, logProbabilities, finished }
   })
   return out
 })

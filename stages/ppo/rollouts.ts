@@ -13,6 +13,7 @@ import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { fitDialogue } from "../common/dialogues.ts"
+import { textOf } from "../common/sampling.ts"
 import type { ScorerError } from "../common/scorer.ts"
 import { type NotFiniteScoreError, scoreAll } from "../common/scoring.ts"
 import { chunks } from "../common/sequences.ts"
@@ -101,11 +102,8 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   const failed = all.find((some) => typeof some === "string")
   if (failed !== undefined) return yield* Effect.fail(new NotFiniteLogitsError(failed))
   mergeRows(all as ReadonlyArray<ReadonlyArray<Generated>>).forEach((generated, at) => {
-    const { tokens } = generated
     const { prompt, tokens: promptTokens } = prompts[order[at]!]!
-    // A padded embedding table has more rows than there are tokens. A response with such an id can't be decoded, and is scored like an empty response.
-    const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
-    responses[order[at]!] = { ...generated, prompt, promptTokens, text }
+    responses[order[at]!] = { ...generated, prompt, promptTokens, text: textOf(tokenizer, generated) }
   })
   return responses
 })

@@ -4,7 +4,7 @@ import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
 import { initRewardModel } from "../../../models/reward-model.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
-import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
+import { HelpfulnessReward, Policy, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { Completions, Prompts, ResponsePairs, ScoredCompletions } from "../../../schemas/rows.ts"
 import { collectPairs } from "../../../stages/preferences/collect-pairs.ts"
 import { GhostDialogues, ghostInstructions } from "../../../stages/ghost-attention/instructions.ts"
@@ -41,6 +41,19 @@ describe("completions", () => {
     expect(await drawn({ batchSize: 1 })).toEqual(await drawn())
     expect(await drawn()).toHaveLength(4 * 3)
     expect(new Set(await drawn({ temperature: 0 })).size).toBeLessThanOrEqual(4)
+  })
+})
+
+describe("completions of a model with more rows of embeddings than tokens", () => {
+  it("are empty if they have a row without a token, and otherwise the text of their tokens without the last", async () => {
+    const { vocabSize } = tokenizer
+    const model = initLlama(smallConfig({ vocabSize: vocabSize + 60, maxPositions: 160 }), { seed: 1 })
+    const padded = await artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer }))
+    const rows = await rowsIn(await runStage(sample, { policy: padded, prompts }, { k: 20, temperature: 1, maxNewTokens: 3 }), Completions)
+    const isWhole = ({ tokens }: (typeof rows)[number]) => tokens.every((id) => id < vocabSize)
+    expect([rows.some(isWhole), rows.every(isWhole)]).toEqual([true, false])
+    for (const row of rows)
+      expect(row.text).toBe(isWhole(row) ? tokenizer.decode(row.finished ? row.tokens.slice(0, -1) : row.tokens).trim() : "")
   })
 })
 
