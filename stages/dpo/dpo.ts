@@ -17,6 +17,7 @@ import { tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
 import type { LlamaConfig } from "../../models/config.ts"
 import type { Llama } from "../../models/llama.ts"
+import { forwardBytes, larger } from "../../models/memory.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
@@ -25,7 +26,7 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount } from "../common/cost/size.ts"
-import { languageModel, reading } from "../common/cost/work.ts"
+import { frozen, languageModel, reading } from "../common/cost/work.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { chunks, type Sequence } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
@@ -197,14 +198,20 @@ export const dpo = Stage.make("dpo", {
 export const dpoCost = costOf(dpo, {
   size: ({ inputs }) => inputs.policy,
   cost: ({ config, deviceMemory, inputs, spread }) => {
-    const { batchPairs, epochs, heldOut, precision } = config
+    const { batchPairs, epochs, heldOut, inferencePairs, precision } = config
     const start = languageModel(inputs.policy, "the policy")
     const trained = stepsOf(config, start.config)
     const [count, length] = [rowCount(inputs.pairs, "pairs"), dialogueLength(inputs.pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
     const cost = trainingCost({ ...trained, asked: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const { model } = trained
-    const withReference = { ...cost, work: [reading("reference", start, precision, 2 * count, length), ...cost.work] }
+    // The reference is read before there is an optimiser.
+    const first = frozen(start, precision, forwardBytes(start, precision, 2 * Math.min(inferencePairs, count) * length))
+    const withReference = {
+      ...cost,
+      memory: larger(cost.memory, first),
+      work: [reading("reference", start, precision, 2 * count, length), ...cost.work]
+    }
     const steps = Math.ceil(trainedOn / batchPairs)
     return withHeldOut(withReference, config, { model, precision, rows: () => 2 * heldOut * count, length, steps })
   }

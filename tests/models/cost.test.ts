@@ -7,7 +7,7 @@ import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
 import { dialogueText } from "../../models/llama2-format.ts"
 import { llamaConfig, parameterShapes, presets } from "../../models/config.ts"
 import { carbonKg, decodingTraffic, forwardFlops, generationFlops, trainingFlops } from "../../models/cost.ts"
-import { costedParameters, weightBytes } from "../../models/memory.ts"
+import { costedParameters, forwardBytes, weightBytes } from "../../models/memory.ts"
 import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import type { AnyStage } from "../../runtime/define/stage.ts"
 import { grpo } from "../../stages/critic-free/grpo.ts"
@@ -291,13 +291,22 @@ describe("a stage's cost", () => {
       precision: "bfloat16",
       heldOut: 0,
       patience: 0,
-      loraRank: 0
+      loraRank: 0,
+      inferencePairs: 32
     }
     const pairs = sized(unknownSize, { rows: 1000, promptTokens: 40, responseTokens: 60 })
     const cost = await estimated(dpo, { policy: modelOf("7b"), pairs }, config)
     expect(flopsOf(cost, "reference")).toBe(forwardFlops(seven, 2 * 1000 * 100, 100))
     expect(flopsOf(cost, "update")).toBe(trainingFlops(seven, 2 * 2 * 1000 * 100, 100))
     expect(cost.memory.weights).toBe(2 * 6_738_415_616)
+    // With few gradients and large inference batches, the pass of the first policy needs the most memory.
+    const lora = { ...config, recompute: "all", loraRank: 16, loraTargets: "all-linear", inferencePairs: 900 }
+    const { memory } = await estimated(dpo, { policy: modelOf("7b"), pairs }, lora)
+    expect([memory.weights, memory.activations, memory.moments]).toEqual([
+      2 * 6_738_415_616,
+      forwardBytes(seven, "bfloat16", 2 * 900 * 100),
+      0
+    ])
   })
 
   it("is unknown if a size is unknown, and says which", async () => {
