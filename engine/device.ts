@@ -49,16 +49,22 @@ export const gpuMemory = (): { readonly gpuMemory: number } | Record<string, nev
   return memory === undefined ? {} : { gpuMemory: memory.peak / 2 ** 20 }
 }
 
+/** The versions of CUDA's libraries in libtorch's description of itself: one version of libtorch is built with several. Empty if it names none. */
+export const cudaVersions = (config: string): { readonly cuda: string; readonly cudnn: string } => {
+  const of = (name: string) => new RegExp(`- ${name} ([\\d.]+)`).exec(config)?.[1] ?? ""
+  return { cuda: of("CUDA Runtime"), cudnn: of("CuDNN") }
+}
+
 /**
  * Everything known to change the bits of a result, apart from the program and its inputs. It is part of the cache key of stages that compute
  * with tensors.
  */
 export const describeNumerics = (device: "cpu" | "cuda", threads: number): Record<string, string> => {
-  const { libtorch, blas, cpuCapability, gpu } = environment()
+  const { libtorch, blas, config, cpuCapability, gpu } = environment()
   return device === "cuda"
     ? {
-        ...{ libtorch, device, gpu, gpuMemory: `${(totalMemory(device) ?? 0) / 2 ** 30} GiB` },
-        kernels: gpuKernelsMissing() === undefined ? "nvrtc" : "none"
+        ...{ libtorch, ...cudaVersions(config), device, gpu, gpuMemory: `${(totalMemory(device) ?? 0) / 2 ** 30} GiB` },
+        kernels: gpuKernelsMissing() === undefined ? native().gpuCompiler() : "none"
       }
     : { libtorch, device, threads: String(threads), blas, cpuCapability }
 }

@@ -81,6 +81,8 @@ export const tokenDistribution = (
   return { logProbabilities: logProbabilities!, entropies: entropy! }
 }
 
+const lowestFloat32 = -(2 ** 128 - 2 ** 104)
+
 export const composedTokenDistribution = (
   states: Tensor,
   weight: Tensor,
@@ -93,7 +95,8 @@ export const composedTokenDistribution = (
   return {
     logProbabilities: all.gather(1, targets.unsqueeze(1)).squeeze(1),
     entropies: entropies
-      ? noGrad(() => all.detach().exp().mul(all.detach()).sum(1).neg())
+      ? // 0 times a finite number for logits of minus infinity.
+        noGrad(() => all.detach().exp().mul(all.detach().clamp(lowestFloat32)).sum(1).neg())
       : zeros([0], { dtype: all.dtype, device: all.device })
   }
 }

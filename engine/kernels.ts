@@ -63,7 +63,7 @@ export const missedCores = ({ flags, vendor }: Processor, core: string): Readonl
 }
 
 /** A file's path, size and modification time, to detect changes. */
-const stamp = (path: string): string => {
+export const stamp = (path: string): string => {
   if (!existsSync(path)) return `${path} none`
   const { size, mtimeMs } = statSync(path)
   return `${realpathSync(path)} ${size} ${mtimeMs}`

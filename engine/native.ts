@@ -50,6 +50,7 @@ export interface Native {
   setThreads(threads: number): void
   allowTf32(on: boolean): void
   gpuKernelsMissing(): string | null
+  gpuCompiler(): string
   beginGraph(): void
   endGraph(): number
   runGraph(graph: number): void

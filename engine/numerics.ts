@@ -4,12 +4,12 @@
  */
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { existsSync, globSync, readdirSync, readFileSync } from "node:fs"
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises"
 import { extname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
-import { chooseKernels, machineOf } from "./kernels.ts"
+import { chooseKernels, machineOf, stamp } from "./kernels.ts"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "./native/build.mjs"
 
 /** Environment variables by which libtorch and its BLAS choose kernels. */
@@ -35,6 +35,8 @@ const overrides = ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"]
 export interface Surroundings {
   /** The folder where NVIDIA's driver publishes its version and a folder for each GPU. */
   readonly nvidia: string
+  /** The linker's list of libraries, which changes when another NVRTC is installed. */
+  readonly linker: string
   readonly environment: Readonly<Record<string, string | undefined>>
   /** Asks libtorch in a separate process. */
   readonly ask: (device: string, threads: number) => Promise<Record<string, string>>
@@ -59,11 +61,16 @@ export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
   }
 }
 
+/** The NVRTC libraries beside libtorch, where NVIDIA's wheels install them (openNvrtc in native/gpu.cc). */
+const nvrtcBeside = (folder: string | undefined): ReadonlyArray<string> =>
+  folder === undefined ? [] : [...globSync(join(folder, "libnvrtc*.so*")), ...globSync(join(folder, "../../nvidia/*/lib/libnvrtc*.so*"))].sort()
+
 /** Digest of everything the answer depends on; undefined if part of it can't be read. */
-const fingerprint = (device: string, threads: number, { nvidia, environment }: Surroundings): string | undefined => {
+const fingerprint = (device: string, threads: number, { environment, linker, nvidia }: Surroundings): string | undefined => {
   const gpus = device === "cuda" ? gpusOf(nvidia) : []
   if (gpus === undefined) return undefined
   const libtorch = findLibtorch()
+  const compilers = device === "cuda" ? [stamp(linker), ...nvrtcBeside(libtorch?.libDir).map(stamp)] : []
   const parts = [
     device,
     threads,
@@ -71,6 +78,7 @@ const fingerprint = (device: string, threads: number, { nvidia, environment }: S
     addonSourceDigest(),
     ...machineOf(libtorch),
     ...gpus,
+    ...compilers,
     ...[...variables, ...overrides].map((name) => `${name}=${environment[name] ?? ""}`)
   ]
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 24)
@@ -105,7 +113,7 @@ export const numericsOf = async (
   folder: string,
   others: Partial<Surroundings> = {}
 ): Promise<Record<string, string>> => {
-  const around: Surroundings = { nvidia: "/proc/driver/nvidia", environment: process.env, ask, ...others }
+  const around: Surroundings = { nvidia: "/proc/driver/nvidia", linker: "/etc/ld.so.cache", environment: process.env, ask, ...others }
   const describe = async () => {
     const set = device === "cuda" ? overrides.filter((name) => (around.environment[name] ?? "") !== "") : []
     return { ...(await around.ask(device, threads)), ...Object.fromEntries(set.map((name) => [name, around.environment[name]!])) }

@@ -170,6 +170,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<setThreads>(env, exports, "setThreads");
   define<allowTf32>(env, exports, "allowTf32");
   define<gpuKernelsMissing>(env, exports, "gpuKernelsMissing");
+  define<gpuCompiler>(env, exports, "gpuCompiler");
   define<beginGraph>(env, exports, "beginGraph");
   define<endGraph>(env, exports, "endGraph");
   define<runGraph>(env, exports, "runGraph");

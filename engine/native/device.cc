@@ -94,6 +94,9 @@ napi_value allowTf32(const Arguments& in) {
 /** Why the GPU kernels are unavailable on this machine (gpu.h); null if they are available or there is no GPU. */
 napi_value gpuKernelsMissing(const Arguments& in) { return gpuKernelsMissing().empty() ? jsNull(in.env) : jsString(in.env, gpuKernelsMissing()); }
 
+/** The compiler of the GPU kernels; empty without a GPU. */
+napi_value gpuCompiler(const Arguments& in) { return jsString(in.env, gpuCompiler()); }
+
 napi_value beginGraph(const Arguments&) {
   GpuGraph::begin();
   return nullptr;

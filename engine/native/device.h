@@ -9,6 +9,7 @@ napi_value setThreads(const Arguments& in);
 /** allowTf32(on): whether float32 matrix products on a GPU may round their inputs to 10 bits of mantissa. */
 napi_value allowTf32(const Arguments& in);
 napi_value gpuKernelsMissing(const Arguments& in);
+napi_value gpuCompiler(const Arguments& in);
 napi_value beginGraph(const Arguments& in);
 napi_value endGraph(const Arguments& in);
 napi_value runGraph(const Arguments& in);

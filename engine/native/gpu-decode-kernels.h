@@ -93,7 +93,7 @@ template <typename T> __device__ void heads(T* qkv, const T* bias, const T* qNor
 
 // ---- attention of one query a head to the cache: a block of WARPS warps a row, SHARE heads, and a part of the keys ----
 // qkv (rows, H + 2G, E) of the tokens at `positions`: queries and keys are turned here, and the key and the value put into the cache. Each group of LANES threads goes over keys of its own with a softmax of
-// its own; they are put together at the end. With a window, so many keys are seen at most. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
+// its own; they are put together at the end. Without keys the result is 0; NaN stays NaN. With a window, so many keys are seen at most. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
 
 /** Keys that a thread has asked for while it computes. */
 constexpr int AHEAD = 2;
@@ -203,7 +203,7 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, const int* posi
       weight += shared[w][h][E + 1] * share;
     }
     if (splits == 1) {
-      narrow(out[(row * heads + part * SHARE + h) * E + d], weight > 0.0f ? sum / weight : 0.0f);
+      narrow(out[(row * heads + part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
     } else {
       float* to = partial + (((row * parts + part) * splits + split) * SHARE + h) * (E + 2);
       to[d] = sum;
@@ -226,7 +226,7 @@ template <typename T> __device__ void together(const float* partial, T* out, int
       sum += from[s * step + d] * share;
       weight += from[s * step + E + 1] * share;
     }
-    narrow(out[(row * heads + part * SHARE + h) * E + d], weight > 0.0f ? sum / weight : 0.0f);
+    narrow(out[(row * heads + part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
   }
 }
 

@@ -117,7 +117,8 @@ __device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* c
 struct Sums { float most, sum, weighted; };
 __device__ __forceinline__ Sums together(Sums a, Sums b) {
   float most = fmaxf(a.most, b.most);
-  if (most == -infinity()) return {most, 0.0f, 0.0f};
+  // The sums are 0 here, or NaN.
+  if (most == -infinity()) return {most, a.sum + b.sum, a.weighted + b.weighted};
   float x = __expf(a.most - most), y = __expf(b.most - most);
   return {most, a.sum * x + b.sum * y, a.weighted * x + b.weighted * y};
 }
@@ -125,6 +126,8 @@ __device__ __forceinline__ Sums together(Sums a, Sums b) {
 template <typename T, int threads> __device__ Sums sumsOf(const T* row, long long vocab, float scale) {
   Sums own = {-infinity(), 0.0f, 0.0f};
   auto take = [&](float l) {
+    // No probability, and 0 times minus infinity would be NaN.
+    if (l == -infinity()) return;
     if (l > own.most) {
       float shrink = __expf(own.most - l);
       own.sum *= shrink;

@@ -60,6 +60,13 @@ std::string architecture(const Library& driver) {
   return "sm_" + std::to_string(major) + std::to_string(minor);
 }
 
+/** "12.8". */
+std::string versionOf(const Library& nvrtc) {
+  int major = 0, minor = 0;
+  if (nvrtc.find<int(int*, int*)>("nvrtcVersion")(&major, &minor) != 0) throw std::runtime_error(nvrtc.path + " does not report its version");
+  return std::to_string(major) + "." + std::to_string(minor);
+}
+
 std::string compile(const Library& nvrtc, const std::string& target, const GpuProgram& of) {
   void* program = nullptr;
   auto* error = nvrtc.find<const char*(int)>("nvrtcGetErrorString");
@@ -114,15 +121,16 @@ std::string reason(int result) { return result == 2 ? "CUDA error: out of memory
 /** A program's kernels on the device. */
 class Module {
  public:
-  Module(const Library& driver, const GpuProgram& program) : get(driver.find<int(void**, void*, const char*)>("cuModuleGetFunction")) {
+  Module(const Library& driver, const Library& nvrtc, const GpuProgram& program) : get(driver.find<int(void**, void*, const char*)>("cuModuleGetFunction")) {
     std::string target = architecture(driver), kept = addonFolder() + program.name;
     for (const std::string& definition : program.definitions) kept += "." + definition;
-    kept += "." + target + ".cubin";
+    // Part of the name, because the numerics of this process name this version.
+    kept += "." + target + ".nvrtc" + versionOf(nvrtc) + ".cubin";
     std::string cubin = readFile(kept);
     auto* read = driver.find<int(void**, const void*)>("cuModuleLoadData");
     int result = cubin.empty() ? 1 : read(&module, cubin.data());
     if (result != 0) {
-      cubin = compile(openNvrtc(), target, program);
+      cubin = compile(nvrtc, target, program);
       result = read(&module, cubin.data());
       if (result == 0) writeFile(kept, cubin);
     }
@@ -165,8 +173,8 @@ using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned grid
 const GpuProgram base = {"kernels", gpuKernelSource, {}, false};
 
 struct Kernels {
-  std::string missing;
-  Library driver;
+  std::string missing, compiler;
+  Library driver, nvrtc;
   Launch* launch = nullptr;
   /** Set if a kernel may begin before the previous one has ended: on Hopper and later. */
   LaunchOverlapping* overlapping = nullptr;
@@ -179,6 +187,8 @@ struct Kernels {
       if (driver.handle == nullptr) throw std::runtime_error("the driver's libcuda.so.1 was not found");
       // libtorch creates the device's context with the first tensor.
       at::empty({1}, at::TensorOptions().device(at::kCUDA));
+      nvrtc = openNvrtc();
+      compiler = "nvrtc " + versionOf(nvrtc);
       of(base);
       launch = driver.find<Launch>("cuLaunchKernel");
       if (gpuGeneration() >= 9) overlapping = reinterpret_cast<LaunchOverlapping*>(dlsym(driver.handle, "cuLaunchKernelEx"));
@@ -193,7 +203,7 @@ struct Kernels {
     for (const std::string& definition : program.definitions) key += " " + definition;
     auto found = modules.find(key);
     if (found != modules.end()) return found->second;
-    return modules.emplace(key, Module(driver, program)).first->second;
+    return modules.emplace(key, Module(driver, nvrtc, program)).first->second;
   }
 };
 
@@ -220,6 +230,7 @@ bool hasGpuKernels(const Tensor& like) {
 }
 
 const std::string& gpuKernelsMissing() { return kernels().missing; }
+const std::string& gpuCompiler() { return kernels().compiler; }
 
 namespace {
 

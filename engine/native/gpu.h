@@ -13,6 +13,9 @@ bool hasGpuKernels(const at::Tensor& like);
 /** Why the GPU kernels are unavailable on this machine; empty if they are available or there is no GPU. */
 const std::string& gpuKernelsMissing();
 
+/** The compiler of the GPU kernels, "nvrtc 12.8"; empty without a GPU. */
+const std::string& gpuCompiler();
+
 /** Major version of the GPU's compute capability: 8 is Ampere, 9 Hopper; 0 without a GPU. */
 int gpuGeneration();
 

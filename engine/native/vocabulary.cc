@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <limits>
 #include <vector>
 
 using at::Tensor;
@@ -32,7 +33,12 @@ VECTORISED void pickForward(const float* logits, const int64_t* targets, float* 
     if (entropy == nullptr) continue;
     float l = lse[i], weighted = 0;
 #pragma omp simd reduction(+ : weighted)
-    for (int64_t v = 0; v < vocab; v++) weighted += exponential(logits[v] - l) * (logits[v] - l);
+    for (int64_t v = 0; v < vocab; v++) {
+      // A logit of minus infinity adds nothing: p log p is 0 for p = 0.
+      float log = logits[v] - l;
+      log = log == -INFINITY ? 0.0f : log;
+      weighted += exponential(log) * log;
+    }
     entropy[i] = -weighted;
   }
 }
@@ -104,7 +110,8 @@ struct LogProbabilities : Function<LogProbabilities> {
       picked.narrow(0, from, count).copy_(l.gather(1, target.unsqueeze(1)).squeeze(1).sub_(sums));
       if (entropies) {
         Tensor logs = l.sub(sums.unsqueeze(1));
-        entropy.narrow(0, from, count).copy_(logs.exp().mul_(logs).sum(1).neg_());
+        // 0 times a finite number for logits of minus infinity.
+        entropy.narrow(0, from, count).copy_(logs.exp().mul_(logs.clamp_min(std::numeric_limits<float>::lowest())).sum(1).neg_());
       }
     }
     variable_list saved{states, weight, targets, lse};

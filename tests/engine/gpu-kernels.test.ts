@@ -6,7 +6,7 @@ import { accumulateGradients } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import { backward } from "../../engine/segments.ts"
-import { type Device, type DType, keep, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { atenVoid, type Device, type DType, keep, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
 import { devices } from "../devices.ts"
 import { bfloat16, fused } from "../tolerances.ts"
 
@@ -76,6 +76,23 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
       found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
     }
   )
+
+  it.each([1, 2])("do not hide NaN in the cache of a decoding step, with the keys in %i parts", (splits) => {
+    scoped(() => {
+      const [batch, dim, capacity] = [2, 16, 64]
+      const floats = (...shape: ReadonlyArray<number>) => zeros(shape, { device: "cuda" })
+      const keys = floats(batch, 1, capacity, dim)
+      // The first sequence reads position 40, and attends to a NaN at 3; the second has ended.
+      keys.select(0, 0).select(0, 0).select(0, 3).fill_(NaN)
+      const out = floats(batch, dim)
+      const [cos, sin] = [floats(capacity, dim), floats(capacity, dim)]
+      const partial = splits === 1 ? null : floats(batch, splits * (dim + 2))
+      const positions = tensor(Int32Array.of(40, -1), { device: "cuda" })
+      const [qkv, values] = [floats(batch, 3 * dim), floats(batch, 1, capacity, dim)]
+      atenVoid("caravan::decode_attend_", qkv, cos, sin, keys, values, positions, out, partial, 1, splits, 0)
+      expect(out.toNumbers()).toEqual([...new Array<number>(dim).fill(NaN), ...new Array<number>(dim).fill(0)])
+    })
+  })
 
   it.each(["float32", "bfloat16"] as const)("take AdamW steps with gradients in %s like libtorch", (dtype) => {
     const steps = (on: boolean) => {

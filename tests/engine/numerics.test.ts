@@ -2,6 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { cudaVersions } from "../../engine/device.ts"
 import { gpusOf, numericsOf } from "../../engine/numerics.ts"
 import { removeFolder, workFolder } from "../cli/caravan.ts"
 
@@ -31,6 +32,7 @@ const describeOn = (nvidia: string, environment: Record<string, string> = {}, de
   numericsOf(device, threads, join(folder, "numerics"), {
     nvidia,
     environment,
+    linker: join(folder, "ld.so.cache"),
     ask: () => Promise.resolve({ device, answer: String(++asked) })
   })
 
@@ -73,6 +75,22 @@ describe("the numerics of a GPU", () => {
       const [one, other] = [await describeOn(root), await describeOn(root)]
       expect(other.answer).not.toBe(one.answer)
     }
+  })
+
+  it("are computed again after another library was installed, such as another NVRTC", async () => {
+    const root = host("a", [["NVIDIA H100", "GPU-1"]])
+    const libraries = join(folder, "ld.so.cache")
+    writeFileSync(libraries, "libnvrtc.so.12")
+    const [before, same] = [await describeOn(root), await describeOn(root)]
+    writeFileSync(libraries, "libnvrtc.so.12 libnvrtc.so.13")
+    expect([same.answer === before.answer, (await describeOn(root)).answer === before.answer]).toEqual([true, false])
+  })
+
+  it("include the versions of CUDA and cuDNN, with several of which one version of libtorch is built", () => {
+    const config =
+      "PyTorch built with:\n  - GCC 13.3\n  - OpenMP 201511\n  - CUDA Runtime 12.8\n  - NVCC architecture flags: -gencode;arch=compute_90,code=sm_90\n  - CuDNN 91.0.2  (built against CUDA 12.9)\n    - Built with CuDNN 90.8\n"
+    expect(cudaVersions(config)).toEqual({ cuda: "12.8", cudnn: "91.0.2" })
+    expect(cudaVersions("PyTorch built with:\n  - GCC 12.2\n")).toEqual({ cuda: "", cudnn: "" })
   })
 
   it("include the variables that override TensorFloat-32 if set, but not on a CPU, where they have no effect", async () => {

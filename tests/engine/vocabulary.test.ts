@@ -84,6 +84,27 @@ for (const { device, skip } of devices) {
         expect([name, away(found[name], wanted[name]) <= float32]).toEqual([name, true])
     })
 
+    // A hundred tokens, of which 16 to 31 have this weight: on a GPU, those of two threads next to each other.
+    const withWeight = (weight: number, dtype: DType, form = tokenDistribution) =>
+      scoped(() => {
+        const weights = Float64Array.from({ length: 104 }, (_, v) => (v >= 16 && v < 32 ? weight : Math.sin(v)))
+        const states = tensor([[1], [2]], { dtype, device })
+        const targets = tensor([3, 40], { dtype: "int64", device })
+        const found = noGrad(() => form(states, tensor(weights, { shape: [104, 1], dtype, device }), targets, { entropies: true }))
+        return [...found.logProbabilities.toNumbers(), ...found.entropies.toNumbers()]
+      })
+    it.each(["float32", "float64", "bfloat16"] as const)("are those without the tokens whose logit is minus infinity, in %s", (dtype) => {
+      // With -1e6 their probability is 0 as well.
+      const wanted = withWeight(-1e6, dtype, composedTokenDistribution)
+      expect(wanted.every(Number.isFinite)).toBe(true)
+      for (const form of [tokenDistribution, composedTokenDistribution])
+        expect(away(withWeight(-Infinity, dtype, form), wanted)).toBeLessThanOrEqual(fused)
+    })
+    it.each(["float32", "float64", "bfloat16"] as const)("are NaN where a logit is, also of another token, in %s", (dtype) => {
+      for (const form of [tokenDistribution, composedTokenDistribution])
+        expect(withWeight(NaN, dtype, form)).toEqual([NaN, NaN, NaN, NaN])
+    })
+
     it("have the entropy log V if all tokens are equally likely, 0 if one is certain", () => {
       scoped(() =>
         noGrad(() => {
