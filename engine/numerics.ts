@@ -63,7 +63,9 @@ export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
 
 /** The NVRTC libraries beside libtorch, where NVIDIA's wheels install them (openNvrtc in native/gpu.cc). */
 const nvrtcBeside = (folder: string | undefined): ReadonlyArray<string> =>
-  folder === undefined ? [] : [...globSync(join(folder, "libnvrtc*.so*")), ...globSync(join(folder, "../../nvidia/*/lib/libnvrtc*.so*"))].sort()
+  folder === undefined
+    ? []
+    : [...globSync(join(folder, "libnvrtc*.so*")), ...globSync(join(folder, "../../nvidia/*/lib/libnvrtc*.so*"))].sort()
 
 /** Digest of everything the answer depends on; undefined if part of it can't be read. */
 const fingerprint = (device: string, threads: number, { environment, linker, nvidia }: Surroundings): string | undefined => {

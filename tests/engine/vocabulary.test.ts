@@ -101,8 +101,7 @@ for (const { device, skip } of devices) {
         expect(away(withWeight(-Infinity, dtype, form), wanted)).toBeLessThanOrEqual(fused)
     })
     it.each(["float32", "float64", "bfloat16"] as const)("are NaN where a logit is, also of another token, in %s", (dtype) => {
-      for (const form of [tokenDistribution, composedTokenDistribution])
-        expect(withWeight(NaN, dtype, form)).toEqual([NaN, NaN, NaN, NaN])
+      for (const form of [tokenDistribution, composedTokenDistribution]) expect(withWeight(NaN, dtype, form)).toEqual([NaN, NaN, NaN, NaN])
     })
 
     it("have the entropy log V if all tokens are equally likely, 0 if one is certain", () => {
