@@ -105,7 +105,11 @@ const makeScorer = Effect.fn("makeScorer")(function* <R extends Role>(
     if (code !== undefined) {
       const folder = join(output.path, codeFolder)
       await mkdir(folder)
-      await cp(code, (await stat(code)).isDirectory() ? folder : join(folder, basename(code)), { recursive: true })
+      await cp(code, (await stat(code)).isDirectory() ? folder : join(folder, basename(code)), {
+        recursive: true,
+        // A result may not contain links, and folders with node_modules do.
+        dereference: true
+      })
     }
     const json = (name: string, value: unknown) => writeFile(join(output.path, name), `${JSON.stringify(value, undefined, 2)}\n`)
     await json(roleFile, { format: 1, role })

@@ -1,5 +1,5 @@
 /** Scorers instead of a reward model: how stages use their numbers, and the errors if there is none. */
-import { mkdtempSync, readdirSync, writeFileSync } from "node:fs"
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -87,6 +87,25 @@ describe("a function's result", () => {
     expect(readdirSync(made.path).sort()).toEqual(["caravan.json", "code", "scorer.json"])
     expect((await byFunction()).digest).toBe(made.digest)
     expect((await runStage(helpfulnessScorer, { code: file("constant.mjs") })).digest).not.toBe(made.digest)
+  })
+  it("contains the files to which links in its code lead", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "caravan-linked-"))
+    mkdirSync(join(folder, "code/.bin"), { recursive: true })
+    copyFileSync(path("constant.mjs"), join(folder, "code/index.mjs"))
+    symlinkSync("../index.mjs", join(folder, "code/.bin/tool"))
+    symlinkSync("code/index.mjs", join(folder, "link.mjs"))
+    const files = async (name: string) => {
+      const made = await runStage(helpfulnessScorer, { code: { ...file(name), path: join(folder, name) } })
+      return readdirSync(join(made.path, "code"), { recursive: true, withFileTypes: true })
+        .filter((entry) => !entry.isDirectory())
+        .map((entry) => [entry.name, entry.isFile()])
+        .toSorted()
+    }
+    expect(await files("link.mjs")).toEqual([["link.mjs", true]])
+    expect(await files("code")).toEqual([
+      ["index.mjs", true],
+      ["tool", true]
+    ])
   })
   it("can't be modified by the function: it runs in a copy", async () => {
     const made = await runStage(helpfulnessScorer, { code: file("writing.mjs") })
