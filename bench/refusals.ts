@@ -8,7 +8,7 @@ import { basename, join } from "node:path"
 import { readRecords } from "../data/records.ts"
 import { proportion } from "../stages/common/statistics.ts"
 import { within } from "../stages/common/text-table.ts"
-import { errorsUnlessGiven, refusalShareOf } from "../stages/evaluation/refusal-rate.ts"
+import { defaultErrors, refusalShareOf } from "../stages/evaluation/refusal-rate.ts"
 import { type Refusal, refusalOf } from "../stages/evaluation/refusals.ts"
 
 const [folder, dialogues, list] = process.argv.slice(2)
@@ -55,7 +55,7 @@ const rates = (name: string, answers: ReadonlyArray<Answer>, unsafe: boolean): s
   const own = answers.filter((one) => one.unsafe === unsafe)
   const people = own.filter(({ wanted }) => wanted !== undefined).length
   const told = own.map(({ found }, i) => ({ promptId: `${i}`, refusal: found === undefined ? undefined : { kind: found, sign: "" } }))
-  const { corrected, rate } = refusalShareOf(told, errorsUnlessGiven([]))!
+  const { corrected, rate } = refusalShareOf(told, defaultErrors([]))!
   return `| ${[name, unsafe ? "unsafe" : "safe", (people / own.length).toFixed(3), within(rate), within(corrected)].join(" | ")} |`
 }
 const byKind: Array<string> = []

@@ -89,11 +89,11 @@ export async function* readRecords(path: string, options: ReadOptions = {}): Asy
   for await (const { records } of recordBatches(path, options)) yield* records
 }
 
-/** If none of this many rows fits, the file has another format, and reading stops. */
-const hopeless = 1000
+/** If none of the first records up to this number can be used, the file has another format, and reading stops. */
+const maxUnusable = 1000
 
-/** Callbacks for records that give no row. */
-export interface Hears {
+/** Callbacks for records that cannot be used. */
+export interface RecordCallbacks {
   /** A record that is invalid. */
   readonly skip: (record: Record, fault: BadRow, file: DataFile) => void
   /** A valid record without the required information, such as a tie. */
@@ -107,14 +107,14 @@ export interface Parser<Row> {
 }
 
 /**
- * The parsed rows of a path, in the batches in which they were read. Records that give no row are passed to `hears`; `counts` is updated as records are read.
+ * The parsed rows of a path, in the batches in which they were read. Records that cannot be used are passed to `callbacks`; `counts` is updated as records are read.
  * Stops early if none of the first thousand records fits.
  */
 export async function* readBatches<Row>(
   path: string,
   parser: Parser<Row>,
   counts: ReadCounts,
-  hears: Hears,
+  callbacks: RecordCallbacks,
   options: ReadOptions = {}
 ): AsyncGenerator<ReadonlyArray<Row>> {
   let last: { readonly record: Record; readonly file: DataFile } | undefined
@@ -122,10 +122,10 @@ export async function* readBatches<Row>(
     try {
       for (const row of give()) rows.push(row)
     } catch (cause) {
-      if (cause instanceof LeftOut) return hears.leaveOut(cause.message)
+      if (cause instanceof LeftOut) return callbacks.leaveOut(cause.message)
       if (!(cause instanceof BadRow)) throw cause
       counts.bad++
-      hears.skip(record, cause, file)
+      callbacks.skip(record, cause, file)
     }
   }
   for await (const { file, format, records } of recordBatches(path, options)) {
@@ -136,7 +136,7 @@ export async function* readBatches<Row>(
         if (record.fault !== undefined) throw record.fault
         return parser.rows(record.value, record, { file, format })
       })
-      if (counts.bad === hopeless && counts.rows === hopeless) return
+      if (counts.bad === maxUnusable && counts.rows === maxUnusable) return
       last = { record, file }
     }
     yield rows

@@ -143,7 +143,7 @@ export const readPieces = (path: string, pieces: Iterable<Piece>): Effect.Effect
         for (const name of Object.keys(tensors)) read.add(name)
         take()
       }
-      yield* refuseOthers(file, path, read)
+      yield* rejectOthers(file, path, read)
     }),
     (file) => Effect.promise(() => file.close())
   )
@@ -159,7 +159,7 @@ const belongsElsewhere = (path: string, name: string, wanted: string | undefined
   })
 
 /** Fails if a file has tensors other than those read. */
-const refuseOthers = ({ entries }: SafetensorsFile, path: string, read: ReadonlySet<string>): Effect.Effect<void, ArtifactError> => {
+const rejectOthers = ({ entries }: SafetensorsFile, path: string, read: ReadonlySet<string>): Effect.Effect<void, ArtifactError> => {
   const other = [...entries.values()].find(({ name }) => !read.has(name))
   return other === undefined ? Effect.void : belongsElsewhere(path, other.name, undefined, describeEntry(other))
 }
@@ -176,7 +176,7 @@ const readFrom = Effect.fnUntraced(function* (
     const [wanted, held] = [describeEntry({ dtype: safetensorsNames[dtype], shape }), entry && describeEntry(entry)]
     if (wanted !== held) return yield* belongsElsewhere(path, name, wanted, held)
   }
-  if (alone) yield* refuseOthers(file, path, new Set(Object.keys(tensors)))
+  if (alone) yield* rejectOthers(file, path, new Set(Object.keys(tensors)))
   for (const [name, tensor] of Object.entries(tensors)) yield* file.readInto(name, tensor)
 })
 

@@ -47,7 +47,7 @@ export class NotFiniteLogitsError extends Error {
 const compactAt = 1 / 8
 
 /** How many prompts to pass in one call: on a GPU, where a free slot is refilled with the next prompt, several times the number decoded in parallel. */
-export const promptsAtOnce = (model: Llama, batchSize: number): number => (decodesOnGpu(model) ? 8 : 1) * batchSize
+export const promptsPerCall = (model: Llama, batchSize: number): number => (decodesOnGpu(model) ? 8 : 1) * batchSize
 
 /** Throws RangeError for an invalid option, naming it. */
 export const checkOptions = (
@@ -87,12 +87,12 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs one seed per sequence, got ${options.seeds?.length ?? 0}`)
   if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model, longest))
     return generateOnGpu(model, prompts, options, stops)
-  const atOnce = options.batchSize ?? prompts.length
-  return Array.from({ length: Math.ceil(prompts.length / atOnce) }, (_, i) => i * atOnce).flatMap((first) =>
+  const perBatch = options.batchSize ?? prompts.length
+  return Array.from({ length: Math.ceil(prompts.length / perBatch) }, (_, i) => i * perBatch).flatMap((first) =>
     generateBatch(
       model,
-      prompts.slice(first, first + atOnce),
-      { ...options, seeds: options.seeds?.slice(first, first + atOnce) },
+      prompts.slice(first, first + perBatch),
+      { ...options, seeds: options.seeds?.slice(first, first + perBatch) },
       stops,
       first
     )

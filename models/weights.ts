@@ -31,7 +31,7 @@ const list = (names: ReadonlyArray<string>): string =>
 type Shapes = Readonly<Record<string, ReadonlyArray<number>>>
 
 /** How to report errors about the tensors in files, and which tensors to ignore. */
-interface Told {
+interface TensorReporting {
   readonly doing: string
   readonly expected: string
   readonly hint: string
@@ -40,9 +40,9 @@ interface Told {
 }
 
 /** Locates exactly these tensors in the files; missing or unknown tensors and wrong shapes are reported by name. Reads only headers; the files stay open for the duration of the scope. */
-const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, told: Told) =>
+const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, reporting: TensorReporting) =>
   Effect.gen(function* () {
-    const { ignored = () => false, ...explanation } = told
+    const { ignored = () => false, ...explanation } = reporting
     const open = (path: string) => Effect.acquireRelease(openSafetensors(path), (file) => Effect.promise(() => file.close()))
     const files = yield* Effect.forEach(paths, open)
     const held = files.flatMap((file) => Array.from(file.entries.values(), (entry) => ({ file, ...entry })))
@@ -87,19 +87,19 @@ export const loadTensors = (
   paths: ReadonlyArray<string>,
   shapes: Shapes,
   options: LoadOptions,
-  told: Told
+  reporting: TensorReporting
 ): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
   Effect.gen(function* () {
-    yield* checkPrecision(options, told.doing)
+    yield* checkPrecision(options, reporting.doing)
     const tensors: Record<string, Tensor> = {}
-    for (const entry of yield* findTensors(paths, shapes, told))
+    for (const entry of yield* findTensors(paths, shapes, reporting))
       tensors[entry.name] = keep(
         yield* entry.file.read(entry.name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })
       ).requiresGrad()
     return tensors
   }).pipe(Effect.scoped)
 
-const told = (directory: string, ignored?: (name: string) => boolean): Told => ({
+const reporting = (directory: string, ignored?: (name: string) => boolean): TensorReporting => ({
   doing: `Reading the weights in ${directory}`,
   expected: "the tensors of its config.json",
   hint: "The weights and the configuration do not belong together.",
@@ -113,7 +113,7 @@ const loadModelTensors = Effect.fnUntraced(function* (
   options: LoadOptions,
   ignored?: (name: string) => boolean
 ): Effect.fn.Return<Record<string, Tensor>, ArtifactError> {
-  return yield* loadTensors(yield* weightFiles(directory), shapes, options, told(directory, ignored))
+  return yield* loadTensors(yield* weightFiles(directory), shapes, options, reporting(directory, ignored))
 })
 
 /** Whether the files repeat a tied output layer. */
@@ -136,7 +136,7 @@ export const checkWeights = Effect.fn("checkWeights")(function* (
 ): Effect.fn.Return<void, ArtifactError> {
   const files = yield* weightFiles(directory)
   const [shapes, ignored] = scalarHead ? [scalarShapes(config), undefined] : [parameterShapes(config), repeated(config)]
-  yield* findTensors(files, shapes, told(directory, ignored)).pipe(Effect.scoped)
+  yield* findTensors(files, shapes, reporting(directory, ignored)).pipe(Effect.scoped)
 })
 
 /** The configuration of the model in a folder. */

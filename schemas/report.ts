@@ -7,11 +7,11 @@ import { ArtifactError, type ReportType } from "./artifact.ts"
 const fileName = "report.json"
 
 /** Finds numbers that JSON cannot represent: NaN and infinity would be read back as null. */
-const findUnsayable = (value: unknown, path: string): string | undefined => {
+const findUnrepresentable = (value: unknown, path: string): string | undefined => {
   if (typeof value === "number") return Number.isFinite(value) ? undefined : `${path} is ${value}`
   if (typeof value !== "object" || value === null) return undefined
   for (const [key, inner] of Object.entries(value)) {
-    const found = findUnsayable(inner, `${path}.${key}`)
+    const found = findUnrepresentable(inner, `${path}.${key}`)
     if (found !== undefined) return found
   }
   return undefined
@@ -29,7 +29,7 @@ export const writeContent = (directory: string, type: ReportType<any>, content: 
     const encoded: unknown = yield* Schema.encodeUnknownEffect(type.content)(content).pipe(
       Effect.mapError((error) => fail("content that matches its schema", error.message))
     )
-    const unsayable = findUnsayable(encoded, "report")
+    const unsayable = findUnrepresentable(encoded, "report")
     if (unsayable !== undefined) return yield* fail("finite numbers", unsayable)
     yield* Effect.promise(() => writeFile(`${directory}/${fileName}`, `${JSON.stringify(encoded, sortKeys, 2)}\n`))
   })

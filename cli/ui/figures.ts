@@ -11,7 +11,7 @@ import { messageOf } from "../../runtime/errors.ts"
 import { Broken, NotFound } from "./api.ts"
 
 const pageName = "report.html"
-const mostBytes = 32 << 20
+const maxBytes = 32 << 20
 
 /** The SVGs of a report's page in order, with their titles. */
 export const figuresIn = (page: string): ReadonlyArray<{ readonly title: string; readonly svg: string }> => {
@@ -32,7 +32,7 @@ export const figuresOf = Effect.fnUntraced(function* (digest: string) {
   const path = join(store.path(digest), pageName)
   if (!existsSync(path)) return []
   return yield* Effect.tryPromise({
-    try: async () => ((await stat(path)).size > mostBytes ? [] : figuresIn(await readFile(path, "utf8"))),
+    try: async () => ((await stat(path)).size > maxBytes ? [] : figuresIn(await readFile(path, "utf8"))),
     catch: (cause) => new Broken({ message: `Reading the report ${path}: ${messageOf(cause)}.` })
   })
 })

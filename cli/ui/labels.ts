@@ -18,7 +18,7 @@ import { BadRequest, Broken, Conflict, type LabelTask, type LabelView, NotFound 
 import { recordedOf } from "./runs.ts"
 
 const recentRuns = 100
-const mostBytes = 256 << 20
+const maxBytes = 256 << 20
 
 /** A pair as written by the stage. */
 interface Pair {
@@ -70,7 +70,7 @@ const attempt = <A>(doing: string, body: () => Promise<A>) =>
 
 const linesIn = async (path: string): Promise<ReadonlyArray<Record<string, unknown>>> => {
   const { size } = await stat(path)
-  if (size > mostBytes) throw new Error(`${path} has ${size} bytes, more than the page supports`)
+  if (size > maxBytes) throw new Error(`${path} has ${size} bytes, more than the page supports`)
   return (await readFile(path, "utf8")).split("\n").flatMap((line) => {
     if (line.trim() === "") return []
     try {

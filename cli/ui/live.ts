@@ -17,7 +17,7 @@ const slow = 1000
 /** Writing to a disconnected client reveals the disconnection. */
 const aliveAfter = 15_000
 
-interface Told {
+interface FeedState {
   readonly begun: boolean
   readonly revision: number
   readonly version: number
@@ -50,14 +50,14 @@ export const liveEvents = (watches: Watches, hello: LiveEvent, run: string | und
     Effect.gen(function* () {
       const [journal, store] = [yield* Journal, yield* Store]
       const watch = run === undefined ? undefined : (yield* watches.use(run)).watch
-      const next = Effect.fnUntraced(function* (told: Told) {
-        if (!told.begun) return [[hello], Option.some({ ...told, begun: true })] as const
+      const next = Effect.fnUntraced(function* (state: FeedState) {
+        if (!state.begun) return [[hello], Option.some({ ...state, begun: true })] as const
         const began = performance.now()
         for (;;) {
           const version = yield* journal.version()
           const events: Array<LiveEvent> = []
-          if (version !== told.version && told.version !== -1 && watch === undefined) events.push({ type: "runs" })
-          let { revision } = told
+          if (version !== state.version && state.version !== -1 && watch === undefined) events.push({ type: "runs" })
+          let { revision } = state
           if (watch !== undefined) {
             yield* watch.look()
             const news = watch.since(revision)
@@ -67,12 +67,12 @@ export const liveEvents = (watches: Watches, hello: LiveEvent, run: string | und
             }
           }
           if (events.length === 0 && performance.now() - began > aliveAfter) events.push({ type: "alive" })
-          if (events.length > 0 || told.version === -1) return [events, Option.some({ begun: true, revision, version })] as const
+          if (events.length > 0 || state.version === -1) return [events, Option.some({ begun: true, revision, version })] as const
           yield* Effect.sleep(watch === undefined || watch.isOver ? slow : fast)
         }
       })
-      const paced = (told: Told) => Effect.andThen(told.revision > 0 ? Effect.sleep(fast) : Effect.void, next(told))
-      return Stream.paginate({ begun: false, revision: 0, version: -1 } as Told, paced).pipe(
+      const paced = (state: FeedState) => Effect.andThen(state.revision > 0 ? Effect.sleep(fast) : Effect.void, next(state))
+      return Stream.paginate({ begun: false, revision: 0, version: -1 } as FeedState, paced).pipe(
         Stream.catch((error) => Stream.succeed<LiveEvent>({ type: "trouble", message: messageOf(error) })),
         Stream.provideService(Journal, journal),
         Stream.provideService(Store, store)

@@ -40,18 +40,19 @@ export interface UiOptions {
   readonly token?: string | undefined
 }
 
-type Told = BadRequest | Broken | Conflict | Forbidden | NotFound
-const isTold = (error: unknown): error is Told => [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
+type ApiError = BadRequest | Broken | Conflict | Forbidden | NotFound
+const isApiError = (error: unknown): error is ApiError =>
+  [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
 
 /** Converts errors into readable responses without stack traces. */
 const answering = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, any, R> =>
   Effect.catchCause(effect, (cause) => {
     const error = Cause.squash(cause)
     if (Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause as Cause.Cause<never>)
-    return Effect.fail(isTold(error) ? error : new Broken({ message: messageOf(error) }))
+    return Effect.fail(isApiError(error) ? error : new Broken({ message: messageOf(error) }))
   })
 
-const mostRuns = 500
+const maxRuns = 500
 
 const looking = (options: UiOptions, server: string) =>
   HttpApiBuilder.group(Api, "looking", (handlers) =>
@@ -62,7 +63,7 @@ const looking = (options: UiOptions, server: string) =>
       const about = { version: options.version, home: options.home, control: options.token !== undefined, server }
       return handlers
         .handle("about", () => Effect.succeed(about))
-        .handle("runs", ({ query }) => given(runLines(query.search ?? "", Math.min(query.limit ?? 100, mostRuns), query.from ?? 0)))
+        .handle("runs", ({ query }) => given(runLines(query.search ?? "", Math.min(query.limit ?? 100, maxRuns), query.from ?? 0)))
         .handle("run", ({ query }) => given(runView(query.run)))
         .handle("node", ({ query }) => given(nodeView(query.run, query.node)))
         .handle("log", ({ query }) => given(logPart(query.run, query.node, query.from)))

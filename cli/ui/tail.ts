@@ -2,7 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 
 /** Maximum bytes per read; the rest is read next time. */
-const mostBytes = 1 << 20
+const maxBytes = 1 << 20
 
 export interface Part {
   /** Complete lines, without line ends. */
@@ -14,7 +14,7 @@ export interface Part {
 }
 
 /** The complete lines of a file from a byte offset; an incomplete last line is left for the next read. A missing file is empty. */
-export const linesFrom = (path: string, from: number, most = mostBytes): Part => {
+export const linesFrom = (path: string, from: number, most = maxBytes): Part => {
   let file: number
   try {
     file = openSync(path, "r")

@@ -186,11 +186,11 @@ export const plainRows = (batch: arrow.RecordBatch, from = 0, to = batch.numRows
 }
 
 /** Rows converted to objects at a time: those of a complete batch would outlive the garbage collector's young generation. */
-const rowsAtATime = 256
+const rowsPerBatch = 256
 
 /** The rows of a record batch, a few hundred at a time. */
 export function* plainBatches(batch: arrow.RecordBatch): Generator<Array<Record<string, unknown>>> {
-  for (let from = 0; from < batch.numRows; from += rowsAtATime) yield plainRows(batch, from, Math.min(batch.numRows, from + rowsAtATime))
+  for (let from = 0; from < batch.numRows; from += rowsPerBatch) yield plainRows(batch, from, Math.min(batch.numRows, from + rowsPerBatch))
 }
 
 export interface Column {

@@ -4,7 +4,7 @@ import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { own } from "../../schemas/own.ts"
 import type { Documents } from "../read/lines.ts"
 import { dataFiles } from "../read/files.ts"
-import { type Hears, type Parser, type ReadCounts, readBatches, recordBatches } from "../records.ts"
+import { type RecordCallbacks, type Parser, type ReadCounts, readBatches, recordBatches } from "../records.ts"
 import { BadLabel } from "./fields.ts"
 import { type Look, lookAt } from "./look.ts"
 import { type Cell, type Given, type Kind, kindsOf, type ReaderOptions, type Shape, shapeNamed, shapeOf, shapesGiving } from "./shapes.ts"
@@ -20,7 +20,7 @@ export interface Reading {
 }
 
 /** Number of rows used to detect the shape. */
-export const lookedAt = 100
+export const sampledRows = 100
 
 /** The value at a path of names ("question.full_text"). A name that contains dots itself has priority. */
 const at = (value: unknown, path: string): unknown => {
@@ -80,11 +80,11 @@ export const lookAtPath = async (path: string, { documents, map }: Pick<Reading,
   const rows: Array<unknown> = []
   for await (const { columns, format, records } of recordBatches(path, { documents })) {
     for (const { fault, value } of records)
-      if (fault === undefined && rows.length < lookedAt) {
+      if (fault === undefined && rows.length < sampledRows) {
         const cells = isTable(format) ? Object.fromEntries((columns ?? []).map(({ name }) => [name, "json" as const])) : {}
         rows.push(mapped(isTable(format) ? withCells(value, cells) : value, map))
       }
-    if (rows.length === lookedAt) break
+    if (rows.length === sampledRows) break
   }
   return lookAt(rows)
 }
@@ -154,14 +154,14 @@ export async function* readShaped<K extends Kind, Row>(
   options: Omit<ReaderOptions, "leaveOut">,
   check: (row: Given[K], line: number) => Row,
   counts: ReadCounts,
-  hears: Hears
+  callbacks: RecordCallbacks
 ): AsyncGenerator<ReadonlyArray<Row>> {
   const isOne = (await dataFiles(path)).length === 1
   const make = shape[kind] as unknown as (options: ReaderOptions) => {
     rows: (value: unknown, line: number) => Iterable<Given[K]>
     end?: () => Iterable<Given[K]>
   }
-  const reader = make({ ...options, leaveOut: hears.leaveOut })
+  const reader = make({ ...options, leaveOut: callbacks.leaveOut })
   let name = ""
   let last = 0
   const named = (row: Given[K]): Given[K] =>
@@ -187,5 +187,5 @@ export async function* readShaped<K extends Kind, Row>(
     },
     end: end === undefined ? undefined : () => checked(end())
   }
-  yield* readBatches(path, parser, counts, hears, { documents: reading.documents, columns: neededColumns(shape, reading.map) })
+  yield* readBatches(path, parser, counts, callbacks, { documents: reading.documents, columns: neededColumns(shape, reading.map) })
 }

@@ -17,7 +17,7 @@ import { type JobEnd, type JobEvent, type JobFile, jobFormat, readJsonFile, writ
 export const host = process.env.SLURMD_NODENAME ?? hostname()
 
 /** Minimum interval between progress reports, in milliseconds. The stage itself records curves. */
-const tellInterval = 250
+const progressInterval = 250
 
 /** Nothing is cached between jobs. */
 const noCache: KeyCache = {
@@ -55,7 +55,7 @@ export const logIn = (folder: string): Log => {
         later = undefined
         append({ progress })
       }
-      const wait = told + tellInterval - performance.now()
+      const wait = told + progressInterval - performance.now()
       if (wait <= 0) tell()
       else later = { progress, timer: setTimeout(tell, wait) }
     },

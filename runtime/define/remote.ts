@@ -1,4 +1,4 @@
-/** Remote files with known content: what a file node stands for after its Hub name has been resolved. */
+/** Remote files with known content: a file node has one after its Hub name has been resolved. */
 
 export interface Watching {
   readonly signal?: AbortSignal | undefined

@@ -11,7 +11,7 @@ import { messageOf, StoreError } from "../errors.ts"
 import { syncPath } from "../store/durable.ts"
 import { blobOf, hashFor, isSound, type RemoteFile, rememberSound, type Repository } from "./cache.ts"
 import { whileLocked } from "./lock.ts"
-import { Passing, persist, request } from "./request.ts"
+import { TransientError, persist, request } from "./request.ts"
 import type { HubSettings } from "./settings.ts"
 
 export interface Download {
@@ -97,7 +97,7 @@ const fetchWhole = async (settings: HubSettings, what: Download, partial: string
   }
 }
 
-/** Appends the missing bytes; returns the digest of the complete file. Throws Passing if interrupted. */
+/** Appends the missing bytes; returns the digest of the complete file. Throws TransientError if interrupted. */
 const fetchRest = async (
   settings: HubSettings,
   what: Download,
@@ -130,7 +130,7 @@ const fetchRest = async (
         onBytes(-size)
         hash = hashFor(file)
         size = 0
-        if (status !== 200) throw new Passing(`${doing}: the server did not send the requested range (${status}).`)
+        if (status !== 200) throw new TransientError(`${doing}: the server did not send the requested range (${status}).`)
       }
       const length = answered.get("content-length")
       if (length !== null && size + Number(length) !== file.size)
@@ -145,7 +145,7 @@ const fetchRest = async (
         size += chunk.length
         onBytes(chunk.length)
       }
-      if (size < file.size) throw new Passing(`${doing}: interrupted after ${size} of ${file.size} bytes.`)
+      if (size < file.size) throw new TransientError(`${doing}: interrupted after ${size} of ${file.size} bytes.`)
       return hash.digest("hex")
     })
   } finally {

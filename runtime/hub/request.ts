@@ -1,13 +1,13 @@
 /**
  * Requests to the Hub. Redirects are followed manually, because files are on other hosts, which must never receive the token. Transient failures (no
- * connection, an interruption, a busy server) are `Passing` and retried by `persist`; all other failures are errors that can be shown.
+ * connection, an interruption, a busy server) are `TransientError` and retried by `persist`; all other failures are errors that can be shown.
  */
 import { setTimeout as sleep } from "node:timers/promises"
 import { PipelineError, StoreError } from "../errors.ts"
 import type { HubSettings } from "./settings.ts"
 
 /** A transient failure. */
-export class Passing extends Error {
+export class TransientError extends Error {
   /** Milliseconds that the server asks to wait. */
   readonly after: number | undefined
   constructor(message: string, after?: number) {
@@ -46,7 +46,7 @@ const reasonOf = (cause: unknown): string => {
 }
 
 /**
- * GETs a URL and passes the response to `read`. Throws Passing, PipelineError or StoreError, or the error of `read`; the signal's reason if it is
+ * GETs a URL and passes the response to `read`. Throws TransientError, PipelineError or StoreError, or the error of `read`; the signal's reason if it is
  * aborted.
  */
 export const request = async <A>(settings: HubSettings, asked: Asked, read: (answer: Answer) => Promise<A>): Promise<A> => {
@@ -55,7 +55,7 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
   const timer = setTimeout(() => idle.abort(new Error(`no data for ${settings.patience / 1000} s`)), settings.patience)
   const passing = (cause: unknown, host: string): unknown => {
     if (signal?.aborted === true) return signal.reason
-    return new Passing(`${doing}: ${reasonOf(idle.signal.aborted ? idle.signal.reason : cause)} (${host}).`)
+    return new TransientError(`${doing}: ${reasonOf(idle.signal.aborted ? idle.signal.reason : cause)} (${host}).`)
   }
   try {
     let url = new URL(asked.url)
@@ -82,7 +82,8 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
       if (!response.ok && asked.accept?.includes(response.status) !== true) {
         const said = await textOf(response.body ?? [], 1 << 16).catch(() => "")
         // The Hub returns another URL next time.
-        if (url.origin !== origin) throw new Passing(`${doing}: the host of the file, ${url.host}, responded with ${response.status}.`)
+        if (url.origin !== origin)
+          throw new TransientError(`${doing}: the host of the file, ${url.host}, responded with ${response.status}.`)
         throw refusal(settings, asked, response, said)
       }
       const { body, headers, status } = response
@@ -137,7 +138,10 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
   const fail = (message: string) => new PipelineError({ message: `${doing}: ${message}` })
   if (status === 408 || status === 429 || status >= 500) {
     const seconds = Number(headers.get("retry-after") ?? "")
-    return new Passing(`${doing}: the server is busy or unavailable (${told}).`, seconds > 0 ? Math.min(seconds, 120) * 1000 : undefined)
+    return new TransientError(
+      `${doing}: the server is busy or unavailable (${told}).`,
+      seconds > 0 ? Math.min(seconds, 120) * 1000 : undefined
+    )
   }
   switch (headers.get("x-error-code")) {
     case "RevisionNotFound":
@@ -180,7 +184,7 @@ export const persist = async <A>(
     try {
       return await attempt()
     } catch (cause) {
-      if (!(cause instanceof Passing)) throw cause
+      if (!(cause instanceof TransientError)) throw cause
       if (advanced()) failures = 0
       if (failures >= waits.length)
         throw new StoreError({ message: `${cause.message} Tried ${failures + 1} times. Check the network and HF_ENDPOINT${after}.` })

@@ -40,7 +40,7 @@ export interface Blessed {
 }
 
 /** Maximum number of a node's results to check, latest first. */
-const looked = 1000
+const maxChecked = 1000
 
 /** Makes a node's last result that differs only in code valid for the current code. */
 export const bless = <Params extends ConfigSchema>(
@@ -96,7 +96,7 @@ const settle = Effect.fnUntraced(function* (
   }
   const { key, parts } = planned
   const refused = (...why: ReadonlyArray<string>): Blessed => ({ ...base, ...none, key, verdict: "refused", why })
-  const results = yield* journal.resultsOfNode(plan.graph.pipeline, node.id, looked)
+  const results = yield* journal.resultsOfNode(plan.graph.pipeline, node.id, maxChecked)
   if (results.length === 0) return refused("no node of this name has run here: there is no result to bless")
   const { pinned: _, ...unpinned } = parts
   for (const result of results) {

@@ -78,7 +78,7 @@ export const verify = <Params extends ConfigSchema>(
     const selected = chosenNodes(graph, options)
     const journal = yield* Journal
     const free = yield* Store
-    // A read-only store can't hold objects: results are read as they are found.
+    // Objects of a read-only store can't be protected from gc while they are read.
     const isReadOnly = yield* free.isReadOnly
     const store = isReadOnly ? free : yield* free.hold("caravan verify")
     const temporary = isReadOnly ? Effect.sync(() => mkdtempSync(join(tmpdir(), "caravan-verify-"))) : store.temporary

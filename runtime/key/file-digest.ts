@@ -8,11 +8,11 @@ const pieceSize = 1 << 20
 /** Buffer for small files. Each is used within one turn of the event loop, so one buffer is enough. */
 const scratch = Buffer.allocUnsafeSlow(pieceSize)
 
-/** Reads from the start until `most` bytes are read or the file ends; returns the number of bytes. */
-const readToScratch = (file: number, most = pieceSize): number => {
+/** Reads from the start until `limit` bytes are read or the file ends; returns the number of bytes. */
+const readToScratch = (file: number, limit = pieceSize): number => {
   let size = 0
   // Only a read of zero bytes is the end; a short read is not.
-  for (let n = 1; n > 0 && size < most; size += n) n = readSync(file, scratch, size, most - size, null)
+  for (let n = 1; n > 0 && size < limit; size += n) n = readSync(file, scratch, size, limit - size, null)
   return size
 }
 

@@ -25,7 +25,7 @@ const specialKind = (found: Stats | BigIntStats): string | undefined => {
 }
 
 /** Throws if a path is a device, a pipe or a socket; a missing path may still become a file. */
-export const refuseSpecial = async (path: string): Promise<void> => {
+export const rejectSpecial = async (path: string): Promise<void> => {
   const found = await stat(path).catch(() => undefined)
   const kind = found === undefined ? undefined : specialKind(found)
   if (kind !== undefined) throw new Error(`${path} is ${kind}, not a file`)

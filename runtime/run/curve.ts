@@ -160,7 +160,7 @@ export const withCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoints =
     )
 })
 
-/** Writes the curve, if there is one, into a folder that need not exist. Errors become notes and stop nothing: results matter more. */
+/** Writes the curve, if there is one, into a folder that need not exist. Errors become notes and do not fail the stage: its result matters more. */
 export const writeCurve = (curve: Curve, folder: string, note: (message: string) => void): Effect.Effect<void> =>
   curve.rows === 0
     ? Effect.void

@@ -8,7 +8,7 @@ export type RunEvent =
   | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
   /** An input is being hashed: emitted during the read and at its end (`done` = `total`, in bytes). */
   | { readonly type: "reading"; readonly path: string; readonly done: number; readonly total: number }
-  /** An input from the Hub is being downloaded, or its local copy verified: emitted during that and at the end (`done` = `total`, in bytes). */
+  /** An input from the Hub is being downloaded, or its local copy verified: emitted meanwhile and at the end (`done` = `total`, in bytes). */
   | { readonly type: "downloading"; readonly name: string; readonly done: number; readonly total: number }
   /** Another run is computing it: this one waits. */
   | { readonly type: "node-waiting"; readonly node: string; readonly by: string }

@@ -12,7 +12,7 @@ import { curvesPath, stepsPath } from "./node-log.ts"
 /** Delay before a report is written, in milliseconds; a node that ends sooner writes none. */
 const interval = 200
 /** Maximum file size; the stored curve still has every step. */
-const mostBytes = 64 << 20
+const maxBytes = 64 << 20
 
 interface Steps {
   lines: Array<string>
@@ -35,7 +35,7 @@ export const writeLiveSteps = (home: string): { readonly onEvent: (event: RunEve
       if (steps.lines.length === 0) continue
       const text = steps.lines.join("")
       steps.lines = []
-      if (steps.bytes + text.length > mostBytes) continue
+      if (steps.bytes + text.length > maxBytes) continue
       try {
         if (steps.file === undefined) {
           const path = stepsPath(home, run, node)
@@ -45,7 +45,7 @@ export const writeLiveSteps = (home: string): { readonly onEvent: (event: RunEve
         steps.bytes += text.length
         writeSync(steps.file, text)
       } catch {
-        steps.bytes = mostBytes
+        steps.bytes = maxBytes
       }
     }
   }

@@ -24,7 +24,7 @@ export const mappingVersion = 1
 
 const fileName = "data.arrow"
 /** Minimum interval between progress reports, in milliseconds; the stage's own reports come in addition. */
-const tellInterval = 50
+const progressInterval = 50
 /** Maximum number of steps within a shard, to number its checkpoints. */
 const stepsOfShard = 1_000_000
 
@@ -204,7 +204,7 @@ export const runMapped = (
       })
       const rows = found === undefined ? yield* makeShard(index, next.value, bytes, key) : output.decode(found)
       if (part === undefined) yield* trying(writing, () => results.push(rows))
-      if (performance.now() - told > tellInterval || index + 1 === count) {
+      if (performance.now() - told > progressInterval || index + 1 === count) {
         told = performance.now()
         yield* context.progress({ step: index + 1, total: count })
       }

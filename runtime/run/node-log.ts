@@ -10,7 +10,7 @@ import { visible } from "../../schemas/visible.ts"
 import { messageOf } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
 
-/** Minimum interval between logged steps, in milliseconds: a long training has millions. The last step is always logged. */
+/** Minimum interval between logged steps, in milliseconds: a long training run has millions of them. The last step is always logged. */
 const interval = 1000
 
 /** File names have at most 255 bytes; this leaves some for suffixes of other tools. */
@@ -59,10 +59,10 @@ const fieldsOf = (fields: Readonly<Record<string, number | string | undefined>>)
     .map(([name, value]) => `${name} ${value}`)
     .join("  ")
 
-/** Listens to one run and writes its nodes' logs; call `close` at the end. If a log can't be written, `complain` is called once and the run continues. */
+/** Listens to one run and writes its nodes' logs; call `close` at the end. If a log can't be written, `onError` is called once and the run continues. */
 export const writeNodeLogs = (
   home: string,
-  complain: (node: string, message: string) => void
+  onError: (node: string, message: string) => void
 ): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
   const open = new Map<string, Open>()
   let run = ""
@@ -73,7 +73,7 @@ export const writeNodeLogs = (
       body()
     } catch (cause) {
       broken = true
-      complain(node, `its log can't be written (${messageOf(cause)}): this run continues without logs`)
+      onError(node, `its log can't be written (${messageOf(cause)}): this run continues without logs`)
     }
   }
   const write = (log: Open, text: string) => {

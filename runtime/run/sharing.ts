@@ -19,7 +19,7 @@ import type { RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 
 /** Maximum number of results copied concurrently, and sent concurrently. */
-const atOnce = 8
+const concurrency = 8
 
 export interface Fetched {
   readonly entry: Entry
@@ -112,10 +112,10 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
 
   return Effect.gen(function* () {
     yield* Effect.addFinalizer(() => Effect.sync(() => shared.close()))
-    const fetching = fairSemaphore(atOnce)
+    const fetching = fairSemaphore(concurrency)
     const toSend = yield* Queue.unbounded<{ readonly node: StageNode; readonly trace: Trace }>()
     const waiting = { count: 0 }
-    for (let i = 0; i < atOnce; i++)
+    for (let i = 0; i < concurrency; i++)
       yield* Effect.forkScoped(
         Effect.forever(
           Effect.flatMap(Queue.take(toSend), (item) =>

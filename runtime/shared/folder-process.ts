@@ -29,7 +29,7 @@ const largestEntry = 1 << 20
 /** Age of partial files left by killed runs after which they are deleted, in milliseconds. */
 const abandonedAfter = 24 * 3600 * 1000
 
-class Told extends Error {
+class FolderFault extends Error {
   readonly trouble: Trouble
   constructor(trouble: Trouble, message: string) {
     super(message)
@@ -43,7 +43,7 @@ const pathOf = (kind: "ac" | "cas", name: string) => {
 }
 
 /** undefined if the file does not exist; an error if the folder itself does not exist. */
-const ifThere = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
+const ifExists = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
   try {
     return await body()
   } catch (cause) {
@@ -59,8 +59,8 @@ const begin = async (): Promise<void> => {
     if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return undefined
     throw cause
   })
-  if (found === undefined) throw new Told("gone", "the folder does not exist: mount it, or create it (mkdir)")
-  if (!found.isDirectory()) throw new Told("gone", "it is not a folder")
+  if (found === undefined) throw new FolderFault("gone", "the folder does not exist: mount it, or create it (mkdir)")
+  if (!found.isDirectory()) throw new FolderFault("gone", "it is not a folder")
 }
 
 const sweep = async (): Promise<void> => {
@@ -121,9 +121,9 @@ const work = async (call: Call, moved: () => void): Promise<unknown> => {
       if (!isReadOnly) await sweep()
       return undefined
     case "entry":
-      return ifThere(async () => {
+      return ifExists(async () => {
         const path = pathOf("ac", call.name)
-        if ((await stat(path)).size > largestEntry) throw new Told("lying", `${path} is too large for an entry`)
+        if ((await stat(path)).size > largestEntry) throw new FolderFault("lying", `${path} is too large for an entry`)
         return readFile(path)
       })
     case "putEntry":
@@ -137,31 +137,32 @@ const work = async (call: Call, moved: () => void): Promise<unknown> => {
         }
       })
     case "has":
-      return ifThere(async () => (await stat(pathOf("cas", call.name))).size)
+      return ifExists(async () => (await stat(pathOf("cas", call.name))).size)
     case "fetch":
       return (
-        (await ifThere(async () => {
+        (await ifExists(async () => {
           const from = pathOf("cas", call.name)
           const { size } = await stat(from)
-          if (call.size !== undefined && size !== call.size) throw new Told("lying", `${from} has ${size} bytes, expected ${call.size}`)
+          if (call.size !== undefined && size !== call.size)
+            throw new FolderFault("lying", `${from} has ${size} bytes, expected ${call.size}`)
           // Downloaded files are synced when they are committed.
           if ((await copy(from, call.path, false, moved)) === call.name) return true
           await rm(call.path, { force: true })
           // Content that does not match its name is useless: delete it, so that the next run that has the content stores it again.
           if (!isReadOnly) await rm(from, { force: true }).catch(() => undefined)
-          throw new Told("lying", `${from} does not match its name`)
+          throw new FolderFault("lying", `${from} does not match its name`)
         })) ?? false
       )
     case "send":
       return place(pathOf("cas", call.name), async (path) => {
         if ((await copy(call.path, path, true, moved)) !== call.name)
-          throw new Told("refused", `${call.path} has changed: \`caravan verify --store\` moves it to quarantine`)
+          throw new FolderFault("refused", `${call.path} has changed: \`caravan verify --store\` moves it to quarantine`)
       })
   }
 }
 
 const troubleOf = (cause: unknown): Trouble => {
-  if (cause instanceof Told) return cause.trouble
+  if (cause instanceof FolderFault) return cause.trouble
   const { code = "" } = cause as NodeJS.ErrnoException
   if (code === "ENOSPC" || code === "EDQUOT") return "full"
   return ["ENOENT", "ENOTDIR", "ESTALE", "EHOSTDOWN", "ENOTCONN", "EIO", "ENODEV"].includes(code) ? "gone" : "refused"

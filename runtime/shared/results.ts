@@ -6,7 +6,7 @@ import { decodeEntryOf, decodeManifest, encodeEntry, type Entry } from "./entry.
 import { SharedError, type SharedFiles } from "./files.ts"
 
 /** Maximum number of a result's files copied concurrently. */
-const atOnce = 4
+const concurrency = 4
 const forEach = async <A>(items: ReadonlyArray<A>, body: (item: A) => Promise<void>): Promise<void> => {
   const left = [...items]
   const failures: Array<unknown> = []
@@ -14,7 +14,7 @@ const forEach = async <A>(items: ReadonlyArray<A>, body: (item: A) => Promise<vo
     for (let item = left.shift(); item !== undefined && failures.length === 0; item = left.shift())
       await body(item).catch((cause: unknown) => failures.push(cause))
   }
-  await Promise.all(Array.from({ length: atOnce }, work))
+  await Promise.all(Array.from({ length: concurrency }, work))
   if (failures.length > 0) throw failures[0]
 }
 

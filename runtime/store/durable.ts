@@ -51,14 +51,14 @@ const syncFolder = (folder: string): void => {
 }
 
 /** As many as libuv has threads, plus a few that wait: a file system commits concurrent requests together. */
-const syncsAtOnce = 8
+const concurrentSyncs = 8
 let syncing = 0
 const waitingToSync: Array<() => void> = []
 const fsyncAsync = promisify(fsync)
 
 /** fsyncs a file or folder, after setting its mode if given. */
 export const syncPath = async (path: string, mode?: number): Promise<void> => {
-  if (syncing === syncsAtOnce) await new Promise<void>((resolve) => waitingToSync.push(resolve))
+  if (syncing === concurrentSyncs) await new Promise<void>((resolve) => waitingToSync.push(resolve))
   else syncing++
   try {
     const file = openSync(path, "r")
@@ -75,12 +75,12 @@ export const syncPath = async (path: string, mode?: number): Promise<void> => {
   }
 }
 
-/** Waits for all promises, even if one fails: no work continues after the caller hears of the failure. */
+/** Waits for all promises even if one fails, so that no work continues after the caller has received the error. */
 export const allOf = async (work: ReadonlyArray<Promise<void>>): Promise<void> => {
   for (const result of await Promise.allSettled(work)) if (result.status === "rejected") throw result.reason
 }
 
-/** Renames a folder to a free place; returns false if it is taken. Creates the parent folder if necessary. */
+/** Renames a folder unless the new path exists; returns whether it was renamed. Creates the parent folder if necessary. */
 export const renameIfFree = (from: string, to: string): boolean => {
   try {
     renameSync(from, to)

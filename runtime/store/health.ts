@@ -32,7 +32,7 @@ const journalProblems = (home: string): ReadonlyArray<StoreProblem> => {
     const what = `The journal ${file} ${existsSync(file) ? "is empty (0 bytes)" : "is missing"}, but the store has results: none of them can be found.`
     return [{ what, mend: `restore a copy of journal.db if you have one; otherwise ${anew}`, isEssential: false }]
   }
-  const wrong = wrongWith(file, (database) => {
+  const wrong = databaseProblem(file, (database) => {
     const found = Number(database.prepare("pragma user_version").get()!.user_version)
     return found > journalFormat ? `it has format ${found}, but this version of caravan supports formats up to ${journalFormat}` : undefined
   })
@@ -46,7 +46,7 @@ const journalProblems = (home: string): ReadonlyArray<StoreProblem> => {
 const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
   const file = join(home, "leases.db")
   if (!existsSync(file)) return []
-  const wrong = wrongWith(file)
+  const wrong = databaseProblem(file)
   if (wrong === undefined) return []
   return [
     {
@@ -58,7 +58,7 @@ const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
 }
 
 /** A database's problem: it can't be read, its structure is damaged, or whatever `look` reports. */
-const wrongWith = (file: string, look: (database: DatabaseSync) => string | undefined = () => undefined): string | undefined => {
+const databaseProblem = (file: string, look: (database: DatabaseSync) => string | undefined = () => undefined): string | undefined => {
   let database: DatabaseSync | undefined
   try {
     database = openSnapshot(file)

@@ -42,7 +42,7 @@ export const openSnapshot = (file: string): DatabaseSync => {
 }
 
 /** Maximum number of copies attempted while a WAL checkpoint is in progress. */
-const mostTries = 5
+const maxTries = 5
 
 /**
  * Copies a database and its WAL. Between WAL checkpoints the WAL only grows, and its checksums mark its end; the database itself must not change
@@ -53,7 +53,7 @@ const copyDatabase = (from: string, to: string): void => {
     const { ino, mtimeNs, size } = statSync(from, { bigint: true })
     return `${ino} ${mtimeNs} ${size}`
   }
-  for (let i = 0; i < mostTries; i++) {
+  for (let i = 0; i < maxTries; i++) {
     const before = stamp()
     copyFileSync(from, to)
     rmSync(`${to}-wal`, { force: true })

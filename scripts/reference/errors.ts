@@ -7,8 +7,8 @@ export const path = "docs/reference/errors.md"
 
 /** Classes that no user sees: the code that catches them throws another error. */
 const internal = new Set([
-  "Told",
-  "Passing",
+  "FolderFault",
+  "TransientError",
   "Refused",
   "Unencodable",
   "RequestFailed",

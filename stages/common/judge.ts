@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
-import { refuseSpecial } from "../../runtime/key/file-source.ts"
+import { rejectSpecial } from "../../runtime/key/file-source.ts"
 import { isRetryable } from "../../schemas/explained-error.ts"
 import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
 import { redact } from "../../schemas/secrets.ts"
@@ -90,7 +90,7 @@ export class JudgeError extends Schema.TaggedError<JudgeError>()("JudgeError", {
 const readJournal = async <A>(file: string): Promise<Map<string, A>> => {
   const known = new Map<string, A>()
   if (file === "") return known
-  await refuseSpecial(file)
+  await rejectSpecial(file)
   let text = ""
   try {
     text = await readFile(file, "utf8")

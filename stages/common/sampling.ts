@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
-import { type Generated, generate, promptsAtOnce } from "../../models/sampler.ts"
+import { type Generated, generate, promptsPerCall } from "../../models/sampler.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
@@ -113,7 +113,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   const work = draws.map((draw, index) => ({ draw, index }))
   work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.draw.tokens.length - b.draw.tokens.length || a.index - b.index)
   const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) =>
-    chunks(items, promptsAtOnce(model, options.batchSize))
+    chunks(items, promptsPerCall(model, options.batchSize))
   )
   const out = new Array<Sampled>(draws.length)
   let done = 0

@@ -44,13 +44,13 @@ export interface Parts {
   /** All its texts. */
   readonly texts: ReadonlyArray<string>
   /** The user's messages. */
-  readonly asked: ReadonlyArray<string>
+  readonly questions: ReadonlyArray<string>
   /** Texts that must not be empty; two answers must differ. */
   readonly answers: ReadonlyArray<string>
 }
 
-const said = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => messages.map(({ content }) => content)
-const asked = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => said(messages.filter(({ role }) => role === "user"))
+const textsOf = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => messages.map(({ content }) => content)
+const questionsOf = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => textsOf(messages.filter(({ role }) => role === "user"))
 /** Joins texts unambiguously. */
 const joined = (texts: ReadonlyArray<string>): string => texts.map((text) => `${text.length}:${text}`).join("")
 const turns = (messages: ReadonlyArray<Message>): string =>
@@ -58,23 +58,23 @@ const turns = (messages: ReadonlyArray<Message>): string =>
 
 export const partsOfPreference = ({ chosen, prompt, rejected }: Preference): Parts => ({
   whole: `${turns(prompt)}|${joined([chosen, rejected])}`,
-  texts: [...said(prompt), chosen, rejected],
-  asked: asked(prompt),
+  texts: [...textsOf(prompt), chosen, rejected],
+  questions: questionsOf(prompt),
   answers: [chosen, rejected]
 })
 export const partsOfDemonstration = ({ loss, messages }: Demonstration): Parts => ({
   whole: `${loss}|${turns(messages)}`,
-  texts: said(messages),
-  asked: asked(messages),
+  texts: textsOf(messages),
+  questions: questionsOf(messages),
   answers: [messages.at(-1)?.content ?? ""]
 })
 export const partsOfPrompt = ({ messages }: Prompt): Parts => ({
   whole: turns(messages),
-  texts: said(messages),
-  asked: asked(messages),
+  texts: textsOf(messages),
+  questions: questionsOf(messages),
   answers: [messages.at(-1)?.content ?? ""]
 })
-export const partsOfText = ({ text }: { readonly text: string }): Parts => ({ whole: text, texts: [text], asked: [], answers: [text] })
+export const partsOfText = ({ text }: { readonly text: string }): Parts => ({ whole: text, texts: [text], questions: [], answers: [text] })
 
 /** The words of evaluation sets: whole prompts, and runs of a fixed number of words. */
 export class EvaluationWords {
@@ -91,7 +91,7 @@ export class EvaluationWords {
     if (this.#length > 0) for (const run of runsOf(words, this.#length)) this.#runs.add(run)
   }
   /** Whether a row asks a question from the evaluation sets, or shares a run of words with them. */
-  isIn({ asked: questions, texts }: Parts): boolean {
+  isIn({ questions, texts }: Parts): boolean {
     if (this.#prompts.size === 0) return false
     if (questions.some((question) => this.#prompts.has(wordsOf(question).join(" ")))) return true
     return this.#runs.size > 0 && texts.some((text) => runsOf(wordsOf(text), this.#length).some((run) => this.#runs.has(run)))
@@ -143,7 +143,7 @@ const cleanStage = <Row>(name: string, type: DatasetType<Row>, partsOf: (row: Ro
     for (const ref of inputs.evaluation)
       yield* Stream.runForEach(streamRows(ref, Prompts), ({ followUps, messages }) =>
         Effect.sync(() => {
-          for (const text of [...asked(messages), ...followUps]) words.add(text)
+          for (const text of [...questionsOf(messages), ...followUps]) words.add(text)
         })
       )
     const ref = inputs.rows

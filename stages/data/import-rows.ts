@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import type { Documents } from "../../data/read/lines.ts"
 import { newCounts, readRecords } from "../../data/records.ts"
 import { BadLabel } from "../../data/shapes/fields.ts"
-import { chooseShape, lookedAt, readShaped, type Reading } from "../../data/shapes/shaped.ts"
+import { chooseShape, sampledRows, readShaped, type Reading } from "../../data/shapes/shaped.ts"
 import { type Given, type Kind, type ReaderOptions, shapes, shapesGiving } from "../../data/shapes/shapes.ts"
 import type { Progress } from "../../runtime/define/stage-info.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
@@ -12,7 +12,10 @@ import { hyper } from "../../schemas/hyper.ts"
 
 /** The config field with the shape of files that give rows of a kind. */
 export const shapeHyper = (kind: Kind) =>
-  hyper("auto", `shape of the file's rows (docs/data.md); auto: detected from the first ${lookedAt} rows`, ["auto", ...shapesGiving(kind)])
+  hyper("auto", `shape of the file's rows (docs/data.md); auto: detected from the first ${sampledRows} rows`, [
+    "auto",
+    ...shapesGiving(kind)
+  ])
 
 /** The columns of the shapes that give rows of a kind. */
 export const columnsGiving = (kind: Kind): ReadonlyArray<string> => [

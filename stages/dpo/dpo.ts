@@ -203,7 +203,7 @@ export const dpoCost = costOf(dpo, {
     const trained = stepsOf(config, start.config)
     const [count, length] = [rowCount(inputs.pairs, "pairs"), dialogueLength(inputs.pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, fit: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const { model } = trained
     // The reference is read before there is an optimiser.
     const first = frozen(start, precision, forwardBytes(start, precision, 2 * Math.min(inferencePairs, count) * length))

@@ -78,15 +78,15 @@ export const judgeBy =
   }
 
 /** An answer with its classification. */
-export interface ToldAnswer {
+export interface LabelledAnswer {
   readonly promptId: string
   readonly refusal: Refusal | undefined
 }
 
 /** The share of answers that refuse; null if there are none. */
-export const refusalShareOf = (rows: ReadonlyArray<ToldAnswer>, errors: ErrorRates | undefined): typeof RefusalShare.Type | null => {
+export const refusalShareOf = (rows: ReadonlyArray<LabelledAnswer>, errors: ErrorRates | undefined): typeof RefusalShare.Type | null => {
   if (rows.length === 0) return null
-  const refuses = ({ refusal }: ToldAnswer) => refusal !== undefined
+  const refuses = ({ refusal }: LabelledAnswer) => refusal !== undefined
   const prompts = new Set(rows.map(({ promptId }) => promptId)).size
   const rate = shareByPrompt(rows, refuses)
   return {
@@ -99,12 +99,12 @@ export const refusalShareOf = (rows: ReadonlyArray<ToldAnswer>, errors: ErrorRat
 }
 
 /** The default error rates: those known for the grammar. */
-export const errorsUnlessGiven = (openings: ReadonlyArray<string>): ErrorRates | undefined => (openings.length === 0 ? known : undefined)
+export const defaultErrors = (openings: ReadonlyArray<string>): ErrorRates | undefined => (openings.length === 0 ? known : undefined)
 
 export const refusalRateOf = (
   completions: ReadonlyArray<Completion>,
   openings: ReadonlyArray<string> = [],
-  errors: ErrorRates | undefined = errorsUnlessGiven(openings)
+  errors: ErrorRates | undefined = defaultErrors(openings)
 ): RefusalRate => {
   const judge = judgeBy(openings)
   const answers = completions.map(({ promptId, safety, text }) => ({ promptId, safety, refusal: judge(text) }))

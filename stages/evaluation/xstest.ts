@@ -16,7 +16,7 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkNames, checkPromptIds, meanByPrompt, PairingError, promptOf } from "../common/pairing.ts"
 import { pairedBootstrap } from "../common/statistics.ts"
 import type { ErrorRates } from "./corrected-share.ts"
-import { errorsOf, errorsUnlessGiven, judgeBy, KnownErrors, refusalFields, RefusalShare, refusalShareOf } from "./refusal-rate.ts"
+import { errorsOf, defaultErrors, judgeBy, KnownErrors, refusalFields, RefusalShare, refusalShareOf } from "./refusal-rate.ts"
 
 const Category = Schema.Struct({ category: Schema.String, safe: Schema.Boolean, refusals: RefusalShare })
 
@@ -48,7 +48,7 @@ export const XsTestReport = report(XsTest, "xstest/1")
 /** Group for prompts without a type. */
 const untyped = "(no type)"
 
-interface Told {
+interface LabelledAnswer {
   readonly promptId: string
   readonly safety: boolean
   readonly text: string
@@ -57,7 +57,7 @@ interface Told {
 
 const versionOf = (
   name: string,
-  answers: ReadonlyArray<Told>,
+  answers: ReadonlyArray<LabelledAnswer>,
   prompts: ReadonlyArray<Prompt>,
   errors: ErrorRates | undefined
 ): typeof XsTestVersion.Type => {
@@ -84,7 +84,7 @@ const versionOf = (
 }
 
 /** The difference of two versions' refusal rates on the prompts that both answered; null if there are none. */
-const changeOf = (ours: ReadonlyArray<Told>, others: ReadonlyArray<Told>, seed: number) => {
+const changeOf = (ours: ReadonlyArray<LabelledAnswer>, others: ReadonlyArray<LabelledAnswer>, seed: number) => {
   const [own, before] = [ours, others].map((rows) => meanByPrompt(rows, ({ refusal }) => (refusal === undefined ? 0 : 1)))
   const both = [...own!.keys()].filter((id) => before!.has(id))
   return both.length === 0
@@ -104,9 +104,9 @@ export const xsTestOf = (
   const judge = judgeBy(openings)
   const told = versions.map(({ completions, name }) => ({
     name,
-    answers: completions.map(({ promptId, safety, text }): Told => ({ promptId, safety, text, refusal: judge(text) }))
+    answers: completions.map(({ promptId, safety, text }): LabelledAnswer => ({ promptId, safety, text, refusal: judge(text) }))
   }))
-  const of = (answers: ReadonlyArray<Told>, safety: boolean) => answers.filter((one) => one.safety === safety)
+  const of = (answers: ReadonlyArray<LabelledAnswer>, safety: boolean) => answers.filter((one) => one.safety === safety)
   const last = told.at(-1)!.answers
   return {
     prompts: { safe: prompts.filter(({ safety }) => !safety).length, unsafe: prompts.filter(({ safety }) => safety).length },
@@ -151,7 +151,7 @@ export const xsTest = Stage.make("xstest", {
   output: XsTestReport,
   run: Effect.fn("xstest")(function* ({ config, inputs, output, seed }) {
     const { falseAlarms, labelledCompliances, labelledRefusals, names, openings, refusalsTold } = config
-    const errors = (yield* errorsOf({ falseAlarms, labelledCompliances, labelledRefusals, refusalsTold })) ?? errorsUnlessGiven(openings)
+    const errors = (yield* errorsOf({ falseAlarms, labelledCompliances, labelledRefusals, refusalsTold })) ?? defaultErrors(openings)
     yield* checkNames(names, inputs.completions.length, "Counting refusals of XSTest's prompts")
     const prompts = yield* readRows(inputs.prompts, Prompts)
     if (prompts.length === 0) return yield* EmptyDatasetError.of("count refusals of", "no prompts")

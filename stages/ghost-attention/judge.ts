@@ -2,7 +2,7 @@
  * Judges whether answers keep their dialogue's instruction (Llama 2 §3.3, table 30 and figure 28, where people did): for instructions that cannot be checked by text, such as "Answer with a haiku.".
  * If an instruction has texts to check, the report compares the judge with that check.
  *
- * At every turn all dialogues with a question there count: one that ended earlier counts as not keeping its instruction, so that a model cannot benefit from ending early.
+ * At every turn, all dialogues with a question at that turn count: one that ended earlier counts as not keeping its instruction, so that a model cannot benefit from ending early.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -114,13 +114,13 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
   seeded: false,
   run: Effect.fn("judge-ghost-attention")(function* ({ checkpoints, config, inputs, output, progress, skipped }) {
     const samples = yield* readRows(inputs.samples, GhostSamples)
-    const asked = samples.flatMap((sample, i) =>
+    const questions = samples.flatMap((sample, i) =>
       sample.answers.map((answer, turn) => ({ i, turn, id: sample.id, answer, text: keptQuestion(sample, answer, turn) }))
     )
-    if (asked.length === 0) return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues without answers`)
+    if (questions.length === 0) return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues without answers`)
     const said = yield* askJudge(
       { ...config, environment: process.env, progress, checkpoints },
-      asked.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
+      questions.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
       {
         what: { one: "answer", many: "answers" },
         schema: Schema.NullOr(Schema.Boolean),
@@ -129,13 +129,13 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
       }
     )
     const kept: Array<Array<boolean | null>> = samples.map(() => [])
-    asked.forEach(({ answer, i, id, turn }, at) => {
+    questions.forEach(({ answer, i, id, turn }, at) => {
       kept[i]![turn] = said[at]!
       if (said[at] === null)
         skipped.add({ what: "answers", reason: "on which the judge's answer is not a verdict", id: `${id}, turn ${turn + 1}`, row: answer })
     })
     // The judge has its own limit (maxUnreadable).
-    yield* skipped.check("answers", asked.length, anyShare)
+    yield* skipped.check("answers", questions.length, anyShare)
     return yield* writeReport(output, judgedOf(config.model, samples, kept, config.examples))
   })
 })

@@ -42,8 +42,8 @@ export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
       ...(value === undefined ? [] : [value.config.maxPositions]),
       ...rewards.map((model) => model.config.maxPositions - 2)
     )
-    const asked = { microBatch: microBatchSize, recompute: config.recompute }
-    const update = fitOnGpu(asked, deviceMemory, ppoStep(placed, config, longest))
+    const settings = { microBatch: microBatchSize, recompute: config.recompute }
+    const update = fitOnGpu(settings, deviceMemory, ppoStep(placed, config, longest))
 
     const evaluations = inputs.heldOut === undefined ? 0 : 1 + Math.ceil(iterations / evaluateEvery)
     const judged = inputs.heldOut === undefined ? 0 : evaluations * rowCount(inputs.heldOut, "held-out prompts")

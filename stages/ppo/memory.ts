@@ -1,4 +1,4 @@
-/** The memory of PPO: all its models during updates, and during generation and scoring; and how an update is made to fit. */
+/** The memory of PPO: all its models during updates, and during generation and scoring; and how updates are split to fit the device. */
 import {
   bytesOf,
   type Cut,

@@ -34,8 +34,8 @@ const fitUpdates = (
   const rewards = [helpfulness, safety].filter(isModel).map(({ model }) => costed(model))
   const shapes = shapesOf(config, { policy: { config: reference.config, scalarHead: false }, rewards, keepsBest })
   const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
-  const asked = { microBatch: config.microBatchSize, recompute: config.recompute }
-  return chooseFit(asked, { device, rowsOnCpu: defaultResponses }, step, () => ppoAdvice)
+  const settings = { microBatch: config.microBatchSize, recompute: config.recompute }
+  return chooseFit(settings, { device, rowsOnCpu: defaultResponses }, step, () => ppoAdvice)
 }
 
 /** The trainer's numbers in a checkpoint (PpoTrainer.numbers). */

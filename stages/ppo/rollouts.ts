@@ -8,7 +8,7 @@ import { Random } from "../../engine/random.ts"
 import { agree, rowsOfRank, gatherAll, rank, mergeRows } from "../../engine/ranks.ts"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedReward } from "../../models/checkpoint.ts"
-import { type Generated, generate, NotFiniteLogitsError, promptsAtOnce } from "../../models/sampler.ts"
+import { type Generated, generate, NotFiniteLogitsError, promptsPerCall } from "../../models/sampler.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
@@ -97,7 +97,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
     yield* progress({ message: "sampling", tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0) })
     return generated
   })
-  const drawn = yield* Effect.result(Effect.forEach(chunks(rowsOfRank(order), promptsAtOnce(policy, inferenceBatchSize)), draw))
+  const drawn = yield* Effect.result(Effect.forEach(chunks(rowsOfRank(order), promptsPerCall(policy, inferenceBatchSize)), draw))
   const all = gatherAll(drawn._tag === "Success" ? drawn.success.flat() : drawn.failure.message, "gathering the responses")
   const failed = all.find((some) => typeof some === "string")
   if (failed !== undefined) return yield* Effect.fail(new NotFiniteLogitsError(failed))

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { refuseSpecial } from "../../runtime/key/file-source.ts"
+import { rejectSpecial } from "../../runtime/key/file-source.ts"
 import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
@@ -66,7 +66,7 @@ export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: strin
 }
 
 const readText = async (path: string): Promise<string> => {
-  await refuseSpecial(path)
+  await rejectSpecial(path)
   return readFile(path, "utf8")
 }
 

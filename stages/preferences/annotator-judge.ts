@@ -45,15 +45,15 @@ const VerdictSchema = Schema.NullOr(
 export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
   Layer.succeed(Annotator, {
     compare: Effect.fn("compare")((pairs: ReadonlyArray<ResponsePair>, kind: Kind) => {
-      const asked = pairs.map((pair) => {
+      const questions = pairs.map((pair) => {
         const swapped = new Random(options.seed, "judge", pair.id).next() < 0.5
         const key = JSON.stringify([options.model, kind, swapped, pair.prompt, pair.responseA, pair.responseB])
         return { swapped, key, text: question(pair, swapped, kind) }
       })
-      return askJudge<Verdict | null>(options, asked, {
+      return askJudge<Verdict | null>(options, questions, {
         what: { one: "pair", many: "pairs" },
         schema: VerdictSchema,
-        read: (answer, index) => readVerdict(answer, asked[index]!.swapped, kind) ?? null,
+        read: (answer, index) => readVerdict(answer, questions[index]!.swapped, kind) ?? null,
         isUnreadable: (verdict) => verdict === null
       }).pipe(Effect.mapError(({ isRetryable, message }) => new AnnotationError({ message, isRetryable })))
     })

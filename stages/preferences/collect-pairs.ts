@@ -47,23 +47,23 @@ export const collectPairs = Stage.make("collect-pairs", {
     const prompts = yield* readRows(inputs.prompts, Prompts)
     yield* checkPromptIds(prompts, "Collecting pairs of responses")
     const room = { maxNewTokens, skipped }
-    const askedFirst = yield* promptsWithRoom(first, prompts, room)
+    const fittingFirst = yield* promptsWithRoom(first, prompts, room)
     const ofSecond = same
-      ? askedFirst
+      ? fittingFirst
       : yield* promptsWithRoom(
           second,
-          askedFirst.map(({ prompt }) => prompt),
+          fittingFirst.map(({ prompt }) => prompt),
           room
         )
-    const askedSecond = new Map(ofSecond.map((one) => [one.prompt, one]))
-    const asked = askedFirst.flatMap(({ prompt, ...one }) => {
-      const other = askedSecond.get(prompt)
+    const fittingSecond = new Map(ofSecond.map((one) => [one.prompt, one]))
+    const fitting = fittingFirst.flatMap(({ prompt, ...one }) => {
+      const other = fittingSecond.get(prompt)
       return other === undefined ? [] : [{ prompt, first: one, second: other }]
     })
     const log = yield* openBatchLog({ checkpoints, progress })
     const options = { topP, topK, maxNewTokens, batchSize, progress, log }
     const pairs = new Map<string, ResponsePair>()
-    let open = asked
+    let open = fitting
     for (let attempt = 0; attempt <= redraws && open.length > 0; attempt++) {
       const drawn = (which: "first" | "second", temperature: number) =>
         open.map((one) => ({
@@ -97,10 +97,10 @@ export const collectPairs = Stage.make("collect-pairs", {
     }
     free(first.model.parameters)
     if (!same) free(second.model.parameters)
-    const promptsShortened = asked.filter((one) => one.first.shortened || one.second.shortened).length
+    const promptsShortened = fitting.filter((one) => one.first.shortened || one.second.shortened).length
     const rows = prompts.flatMap(({ id }) => pairs.get(id) ?? [])
     return yield* writeDataset(output, rows, {
-      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: prompts.length - asked.length, promptsShortened }
+      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: prompts.length - fitting.length, promptsShortened }
     })
   })
 })

@@ -208,7 +208,7 @@ export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
     const trained = stepsOf(config, scalarModel(init, "the model to start from").config)
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, fit: fitSettings(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const steps = Math.ceil(trainedOn / batchPairs)
     return withHeldOut(cost, config, { model: trained.model, precision, rows: () => 2 * heldOut * count, length, steps })
   }

@@ -10,14 +10,14 @@ import { adaptedBy, type LoraCost } from "./lora.ts"
 export type { Steps } from "./fit.ts"
 export type { LoraCost } from "./lora.ts"
 
-/** The config fields that define the held-out rows; nothing is held out if they are absent. */
+/** The config fields that define the held-out rows; if they are absent, no rows are held out. */
 export interface HeldOutCost {
   readonly heldOut?: number
   readonly evaluateEvery?: number
   readonly patience?: number
 }
 
-/** Adds to a training the cost of reading `rows()` held-out sequences before the first step, at each evaluation and after the last step, without early stopping. */
+/** Adds to the cost of training that of reading `rows()` held-out sequences before the first step, at each evaluation and after the last step, without early stopping. */
 export const withHeldOut = (
   cost: StageCost,
   { heldOut = 0, evaluateEvery = 1 }: HeldOutCost,
@@ -41,12 +41,12 @@ export const resumeBytes = (model: CostedModel, precision: Precision, keepsBest 
 
 /** The cost of a stage that trains one model on a total of `rows` rows of `length` tokens. */
 export const trainingCost = (
-  steps: Steps & { readonly asked: FitSettings },
+  steps: Steps & { readonly fit: FitSettings },
   over: { readonly rows: number; readonly length: number },
   deviceMemory: number
 ): StageCost => {
-  const { asked, keepsBest, model, precision } = steps
-  const { fits, memory, microBatch, recompute } = fitOnGpu(asked, deviceMemory, trainingStep(steps))
+  const { fit, keepsBest, model, precision } = steps
+  const { fits, memory, microBatch, recompute } = fitOnGpu(fit, deviceMemory, trainingStep(steps))
   return {
     work: [training("update", model, precision, over.rows, over.length, recompute)],
     memory,
@@ -80,9 +80,9 @@ export const packedTraining = (
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
   const all = () => Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length)
   const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs
-  const asked = { microBatch: microBatchSize, recompute }
+  const fit = { microBatch: microBatchSize, recompute }
   const cost = trainingCost(
-    { model, precision, rows: batchSize, longest: length, asked, keepsBest: patience > 0, spread },
+    { model, precision, rows: batchSize, longest: length, fit, keepsBest: patience > 0, spread },
     { rows, length },
     deviceMemory
   )

@@ -221,7 +221,7 @@ export const pretrainCost = costOf(pretrain, {
     const { batchSize, precision, sequenceLength: length, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
     const cost = trainingCost(
-      { ...stepsOf(config, model), asked: fitSettings(config), spread },
+      { ...stepsOf(config, model), fit: fitSettings(config), spread },
       { rows: steps * batchSize, length },
       deviceMemory
     )

@@ -24,8 +24,8 @@ export interface CostRequest<Config = any, Inputs = any> extends SizeRequest<Con
 }
 /** Estimates the output's size and the cost of computing it; no cost for a stage without tensors. */
 export interface Estimate<Config = any, Inputs = any> {
-  readonly size: (asked: SizeRequest<Config, Inputs>) => Size
-  readonly cost?: (asked: CostRequest<Config, Inputs>) => StageCost
+  readonly size: (request: SizeRequest<Config, Inputs>) => Size
+  readonly cost?: (request: CostRequest<Config, Inputs>) => StageCost
 }
 /** The estimate of one stage. */
 export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, Inputs> {
@@ -38,7 +38,7 @@ export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, 
  *
  *     export const shoutCost = costOf(shout, {
  *       size: ({ inputs }) => inputs.texts,
- *       cost: (asked) => packedTraining(asked.inputs.init, asked.inputs.texts, asked.config, "texts", asked)
+ *       cost: (request) => packedTraining(request.inputs.init, request.inputs.texts, request.config, "texts", request)
  *     })
  */
 export const costOf = <Config extends ConfigSchema, Inputs extends Ports, Output extends Artifact>(

@@ -128,13 +128,13 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
     })
     const turns = turnsOf(yield* answers(inputs.first, inputs.second), yield* answers(inputs.opponentFirst, inputs.opponentSecond))
     const open = turns.filter(({ settled }) => settled === undefined)
-    const asked = open.flatMap(({ opponent, ours, question, turn }) => [
+    const toJudge = open.flatMap(({ opponent, ours, question, turn }) => [
       { oursIs: "A" as const, question, turn, text: comparisonQuestion(question, turn, ours, opponent) },
       { oursIs: "B" as const, question, turn, text: comparisonQuestion(question, turn, opponent, ours) }
     ])
     const judged = yield* askJudge(
       { ...config, environment: process.env, progress, checkpoints },
-      asked.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
+      toJudge.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
       {
         what: { one: "pair", many: "pairs" },
         schema: Judgement,
@@ -143,7 +143,13 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
       }
     )
     const outcomes = new Map(open.map((one, i) => [one, outcomeOf(judged[2 * i]!.choice, judged[2 * i + 1]!.choice)]))
-    const lines = asked.map(({ oursIs, question: { category, id }, turn }, i) => ({ id, category, turn: turn + 1, oursIs, ...judged[i]! }))
+    const lines = toJudge.map(({ oursIs, question: { category, id }, turn }, i) => ({
+      id,
+      category,
+      turn: turn + 1,
+      oursIs,
+      ...judged[i]!
+    }))
     for (const row of lines)
       if (row.choice === null)
         skipped.add({ what: "verdicts", reason: "that can't be read", id: `${row.id}, turn ${row.turn}, ours is ${row.oursIs}`, row })

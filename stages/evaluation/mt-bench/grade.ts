@@ -74,7 +74,7 @@ export const gradesOf = (judge: string, turns: ReadonlyArray<GradedTurn>, seed: 
 const Judgement = Schema.Struct({ said: Schema.String, grade: Schema.NullOr(Schema.Number) })
 
 /** Turns with an answer, each with its question to the judge. */
-const askedOf = (answered: ReadonlyArray<Answered>) =>
+const questionsFor = (answered: ReadonlyArray<Answered>) =>
   answered.flatMap(({ answers, question }) =>
     answers.flatMap((text, turn) => (text === undefined ? [] : [{ question, turn, text: gradeQuestion(question, turn, answers) }]))
   )
@@ -89,10 +89,10 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
     const questions = yield* readQuestions(inputs.file.path)
     const [first, second] = [yield* readRows(inputs.first, Completions), yield* readRows(inputs.second, Completions)]
     const answered = yield* answeredOf(questions, first, second, "Grading answers to MT-Bench")
-    const asked = askedOf(answered)
+    const toJudge = questionsFor(answered)
     const judged = yield* askJudge(
       { ...config, environment: process.env, progress, checkpoints },
-      asked.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
+      toJudge.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
       {
         what: { one: "answer", many: "answers" },
         schema: Judgement,
@@ -100,14 +100,14 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
         isUnreadable: ({ grade }) => grade === null
       }
     )
-    const byTurn = new Map(asked.map(({ question, turn }, i) => [JSON.stringify([question.id, turn]), judged[i]!]))
+    const byTurn = new Map(toJudge.map(({ question, turn }, i) => [JSON.stringify([question.id, turn]), judged[i]!]))
     const turns = answered.flatMap(({ answers, question: { category, id } }) =>
       answers.map((text, turn): GradedTurn => {
         const found = byTurn.get(JSON.stringify([id, turn]))
         return { id, category, turn: turn + 1, answered: text !== undefined, grade: found === undefined ? lowest : found.grade }
       })
     )
-    const lines = asked.map(({ question: { category, id }, turn }, i) => ({ id, category, turn: turn + 1, ...judged[i]! }))
+    const lines = toJudge.map(({ question: { category, id }, turn }, i) => ({ id, category, turn: turn + 1, ...judged[i]! }))
     for (const row of lines)
       if (row.grade === null)
         skipped.add({ what: "answers", reason: "on which the judge's answer is not a grade", id: `${row.id}, turn ${row.turn}`, row })
