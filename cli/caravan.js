@@ -36,7 +36,7 @@ if (existsSync(setup) && !existsSync(join(here, "../node_modules/effect"))) {
 }
 
 module.enableCompileCache?.()
-resolveAtOnce()
+resolveOwnModules()
 const source = join(here, "main.ts")
 // A checkout runs the TypeScript sources directly; the npm package contains compiled JavaScript.
 const { main } = await import(existsSync(source) ? source : join(here, "../dist/cli/main.js"))
@@ -46,7 +46,7 @@ process.exitCode = await main(process.argv.slice(2))
  * Hundreds of modules import each other by full relative paths. Node checks each path on disk, and the package.json above it for its module format: a
  * fifth of the time of a run that finds every result (docs/performance.md). For our own modules and effect's the answer is known in advance.
  */
-function resolveAtOnce() {
+function resolveOwnModules() {
   const own = new URL("../", import.meta.url).href
   const ours = ["cli", "data", "dist", "engine", "models", "runtime", "schemas", "stages"].map((folder) => `${own}${folder}/`)
   const isKnown = (url) => ours.some((folder) => url.startsWith(folder)) || url.includes("/node_modules/effect/dist/")

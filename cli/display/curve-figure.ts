@@ -2,7 +2,7 @@
 import type { Figure } from "../../stages/report/figure.ts"
 
 /** Maximum points per panel: a figure with a million points would be too large to open. */
-const mostPoints = 500
+const maxPoints = 500
 
 /** Reduces the values to at most `most`, by averaging consecutive ones. */
 export const thinned = (values: ReadonlyArray<number>, most: number): ReadonlyArray<number> => {
@@ -20,9 +20,9 @@ export const curveFigure = (
 ): Figure => ({
   id: "training-curves",
   title,
-  caption: `Each number that the stage reported, by step; averaged if there are more than ${mostPoints} points.`,
+  caption: `Each number that the stage reported, by step; averaged if there are more than ${maxPoints} points.`,
   rows: [...series].flatMap(([what, { steps, values }]) => {
-    const [at, shown] = [thinned(steps, mostPoints), thinned(values, mostPoints)]
+    const [at, shown] = [thinned(steps, maxPoints), thinned(values, maxPoints)]
     return shown.map((value, i) => ({ what, step: at[i]!, value: Number.isFinite(value) ? value : null }))
   }),
   spec: {

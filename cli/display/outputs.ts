@@ -8,12 +8,12 @@ import { count } from "./units.ts"
 import { plain } from "./width.ts"
 
 /** Maximum lines of a report shown in full, and of a shortened one. */
-const mostLines = 40
-const mostShortened = 25
+const maxLines = 40
+const maxShortened = 25
 const lineLength = 120
 const longestLine = 400
 /** A list is shown if it has at most this many items and each fits on a line. */
-const mostItems = 10
+const maxItems = 10
 
 /** A number rounded for reading. */
 const rounded = (_: string, value: unknown): unknown =>
@@ -26,7 +26,7 @@ const shown = (line: string): string => {
 }
 
 const isShortList = (list: ReadonlyArray<unknown>): boolean =>
-  list.length <= mostItems && list.every((item) => JSON.stringify(item, rounded).length < lineLength - mostItems)
+  list.length <= maxItems && list.every((item) => JSON.stringify(item, rounded).length < lineLength - maxItems)
 
 /** A value down to some depth; deeper parts that do not fit on a line are only counted. */
 const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<string> => {
@@ -48,7 +48,7 @@ const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<stri
 }
 
 /** JSON in at most `most` lines: as deep as fits. */
-export const shortened = (value: unknown, most = mostShortened): ReadonlyArray<string> => {
+export const shortened = (value: unknown, most = maxShortened): ReadonlyArray<string> => {
   let lines = linesOf(value, 1)
   for (let depth = 2; ; depth++) {
     const deeper = linesOf(value, depth)
@@ -66,7 +66,7 @@ const reportLines = (path: string): ReadonlyArray<string> => {
   const file = join(path, "report.json")
   const json = readFileSync(file, "utf8").trimEnd()
   const lines = json.split("\n")
-  return lines.length <= mostLines ? lines.map(shown) : [...shortened(JSON.parse(json)).map(shown), `(shortened; full report: ${file})`]
+  return lines.length <= maxLines ? lines.map(shown) : [...shortened(JSON.parse(json)).map(shown), `(shortened; full report: ${file})`]
 }
 
 /** Reports as text, those with their own text last; the paths of all outputs; and links to HTML pages. */

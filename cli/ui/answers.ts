@@ -13,9 +13,9 @@ import { openDataset, readBatch, resultLines } from "./rows.ts"
 import { wire } from "./runs.ts"
 
 /** Maximum number of sets, and of rows per set, kept in memory. */
-const mostSets = 6
+const maxSets = 6
 const heldSets = 8
-const mostRows = 40_000
+const maxRows = 40_000
 
 /** Sets of prompts may use the same ids for different prompts, so a prompt is identified by its id and its messages. */
 const promptKey = (id: string, messages: ReadonlyArray<Message>): string =>
@@ -49,7 +49,7 @@ const readSet = (digest: string) =>
       return yield* new BadRequest({ message: `The result ${digest.slice(0, 12)} has rows of type ${type}, not a model's answers.` })
     const answers = new Map<string, Held>()
     let row = 0
-    for (let batch = 0; batch < file.batches && row < mostRows; batch++)
+    for (let batch = 0; batch < file.batches && row < maxRows; batch++)
       for (const one of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Completion & Partial<ScoredCompletion>>) {
         const { prompt, promptId, reward = null, safety, sample, text, finished } = one
         const { helpfulnessScore = null, safetyScore = null } = one
@@ -103,7 +103,7 @@ const categoriesOf = (run: string) =>
     const found = new Map<string, string>()
     for (const { digest } of sets) {
       const { file } = yield* openDataset(digest)
-      if (file.rowCount > mostRows) continue
+      if (file.rowCount > maxRows) continue
       for (let batch = 0; batch < file.batches; batch++)
         for (const { category, id, messages } of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Prompt>)
           if (category !== null) found.set(promptKey(id, messages), category)
@@ -131,8 +131,8 @@ export interface Asked {
 
 export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, limit = 20, refusal, run, search = "", sets: list }: Asked) {
   const digests = list.split(",")
-  if (digests.length > mostSets || digests.some((digest) => !/^[0-9a-f]{64}$/.test(digest)))
-    return yield* new BadRequest({ message: `sets must be up to ${mostSets} comma-separated digests of 64 digits.` })
+  if (digests.length > maxSets || digests.some((digest) => !/^[0-9a-f]{64}$/.test(digest)))
+    return yield* new BadRequest({ message: `sets must be up to ${maxSets} comma-separated digests of 64 digits.` })
   const sets = yield* Effect.forEach(digests, readComplete)
   const known = yield* categoriesOf(run)
   const text = search.toLowerCase()

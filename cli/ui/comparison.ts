@@ -9,8 +9,8 @@ import { plainRow } from "./rows.ts"
 import { runWithLine } from "./runs.ts"
 
 /** Maximum number of difference lines per report, and of compared reports. */
-const mostLines = 20
-const mostReports = 60
+const maxLines = 20
+const maxReports = 60
 
 const kinds = ["config", "code", "numerics", "inputs", "metrics"] as const
 const changesOf = (node: NodeDifference): Comparison["nodes"][number]["changes"] => [
@@ -23,11 +23,11 @@ export const comparison = Effect.fnUntraced(function* (beforeId: string, afterId
   const [before, after] = [yield* runWithLine(beforeId), yield* runWithLine(afterId)]
   const difference = yield* compareRuns(before.run, after.run)
   const nodes = yield* Effect.forEach(difference.nodes, (node, i) =>
-    Effect.map(i < mostReports ? reportDifferences(node) : Effect.succeed([]), (report) => ({
+    Effect.map(i < maxReports ? reportDifferences(node) : Effect.succeed([]), (report) => ({
       node: node.node,
       only: node.only,
       changes: changesOf(node).map((change) => plainRow(change) as typeof change),
-      report: report.slice(0, mostLines)
+      report: report.slice(0, maxLines)
     }))
   )
   const journal = yield* Journal

@@ -53,7 +53,7 @@ export const stopRun = Effect.fnUntraced(function* (id: string) {
 const command = join(dirname(createRequire(import.meta.url).resolve("caravan/package.json")), "cli/caravan.js")
 /** A command that can't start reports it within this many milliseconds; Node and the pipeline have to load first. */
 const patience = 20_000
-const mostSaid = 2000
+const maxOutput = 2000
 
 /** Flags that select nodes: removed when a command line is rerun from a node. */
 const choosing = ["--only", "--from", "--until"]
@@ -80,7 +80,7 @@ const begin = Effect.fnUntraced(function* (words: ReadonlyArray<string>, folder:
     detached: true
   })
   let [said, ended] = ["", undefined as number | null | undefined]
-  child.stderr.on("data", (chunk: Buffer) => (said = `${said}${chunk.toString()}`.slice(-mostSaid)))
+  child.stderr.on("data", (chunk: Buffer) => (said = `${said}${chunk.toString()}`.slice(-maxOutput)))
   child.on("exit", (code) => (ended = code))
   child.on("error", (cause) => ((said = cause.message), (ended = 1)))
   const began = performance.now()

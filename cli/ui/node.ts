@@ -19,7 +19,7 @@ import { linesFrom } from "./tail.ts"
 import { RunWatch } from "./watch.ts"
 
 /** Larger reports are not shown completely. */
-const mostReport = 2 << 20
+const maxReportBytes = 2 << 20
 
 const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)
 
@@ -90,7 +90,7 @@ const reportIn = (folder: string): unknown => {
   const path = join(folder, "report.json")
   if (!existsSync(path)) return null
   const text = readFileSync(path, "utf8")
-  return text.length > mostReport ? null : (JSON.parse(text) as unknown)
+  return text.length > maxReportBytes ? null : (JSON.parse(text) as unknown)
 }
 
 /** The stored files of a result; unreadable files count as deleted. */
@@ -119,7 +119,7 @@ const outputOf = Effect.fnUntraced(function* (digest: string, key: string) {
 })
 
 /** The log lines that say why it ran and what was retried. */
-const toldIn = (log: string): { readonly why: Array<string>; readonly retries: Array<string> } => {
+const failuresIn = (log: string): { readonly why: Array<string>; readonly retries: Array<string> } => {
   const { lines } = linesFrom(log, 0)
   const texts = lines.map((line) => line.slice(25))
   const first = /^stage \S+ starts: (.*)$/.exec(texts[0] ?? "")?.[1]
@@ -144,7 +144,7 @@ export const nodeView = Effect.fnUntraced(function* (runId: string, id: string) 
   })
   const stage = execution?.stage ?? ofGraph?.stage ?? null
   const log = logPath(store.home, runId, id)
-  const told = toldIn(log)
+  const told = failuresIn(log)
   const digest = execution?.digest ?? null
   const kept = digest === null ? { output: null, report: null } : yield* outputOf(digest, execution!.key)
   const made = execution?.status === "hit" && digest !== null ? (yield* makings(digest)).at(0) : undefined

@@ -14,7 +14,7 @@ import { plainRow } from "./rows.ts"
 import { recordedOf, runWithLine } from "./runs.ts"
 
 /** Maximum number of entries in a tree; `caravan lineage` shows all. */
-const mostEntries = 2000
+const maxEntries = 2000
 
 const named = ({ digest, kind, name, type }: Named) => ({ kind, digest, type, name })
 const flat = (entries: ReadonlyArray<LineageEntry>): Array<Lineage["from"][number]> =>
@@ -35,8 +35,8 @@ export const lineageOf = Effect.fnUntraced(function* (digest: string) {
       config: plainRow(config) as Record<string, unknown>,
       code: Object.keys(files).filter((name) => !name.includes("node_modules/"))
     })),
-    from: flat(yield* ancestry(known)).slice(0, mostEntries),
-    into: flat(yield* descent(known)).slice(0, mostEntries)
+    from: flat(yield* ancestry(known)).slice(0, maxEntries),
+    into: flat(yield* descent(known)).slice(0, maxEntries)
   } satisfies Lineage
 })
 

@@ -7,7 +7,7 @@ import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { Broken, NotFound, type ResultLine, type RowsPart } from "./api.ts"
 
-const mostRows = 200
+const maxRows = 200
 /** Milliseconds after which a search returns its results so far and where to continue. */
 const searchTime = 1500
 
@@ -75,7 +75,7 @@ export const batchesFrom = (
 export const rowsPart = (digest: string, from: number, wanted: number, search: string) =>
   Effect.gen(function* () {
     const { file, type } = yield* openDataset(digest)
-    const limit = Math.min(wanted, mostRows)
+    const limit = Math.min(wanted, maxRows)
     const text = search.toLowerCase()
     const rows: Array<{ readonly index: number; readonly row: Record<string, unknown> }> = []
     const began = performance.now()

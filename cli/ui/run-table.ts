@@ -10,7 +10,7 @@ import { BadRequest, type RunTable } from "./api.ts"
 import { plainRow } from "./rows.ts"
 import { runWithLine } from "./runs.ts"
 
-const mostRuns = 64
+const maxRuns = 64
 
 const differing = (rows: ReadonlyArray<Readonly<Record<string, unknown>>>): Array<readonly [name: string, differs: boolean]> => {
   const names = new Set(rows.flatMap((row) => Object.keys(row)))
@@ -44,8 +44,8 @@ const rowOf = Effect.fnUntraced(function* (id: string) {
 
 export const runTable = Effect.fnUntraced(function* (list: string) {
   const ids = [...new Set(list.split(","))]
-  if (ids.length > mostRuns || ids.some((id) => !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)))
-    return yield* new BadRequest({ message: `runs must be up to ${mostRuns} comma-separated run ids.` })
+  if (ids.length > maxRuns || ids.some((id) => !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)))
+    return yield* new BadRequest({ message: `runs must be up to ${maxRuns} comma-separated run ids.` })
   const rows = yield* Effect.forEach(ids, rowOf)
   const measures = differing(rows.map((row) => row.measures)).map(([name, differs]) => ({ name, differs }))
   const shared = rows.map(({ curves }) => new Set(curves)).reduce((all, own) => new Set([...all].filter((node) => own.has(node))))

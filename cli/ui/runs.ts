@@ -19,7 +19,7 @@ export const wires = (values: Readonly<Record<string, unknown>>): Record<string,
 
 /** Graphs by listing name: most runs of a pipeline share one. */
 const graphs = new Map<string, RecordedGraph>()
-const mostGraphs = 64
+const maxGraphs = 64
 
 /** A run's recorded graph; undefined for runs of older versions. */
 export const recordedOf = (run: PastRun, tables: JournalTables): RecordedGraph | undefined => {
@@ -29,7 +29,7 @@ export const recordedOf = (run: PastRun, tables: JournalTables): RecordedGraph |
   if (found === undefined) {
     const kept = tables.listing(name) as RecordedGraph | null
     if (kept === null || !Array.isArray(kept.nodes)) return undefined
-    if (graphs.size >= mostGraphs) graphs.delete(graphs.keys().next().value!)
+    if (graphs.size >= maxGraphs) graphs.delete(graphs.keys().next().value!)
     graphs.set(name, (found = kept))
   }
   return found

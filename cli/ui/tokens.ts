@@ -23,7 +23,7 @@ import { wire } from "./runs.ts"
 /** Maximum size of a checkpoint loaded to inspect a row, in bytes: a larger one would need minutes and the machine's memory. */
 const largestModel = 4 * 2 ** 30
 const timeLimit = 120_000
-const mostTokens = 8192
+const maxTokens = 8192
 
 interface Sequence {
   readonly ids: ReadonlyArray<number>
@@ -152,7 +152,7 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
     })
     if (sequence === undefined)
       return yield* new BadRequest({ message: `Rows of type ${type} are not dialogues and have no tokens to show.` })
-    const ids = sequence.ids.slice(0, mostTokens)
+    const ids = sequence.ids.slice(0, maxTokens)
     const own = score === undefined ? undefined : [null, ...(yield* scored(model, ids))]
     const other = score === undefined || reference === undefined ? undefined : [null, ...(yield* scored(reference, ids))]
     const values = own ?? sequence.recorded

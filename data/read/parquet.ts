@@ -9,7 +9,7 @@ import type { Column } from "./arrow-values.ts"
 
 /** Approximate bytes of a batch sent from the worker, and its maximum rows: large batches decode faster, small ones need less memory. */
 const batchBytes = 4 << 20
-const mostRows = 8192
+const maxRows = 8192
 
 /** Marks the worker as the reader, as opposed to any other worker that imports this module. */
 const purpose = "caravan: read Parquet"
@@ -61,7 +61,7 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
     const groups = file.metadata().rowGroups()
     const widest = Math.max(1, ...groups.map((group) => group.totalByteSize() / Math.max(1, group.numRows())))
     const stream = (await file.stream({
-      batchSize: Math.min(mostRows, Math.max(1, Math.floor(batchBytes / widest))),
+      batchSize: Math.min(maxRows, Math.max(1, Math.floor(batchBytes / widest))),
       ...(columns === undefined ? {} : { columns: [...columns] })
     })) as unknown as AsyncIterable<{ intoIPCStream(): Uint8Array }>
     const batches = stream[Symbol.asyncIterator]()

@@ -13,7 +13,7 @@ export interface Fact {
 
 export const towns = "Lorn Tarvik Brel Osmo Quill Merrow Silt Varn Eddo Pellin Zumma Gask".split(" ")
 /** At most one fact per person. */
-export const mostFacts = both(names).length
+export const maxFacts = both(names).length
 
 /** Some of the people, each with a town. */
 export const facts = (draw: Draw, count: number): ReadonlyArray<Fact> =>

@@ -14,10 +14,10 @@ import { persist, request, textOf } from "./request.ts"
 import { type HubSettings, hubSettings } from "./settings.ts"
 
 /** Maximum number of concurrent downloads. */
-const fetchesAtOnce = 4
+const concurrentFetches = 4
 /** Maximum size of a response about a repository, in bytes; a page lists a thousand files. */
-const mostText = 64 << 20
-const mostPages = 1000
+const maxTextBytes = 64 << 20
+const maxPages = 1000
 /** A lookup gives up sooner than a download. */
 const lookupTries = 2
 
@@ -109,7 +109,7 @@ export class Hub {
       const queue = missing.values()
       const stop = new AbortController()
       const watching = { onBytes, signal: signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]) }
-      const work = Array.from({ length: fetchesAtOnce }, async () => {
+      const work = Array.from({ length: concurrentFetches }, async () => {
         for (const file of queue) await download(this.#settings, { name, commit, file, repository }, watching)
       })
       await Promise.all(work).catch(async (cause: unknown) => {
@@ -159,7 +159,7 @@ export class Hub {
     const found: Array<cache.RemoteFile> = []
     let url: string | undefined = apiOf(this.#settings, name, `tree/${commit}?recursive=true`)
     for (let page = 0; url !== undefined; page++) {
-      if (page === mostPages) throw strange(doing, `at most ${mostPages} pages`)
+      if (page === maxPages) throw strange(doing, `at most ${maxPages} pages`)
       const { body, next } = await this.#json(url, doing, name, { signal })
       if (!Array.isArray(body)) throw strange(doing, "a list of files")
       for (const entry of body as ReadonlyArray<unknown>) {
@@ -196,7 +196,7 @@ export class Hub {
         () =>
           request(this.#settings, { url, doing, signal, hint, accept }, async ({ chunks, headers, status }) => {
             if (accept.includes(status)) return { status, body: {} }
-            const text = await textOf(chunks, mostText)
+            const text = await textOf(chunks, maxTextBytes)
             try {
               return {
                 status,

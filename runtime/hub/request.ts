@@ -36,7 +36,7 @@ export interface Answer {
 }
 
 const redirects = new Set([301, 302, 303, 307, 308])
-const mostRedirects = 5
+const maxRedirects = 5
 
 /** The reason of a failed fetch, without the URL: a file host's URL contains a signature. */
 const reasonOf = (cause: unknown): string => {
@@ -60,7 +60,7 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
   try {
     let url = new URL(asked.url)
     const { origin } = url
-    for (let hop = 0; hop <= mostRedirects; hop++) {
+    for (let hop = 0; hop <= maxRedirects; hop++) {
       const token = url.origin === origin ? settings.token() : undefined
       const response = await fetch(url, {
         redirect: "manual",

@@ -46,7 +46,7 @@ export class TokenStore {
   readonly #chunkLength: number
   /** The chunks in memory, up to the limit. */
   readonly #chunks: Array<Uint16Array | Uint32Array> = []
-  readonly #mostChunks: number
+  readonly #maxChunks: number
   /** The chunk being filled: the last of `#chunks`, or one that is written to the file when full. */
   #open: Uint16Array | Uint32Array
   #file: number | undefined
@@ -61,7 +61,7 @@ export class TokenStore {
     this.#folder = folder
     this.#bytesPerToken = vocabSize <= 2 ** 16 ? 2 : 4
     this.#chunkLength = Math.floor(chunk / this.#bytesPerToken)
-    this.#mostChunks = Math.max(1, Math.floor(memory / chunk))
+    this.#maxChunks = Math.max(1, Math.floor(memory / chunk))
     this.#open = this.#newChunk(0)
     this.#starts.push(0)
     this.#firstNumbers.push(0)
@@ -127,30 +127,30 @@ export class TokenStore {
 
   #newChunk(index: number): Uint16Array | Uint32Array {
     const chunk = this.#bytesPerToken === 2 ? new Uint16Array(this.#chunkLength) : new Uint32Array(this.#chunkLength)
-    if (index < this.#mostChunks) this.#chunks.push(chunk)
+    if (index < this.#maxChunks) this.#chunks.push(chunk)
     return chunk
   }
 
   /** Handles a full chunk: it stays in memory, or is written to the file and reused. */
   #nextChunk(): void {
     const index = this.#tokens / this.#chunkLength
-    if (index <= this.#mostChunks) {
+    if (index <= this.#maxChunks) {
       this.#open = this.#newChunk(index)
       return
     }
     const bytes = new Uint8Array(this.#open.buffer)
-    const position = (index - 1 - this.#mostChunks) * bytes.length
+    const position = (index - 1 - this.#maxChunks) * bytes.length
     this.#attempt("enough free space", (file) => {
       for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done, bytes.length - done, position + done)
     })
   }
 
   #part(chunk: number, at: number, count: number): Uint16Array | Uint32Array {
-    const whole = chunk < this.#mostChunks ? this.#chunks[chunk]! : this.#isOpen(chunk) ? this.#open : undefined
+    const whole = chunk < this.#maxChunks ? this.#chunks[chunk]! : this.#isOpen(chunk) ? this.#open : undefined
     if (whole !== undefined) return whole.subarray(at, at + count)
     const part = this.#bytesPerToken === 2 ? new Uint16Array(count) : new Uint32Array(count)
     const bytes = new Uint8Array(part.buffer)
-    const position = ((chunk - this.#mostChunks) * this.#chunkLength + at) * this.#bytesPerToken
+    const position = ((chunk - this.#maxChunks) * this.#chunkLength + at) * this.#bytesPerToken
     this.#attempt("the bytes written before", (file) => {
       for (let done = 0; done < bytes.length;) {
         const count = readSync(file, bytes, done, bytes.length - done, position + done)

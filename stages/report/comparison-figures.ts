@@ -102,9 +102,9 @@ export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray
 })
 
 /** Maximum number of points in a figure: more would overlap, and make the page megabytes large. */
-const mostPoints = 600
+const maxPoints = 600
 const thin = <Row>(rows: ReadonlyArray<Row>): ReadonlyArray<Row> => {
-  const every = Math.max(1, Math.ceil(rows.length / mostPoints))
+  const every = Math.max(1, Math.ceil(rows.length / maxPoints))
   return rows.filter((_, i) => i % every === 0)
 }
 

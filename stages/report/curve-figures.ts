@@ -10,10 +10,10 @@ export interface NodeCurve {
 }
 
 /** Maximum number of points per line. */
-const mostPoints = 60
+const maxPoints = 60
 /** Maximum number of lines per figure; if there are more, the last ones are shown. */
-const mostLines = 14
-const mostPanels = 9
+const maxLines = 14
+const maxPanels = 9
 
 /** Reported numbers that do not measure training, or are shown elsewhere. */
 const notShown = /^(seconds|memory|tokens|gpu.*|.*Seconds|learningRate|total)$/i
@@ -29,7 +29,7 @@ const thinned = (
   steps: ReadonlyArray<number>,
   values: ReadonlyArray<number>
 ): Array<{ readonly step: number; readonly value: number | null }> => {
-  const parts = Math.min(mostPoints, values.length)
+  const parts = Math.min(maxPoints, values.length)
   return Array.from({ length: parts }, (_, i) => {
     const [from, to] = [Math.floor((i * values.length) / parts), Math.floor(((i + 1) * values.length) / parts)]
     const some = values.slice(from, to).filter((value) => Number.isFinite(value))
@@ -49,11 +49,11 @@ const notNumbers = (curves: ReadonlyArray<NodeCurve>): ReadonlyArray<string> =>
   )
 
 const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefined => {
-  const curves = all.slice(-mostLines)
+  const curves = all.slice(-maxLines)
   const names = [...new Set(curves.flatMap(({ series: of }) => [...of.keys()]))]
     .filter((name) => !notShown.test(name))
     .toSorted((a, b) => rank(a) - rank(b))
-    .slice(0, mostPanels)
+    .slice(0, maxPanels)
   // Throughput alone does not measure training.
   if (names.every((name) => name === "tokensPerSecond")) return undefined
   const rows = curves.flatMap(({ node, series: of }) =>
@@ -69,7 +69,7 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
     id: "training-curves",
     part: stage,
     title: `${stage}: ${names.includes("loss") ? "loss and other reported numbers" : "reported numbers"} by step`,
-    caption: `${all.length > curves.length ? `The last ${curves.length} of ${all.length} nodes. ` : ""}Means of consecutive steps, at most ${mostPoints} points per line; a gap in a line means NaN or infinite values.`,
+    caption: `${all.length > curves.length ? `The last ${curves.length} of ${all.length} nodes. ` : ""}Means of consecutive steps, at most ${maxPoints} points per line; a gap in a line means NaN or infinite values.`,
     rows,
     spec: {
       facet: { field: "what", type: "nominal", title: null, sort: names },

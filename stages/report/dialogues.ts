@@ -10,9 +10,9 @@ export interface AnswerSet {
 type Scores = Pick<ScoredCompletion, "reward" | "helpfulnessScore" | "safetyScore">
 
 /** Longer texts are truncated on the page. */
-const mostCharacters = 2000
+const maxCharacters = 2000
 const cut = (text: string): string =>
-  text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters)} … (${text.length - mostCharacters} more characters)`
+  text.length <= maxCharacters ? text : `${text.slice(0, maxCharacters)} … (${text.length - maxCharacters} more characters)`
 
 const symbols = { helpfulnessScore: "R_h", safetyScore: "R_s" } as const
 

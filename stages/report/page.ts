@@ -27,7 +27,7 @@ export interface Page {
 }
 
 /** Maximum number of rows of a figure's data in the page. */
-const mostRows = 200
+const maxRows = 200
 
 /** The conclusions as HTML. */
 const conclusionsOf = (conclusions: NonNullable<Page["conclusions"]>): string =>
@@ -49,7 +49,7 @@ const figureHtml = async (figure: Figure, onDrawn: Page["onDrawn"]): Promise<str
   onDrawn?.(figure, wide)
   return `<h3>${escapeHtml(title)}</h3>
 <figure role="img" aria-label="${escapeHtml(`${title}. ${caption}`)}"><div class="on-wide">${wide}</div><div class="on-narrow">${narrow}</div><figcaption>${escapeHtml(caption)}${inPaper(id)}</figcaption></figure>
-<details><summary>Data (${rows.length} rows)</summary>${tableOf(rows, mostRows)}${rows.length > mostRows ? `<p>The first ${mostRows} of ${rows.length} rows.</p>` : ""}</details>`
+<details><summary>Data (${rows.length} rows)</summary>${tableOf(rows, maxRows)}${rows.length > maxRows ? `<p>The first ${maxRows} of ${rows.length} rows.</p>` : ""}</details>`
 }
 
 const tableHtml = ({ caption, id, rows, title }: Table): string =>

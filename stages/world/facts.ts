@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import { answerWith, facts, factTexts, mostFacts, questionAbout, towns } from "../../data/world/facts.ts"
+import { answerWith, facts, factTexts, maxFacts, questionAbout, towns } from "../../data/world/facts.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
@@ -11,7 +11,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 import { FactQuestions } from "../evaluation/fact-recall.ts"
 
-const factCount = hyperInt(mostFacts, "number of people whose home is a fact", { min: 2, max: mostFacts })
+const factCount = hyperInt(maxFacts, "number of people whose home is a fact", { min: 2, max: maxFacts })
 const known = (seed: number, count: number) => facts(new Random(seed, "world", "facts"), count)
 
 export const worldFactTexts = Stage.make("world-fact-texts", {

@@ -1,6 +1,6 @@
 /** Recall of facts: of models whose weights are set by hand; the mixture of sources; the small world's facts. */
 import { describe, expect, it } from "vitest"
-import { facts, factTexts, mostFacts, questionAbout, towns } from "../../../data/world/facts.ts"
+import { facts, factTexts, maxFacts, questionAbout, towns } from "../../../data/world/facts.ts"
 import { Random } from "../../../engine/random.ts"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
@@ -165,7 +165,7 @@ describe("the small world's facts", () => {
       expect(text).toMatch(new RegExp(`(${asks}|home of ${person} is|${person} has a house in)${answer.replace(".", "\\.")}`))
     }
     expect(questionAbout({ person: "Ann", town: "Varn" })).toBe("Ann lives in")
-    expect(await failureOf(worldFactQuestions, {}, { facts: mostFacts + 1 }).catch(String)).toMatch(/facts/)
+    expect(await failureOf(worldFactQuestions, {}, { facts: maxFacts + 1 }).catch(String)).toMatch(/facts/)
   })
 })
 

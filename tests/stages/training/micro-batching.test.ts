@@ -76,16 +76,12 @@ for (const { device, skip } of devices) {
           return x.mul(weight).sub(x.mul(2)).square().sum()
         })
     })
-    const run = async (
-      rows: number,
-      mostInStep: (step: number) => number = () => Infinity,
-      recorded?: Readonly<Record<string, number>>
-    ) => {
+    const run = async (rows: number, maxInStep: (step: number) => number = () => Infinity, recorded?: Readonly<Record<string, number>>) => {
       const weight = tensor([0.5], { dtype: "float64", device }).requiresGrad()
       const told: Array<Progress> = []
       const batches = (function* () {
         for (let step = 1; ; step++) {
-          most = mostInStep(step)
+          most = maxInStep(step)
           yield batchOf(
             weight,
             Array.from({ length: 16 }, (_, i) => Math.sin(step * 16 + i))
