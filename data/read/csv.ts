@@ -6,6 +6,9 @@ import { BadRow, type Record } from "./record.ts"
 
 const [quote, feed, carriage] = [0x22, 10, 13]
 
+/** Maximum fields of a record that are told apart: a record of nothing but separators would need a hundred times its size. */
+const mostFields = 10_000
+
 /** One record: the bytes of its fields, without their quotes. */
 interface Raw {
   readonly line: number
@@ -76,7 +79,7 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
         fields.push({ bytes: record.subarray(i, end === -1 ? record.length : end), isQuoted: false })
         i = end
       }
-      if (i === -1) return { line: first, fields, isTorn }
+      if (i === -1 || fields.length > mostFields) return { line: first, fields, isTorn }
       i++
     }
   }
@@ -144,6 +147,8 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
   const raws = rawRecords(path, all(), separator)
   const begun = await raws.next()
   const records = begun.done === true ? [] : begun.value
+  if ((records[0]?.fields.length ?? 0) > mostFields)
+    throw damaged(path, `at most ${mostFields} columns`, "more in the first line", "Check the separator, or remove columns.")
   const columns = (records[0]?.fields ?? []).map(({ bytes }) => bytes.toString("utf8").trim())
   const twice = columns.find((name, i) => columns.indexOf(name) !== i)
   if (twice !== undefined)
@@ -159,7 +164,10 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
     if (!fields.every(({ bytes }) => isUtf8(bytes))) return faulty("not UTF-8")
     if (isTorn) return faulty("text after a closing quote")
     if (values.length !== columns.length)
-      return faulty(`${values.length} fields where the header has ${columns.length}`, "a different number of fields than the header")
+      return faulty(
+        `${values.length > mostFields ? `more than ${mostFields}` : values.length} fields where the header has ${columns.length}`,
+        "a different number of fields than the header"
+      )
     return { line, unit: "line", value: Object.fromEntries(columns.map((name, i) => [name, values[i]])) }
   }
   async function* batches() {

@@ -40,7 +40,8 @@ export const logIn = (folder: string): Log => {
   let later: { readonly progress: Progress; readonly timer: NodeJS.Timeout } | undefined
   const append = (event: JobEvent) => {
     try {
-      appendFileSync(join(folder, "events.ndjson"), `${JSON.stringify(event)}\n`)
+      // Readable only by its owner, like a log: stages may print anything.
+      appendFileSync(join(folder, "events.ndjson"), `${JSON.stringify(event)}\n`, { mode: 0o600 })
     } catch {
       // A full disk: the report is lost, the result is not.
     }

@@ -266,6 +266,19 @@ describe("damaged files", () => {
     ])
   })
 
+  it("a table's record of nothing but separators is a bad row and needs little memory; such a header is rejected", async () => {
+    const many = ",".repeat(4 << 20)
+    const before = process.memoryUsage().heapUsed
+    const found = []
+    for await (const { fault, line } of readRecords(file(`a,b\n${many}\n1,2\n`, "csv"))) found.push([line, fault?.message])
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(200 << 20)
+    expect(found).toEqual([
+      [2, "more than 10000 fields where the header has 2"],
+      [3, undefined]
+    ])
+    expect(await errorOf(readRecords(file(`${many}\n1\n`, "csv")))).toMatch(/expected at most 10000 columns, found more in the first line/)
+  })
+
   it("an element of a JSON list that is only white space to other programs is a bad row too", async () => {
     const found = []
     for await (const { fault, line } of readRecords(file(Buffer.from('[{"a":1},\n\u00a0,\u{feff}]'), "json")))

@@ -2,7 +2,7 @@
  * Parts of the Slurm executor that need states which a real Slurm rarely shows (tests/cluster has a real one): commands in PATH stand in for
  * sbatch and squeue.
  */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
@@ -11,7 +11,7 @@ import { command } from "../../../cli/commands/jobs.ts"
 import { parse } from "../../../cli/command.ts"
 import { claimFolder } from "../../../runtime/cluster/home.ts"
 import type { JobFile } from "../../../runtime/cluster/job-files.ts"
-import { runHere } from "../../../runtime/cluster/on-node.ts"
+import { logIn, runHere } from "../../../runtime/cluster/on-node.ts"
 import { numericsOfNode } from "../../../runtime/cluster/probe.ts"
 import { slurm, type SlurmOptions } from "../../../runtime/cluster/slurm.ts"
 import type { Work } from "../../../runtime/run/execute.ts"
@@ -125,6 +125,11 @@ it("a node without a setting that is part of the key is rejected, as is one with
   expect(message).toMatch(
     /^its numerics do not match the key: libtorch is 2, expected 1; NVIDIA_TF32_OVERRIDE is not set, expected 1\. Choose identical nodes/
   )
+})
+
+it("a job's output is readable only by its owner", () => {
+  logIn(join(folder, "12-0")).onOutput("a secret of the stage")
+  expect(statSync(join(folder, "12-0/events.ndjson")).mode & 0o777).toBe(0o600)
 })
 
 it("looking for another driver leaves no files", () => {
