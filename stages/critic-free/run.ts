@@ -38,7 +38,8 @@ const fitUpdates = (
 
 /** Reports groups without a learning signal: all their responses have the same score. Fails if this holds for all groups of the first iteration. */
 const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticFreeConfig) => {
-  let isReported = false
+  /** The largest share reported so far: the first one, and the first time that all groups are constant. */
+  let reported = 0
   return (
     { constantGroups }: Pick<ExperienceStatistics, "constantGroups">,
     { iteration, rewards }: { readonly iteration: number; readonly rewards: ReadonlyArray<{ readonly reward: number }> }
@@ -50,8 +51,9 @@ const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticF
           message: `${name} has nothing to learn from in iteration 1 of ${iterations}: in each of its ${groups} groups of ${groupSize} responses all have the same reward (${rewards[0]!.reward} in the first), so that every advantage is 0. Use a reward that distinguishes the policy's responses, easier prompts, or larger groups (groupSize) or batches (batchSize).`
         })
       )
-    if (isReported || constantGroups === 0) return Effect.succeed(undefined)
-    isReported = true
+    const isNew = reported === 0 ? constantGroups > 0 : reported < 1 && constantGroups === 1
+    if (!isNew) return Effect.succeed(undefined)
+    reported = constantGroups
     return Effect.succeed(
       `in iteration ${iteration} all responses of ${Math.round(constantGroups * groups)} of ${groups} groups have the same reward and give no learning signal (constantGroups in the curves)`
     )

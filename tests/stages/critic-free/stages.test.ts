@@ -29,7 +29,7 @@ import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const questions = ["ab", "ba ab", "abab", "b", "a ba", "aab"]
 let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
-let scorers: Record<"letters" | "constant", ArtifactRef<any>>
+let scorers: Record<"letters" | "constant" | "fading", ArtifactRef<any>>
 beforeAll(async () => {
   const reward = (seed: number) => {
     const made = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
@@ -53,7 +53,7 @@ beforeAll(async () => {
     const path = fileURLToPath(new URL(`scorers/${name}.mjs`, import.meta.url))
     return runStage(helpfulnessScorer, { code: { path, type: "file", digest: name, contentDigest: name } })
   }
-  scorers = { letters: await scorer("letters"), constant: await scorer("constant") }
+  scorers = { letters: await scorer("letters"), constant: await scorer("constant"), fading: await scorer("fading") }
 })
 
 // Two iterations of two steps: in the second, policy and reference differ.
@@ -153,6 +153,18 @@ describe.each(cases)("%s", (name, changes) => {
     expect(constantGroups).toBeGreaterThan(0)
     expect(told.flatMap(({ note }) => note ?? [])).toEqual([
       `in iteration 1 all responses of ${Math.round(constantGroups * 6)} of 6 groups have the same reward and give no learning signal (constantGroups in the curves)`
+    ])
+  })
+  it("reports also later iterations in which all groups have one reward", async () => {
+    const { safety: _, ...rest } = given
+    const told: Array<Progress> = []
+    const progress = (report: Progress) => Effect.sync(() => void told.push(report))
+    const inputs = { ...rest, helpfulness: scorers.fading }
+    await Effect.runPromise(stageEffect(stages[name], inputs, { ...base, iterations: 3 }, { progress }))
+    const end = "groups have the same reward and give no learning signal (constantGroups in the curves)"
+    expect(told.flatMap(({ note }) => note ?? [])).toEqual([
+      `in iteration 1 all responses of 1 of 2 ${end}`,
+      `in iteration 2 all responses of 2 of 2 ${end}`
     ])
   })
   it("reports divergence", async () => {
