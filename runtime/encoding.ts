@@ -46,10 +46,15 @@ const placeIn = (value: unknown): string => {
   return ""
 }
 
-/** Tag, length, colon, bytes: n null, u undefined, b boolean, d number, i bigint, s string, l list, o object. */
+/**
+ * Tag, length, colon, bytes: n null, u undefined, b boolean, d number, i bigint, s string, w string with half of a
+ * surrogate pair, l list, o object.
+ */
 const encode = (value: unknown): string => {
   switch (typeof value) {
     case "string":
+      // As UTF-8, which is hashed, all halves of surrogate pairs are the same character.
+      if (!value.isWellFormed()) return `w${4 * value.length}:${Buffer.from(value, "utf16le").toString("hex")}`
       return `s${Buffer.byteLength(value)}:${value}`
     case "boolean":
       return value ? "b1:1" : "b1:0"

@@ -74,7 +74,12 @@ describe("the cache key", () => {
       1n,
       "",
       [""],
-      undefined
+      undefined,
+      // Halves of surrogate pairs, which are all the same in UTF-8.
+      "\ud800",
+      "\ud801",
+      "\ufffd",
+      "\ud83d\ude00"
     ]
     expect(new Set(values.map(digestOf)).size).toBe(values.length)
   })
