@@ -89,7 +89,7 @@ describe("a damaged checkpoint", () => {
         const { output, saves, notes } = await live(one, folder)
         expect([file, output]).toEqual([file, whole.output])
         expect(saves).toBe(whole.saves - 1)
-        expect(notes[0]).toMatch(/is damaged .* skipped/)
+        expect(notes[0]).toMatch(/is damaged .* and was deleted$/)
       }
       // Both damaged: start over.
       for (const file of filesOf(killed)) flip(file)
