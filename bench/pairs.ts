@@ -49,7 +49,9 @@ const speeds = (output: string): Map<string, number> => {
 const ratios = new Map<string, Array<{ readonly ours: number; readonly peer: number }>>()
 for (let pair = 0; pair < Number(count); pair++) {
   const runOurs = () => speeds(execFileSync(process.execPath, [`${here}${ours}`], { encoding: "utf8" }))
-  const runPeer = () => speeds(execFileSync(python, [`${here}peers/${peer}`], { encoding: "utf8" }))
+  // Debian's OpenBLAS has threads of its own, which torch.set_num_threads does not limit.
+  const env = { ...process.env, OPENBLAS_NUM_THREADS: "1" }
+  const runPeer = () => speeds(execFileSync(python, [`${here}peers/${peer}`], { encoding: "utf8", env }))
   // Alternate the order, so that drift (heat, other load) favours neither.
   const [a, b] = pair % 2 === 0 ? [runOurs(), runPeer()] : [runPeer(), runOurs()].reverse()
   for (const [name, speed] of a!) ratios.set(name, [...(ratios.get(name) ?? []), { ours: speed, peer: b!.get(name)! }])

@@ -94,7 +94,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     [
       "hangs",
       1,
-      /^Rank 0 of 2 on n1 waited \d+ s for the others in operation 2, the second sum\. Rank 1 on n2 has done operation 1, the first sum, and is in none/
+      /^Rank 0 of 2 on n1 waited \d+ s for the others in operation 2, the second sum\. Rank 1 on n2 has finished operation 1, the first sum, and is idle/
     ]
   ])("end together if one %s (rank %i), and the error has its message, its rank and its node", async (how, which, message) => {
     expect(await errorOf(start("sums", [`how=${how}`, `which=${which}`], "--rank-seconds", "2"), "sums")).toMatch(message)

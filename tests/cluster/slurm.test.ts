@@ -88,6 +88,7 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     const second = place.start([...onSlurm, "--on-interrupt", "cancel"])
     await second.says(/walk-1: job \d+ of an earlier run continues/)
     await second.says(/walk-2: job \d+ of an earlier run continues/)
+    await until("a step is done", () => place.diary().length > 0)
     second.process.kill("SIGTERM")
     expect((await second.ended).code).toBe(130)
     await until("no job runs", () => !/RUNNING|COMPLETING|PENDING/.test(jobs()))
