@@ -102,8 +102,9 @@ export const forgetNodeNumerics = (home: string): boolean => {
   return names.length > 0
 }
 
-/** A sentence if the folder is full: then error reports could not be written there either. */
-export const fullness = (folder: string): string => {
+/** A sentence if there is no space for the files of jobs, not even for an error report. Their folder may be on another file system than the home. */
+export const fullness = (home: string): string => {
+  const folder = join(home, "jobs")
   try {
     const { bavail, bsize } = statfsSync(folder)
     return bavail * bsize < 1 << 20 ? ` The folder ${folder} is full: free some space, then run again.` : ""

@@ -2,7 +2,7 @@
  * Runs stages as Slurm jobs: submits a stage's job, follows it, and collects its output (docs/decisions/0024-clusters-and-shared-results.md). The
  * job's description is in its folder (job-files.ts); Slurm is only asked whether to keep waiting.
  */
-import { existsSync, readdirSync, rmSync, statfsSync } from "node:fs"
+import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { messageOf, PipelineError, StageError } from "../errors.ts"
@@ -56,13 +56,6 @@ const checkpointOf = (work: Work): string => {
   } catch {
     return ""
   }
-}
-
-/** A job on a full file system can't even write why it failed. Bytes below which there is no room for a job's files. */
-const leastSpace = 2 ** 20
-const fullness = (folder: string): string => {
-  const { bavail, bsize } = statfsSync(folder)
-  return bavail * bsize < leastSpace ? ` The file system of ${folder} is full: free some space.` : ""
 }
 
 /** Runs stages as Slurm jobs. */
@@ -245,7 +238,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           if (lost >= maxLost)
             return yield* new StageError({
               reason: "Lost",
-              message: `Its ${end.why}: the ${maxLost} last jobs ended like this without a new checkpoint.${fullness(given.folder)} See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
+              message: `Its ${end.why}: the ${maxLost} last jobs ended like this without a new checkpoint. See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
               isRetryable: true
             })
           given.note(`${end.why}: submitted again${now === "" ? "" : `, to continue from its checkpoint after step ${Number(now)}`}`)
