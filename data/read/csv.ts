@@ -7,7 +7,7 @@ import { BadRow, type Record } from "./record.ts"
 const [quote, feed, carriage] = [0x22, 10, 13]
 
 /** Maximum fields of a record that are told apart: a record of nothing but separators would need a hundred times its size. */
-const mostFields = 10_000
+const maxFields = 10_000
 
 /** One record: the bytes of its fields, without their quotes. */
 interface Raw {
@@ -79,7 +79,7 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
         fields.push({ bytes: record.subarray(i, end === -1 ? record.length : end), isQuoted: false })
         i = end
       }
-      if (i === -1 || fields.length > mostFields) return { line: first, fields, isTorn }
+      if (i === -1 || fields.length > maxFields) return { line: first, fields, isTorn }
       i++
     }
   }
@@ -147,8 +147,8 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
   const raws = rawRecords(path, all(), separator)
   const begun = await raws.next()
   const records = begun.done === true ? [] : begun.value
-  if ((records[0]?.fields.length ?? 0) > mostFields)
-    throw damaged(path, `at most ${mostFields} columns`, "more in the first line", "Check the separator, or remove columns.")
+  if ((records[0]?.fields.length ?? 0) > maxFields)
+    throw damaged(path, `at most ${maxFields} columns`, "more in the first line", "Check the separator, or remove columns.")
   const columns = (records[0]?.fields ?? []).map(({ bytes }) => bytes.toString("utf8").trim())
   const twice = columns.find((name, i) => columns.indexOf(name) !== i)
   if (twice !== undefined)
@@ -165,7 +165,7 @@ export const openTable = async (path: string, chunks: AsyncIterable<Buffer>, isT
     if (isTorn) return faulty("text after a closing quote")
     if (values.length !== columns.length)
       return faulty(
-        `${values.length > mostFields ? `more than ${mostFields}` : values.length} fields where the header has ${columns.length}`,
+        `${values.length > maxFields ? `more than ${maxFields}` : values.length} fields where the header has ${columns.length}`,
         "a different number of fields than the header"
       )
     return { line, unit: "line", value: Object.fromEntries(columns.map((name, i) => [name, values[i]])) }
