@@ -21,7 +21,9 @@ export const studyParams = {
   ),
   dim: hyperInt(320, "width of the model", { min: 2 }),
   layers: hyperInt(8, "number of its transformer blocks", { min: 1 }),
-  heads: hyperInt(8, "number of its attention heads", { min: 1 }),
+  heads: hyperInt(5, "number of its attention heads; 320 / 5 = 64 is a head size that the GPU's decoder with CUDA graphs supports", {
+    min: 1
+  }),
   sequenceLength: hyperInt(256, "tokens per sequence of pretraining; twice as many in fine-tuning", { min: 128 }),
   texts: hyperInt(60_000, "number of dialogues for pretraining", { min: 100 }),
   pretrainSteps: hyperInt(2000, "number of optimiser steps of pretraining", { min: 1 }),
@@ -52,7 +54,8 @@ export const studyParams = {
   dialogues: hyperInt(200, "number of dialogues for Ghost Attention, and the same number of held-out ones", { min: 4 }),
   heldOut: hyperInt(500, "number of held-out helpfulness prompts for evaluation, and the same number of safety prompts", { min: 10 }),
   answers: hyperInt(4, "number of answers of each version per held-out prompt", { min: 1 }),
-  inferenceBatch: hyperInt(512, "number of sequences decoded or scored in parallel", { min: 1 })
+  inferenceBatch: hyperInt(512, "number of sequences decoded or scored in parallel", { min: 1 }),
+  precision: hyper("bfloat16", "dtype of every model's weights and activations; optimisers keep float32 weights", ["float32", "bfloat16"])
 }
 
 const Params = Schema.Struct({

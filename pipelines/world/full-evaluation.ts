@@ -75,9 +75,12 @@ const guardOf = (
   const labelled = { prompts: [forPairs.safety, forPairs.helpfulness], preferences: preferences.safety }
   const classifier = safetyClassifier(
     { init, examples: safetyClassifierData(labelled, { task }).named("classifier-data") },
-    { learningRate: params.learningRate, batchSize: params.batchSize, sequenceLength: 2 * params.sequenceLength }
+    {
+      ...{ learningRate: params.learningRate, batchSize: params.batchSize, sequenceLength: 2 * params.sequenceLength },
+      precision: params.precision
+    }
   ).named("safety-classifier")
-  const judging = { task, batchSize: params.inferenceBatch }
+  const judging = { task, ...scoringOf(params) }
   return {
     classifier,
     evaluation: evaluateClassifier(

@@ -107,6 +107,13 @@ describe("PPO from an earlier round on", () => {
 })
 
 describe("the study", () => {
+  it("uses bfloat16 everywhere, log-probabilities that are recomputed in PPO, and a head size that the GPU's decoder supports", () => {
+    const configs = [...full.nodes.keys()].map((id) => node(full, id).config)
+    expect(new Set(configs.map((config) => config["precision"]).filter((one) => one !== undefined))).toEqual(new Set(["bfloat16"]))
+    expect(node(full, "rlhf-v5").config).toMatchObject({ oldLogProbabilities: "recomputed" })
+    const { dim, heads } = node(full, "base").config as { readonly dim: number; readonly heads: number }
+    expect(dim / heads).toBe(64) // decodesOnGpu in models/gpu-decoder.ts: 16, 32, 64, 128 or 256
+  })
   it("samples at the temperature that was best for the current version, using prompts and reward models of the previous round", () => {
     expect(node(full, "samples-1").stage.name).toBe("sample")
     expect(node(full, "samples-3").inputs).toMatchObject({ policy: "rlhf-v2", sweep: "sweep-2" })
