@@ -30,13 +30,14 @@ const document = (result: RunResult) => ({
   run: result.run,
   pipeline: result.pipeline,
   status: result.status,
-  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, skipped, skippedRows, error }) => ({
+  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, metrics, skipped, skippedRows, error }) => ({
     id,
     stage,
     status,
     milliseconds: Math.round(milliseconds),
     key,
     digest,
+    metrics,
     ...(skipped.length === 0 ? {} : { skipped, skippedRows }),
     ...(error === null ? {} : { error })
   })),

@@ -5,8 +5,12 @@
  *     DPO        each round: pairs from the latest model and the one before, labels, DPO from the latest model
  *     RLOO       each round: the same, reward models on all pairs so far (the better of new and old, as in the recipe), RLOO from the latest model
  *
- * Each method runs with several weights of its KL penalty; every round's model is evaluated (arms.ts), so that reward and oracle are seen over a range of KL to SFT. The reward models of
- * the evaluation are those of the recipe's last round.
+ * Each method runs with several weights of its KL penalty, and every round's model is evaluated (arms.ts). Every method collects pairs in the same way: as many new prompts per round, and the
+ * same share of its own dialogues continued. PPO and RLOO keep the best policy by its reward on the same held-out prompts. The reward models of the evaluation are those of the recipe's last
+ * round.
+ *
+ *     fixed      RLOO from SFT against those reward models, for a wide range of weights of its KL penalty: reward and oracle over a range of KL to SFT. Not compared with the
+ *                methods, since it uses the recipe's labels
  *
  *     caravan run pipelines/studies/from-sft.ts --device cuda --seed 0 --set judgingSeed=200 --json > b-0.json        # and 1 to 4, with judgingSeed 201 to 204
  *     node bench/studies.ts from-sft b-*.json
@@ -14,30 +18,34 @@
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import type { Preference } from "../../schemas/rows.ts"
 import { rloo } from "../../stages/critic-free/rloo.ts"
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { dpo } from "../../stages/dpo/dpo.ts"
-import { byKind, type ByKind, kinds, type Policy, type Rewards, type Rows } from "../nodes.ts"
+import { byKind, type ByKind, kinds, type Policy, type Rewards } from "../nodes.ts"
 import { bestRewards, type Named, nameOf, rewardModels } from "../rounds.ts"
 import { studyParams } from "../study.ts"
 import { type FirstModels, firstModels } from "../world/base-and-sft.ts"
 import { ownPairs, type WorldParams } from "../world/params.ts"
 import { tunedByPpo } from "../world/ppo.ts"
-import { judgedPairs } from "../world/preferences.ts"
-import { type PromptSets, promptSets, roundOf } from "../world/prompts.ts"
+import { collectRound, type RoundPairs } from "../world/preferences.ts"
+import { type PromptSets, promptSets } from "../world/prompts.ts"
 import { recipeFrom } from "../world/recipe.ts"
-import { accuracyOf, rewardTraining } from "../world/reward-models.ts"
+import { accuracyOf, rewardTraining, type Scorers } from "../world/reward-models.ts"
 import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge, scorersOf, versionOf } from "./arms.ts"
 
 const Params = Schema.Struct({
   ...studyParams,
-  recipeBetas: hyper("0.03,0.1,0.3", "comma-separated weights of PPO's KL penalty in the recipe, one run each"),
-  dpoBetas: hyper("0.05,0.1,0.3", "comma-separated weights of DPO's KL penalty, the same number"),
-  rlooBetas: hyper("0.03,0.1,0.3", "comma-separated weights of RLOO's KL penalty, the same number"),
+  recipeBetas: hyper("0.1,0.3", "comma-separated weights of PPO's KL penalty in the recipe, one run each"),
+  dpoBetas: hyper("0.1,0.3", "comma-separated weights of DPO's KL penalty, the same number"),
+  rlooBetas: hyper("0.1,0.3", "comma-separated weights of RLOO's KL penalty, the same number"),
   dpoLearningRate: hyper(3e-5, "learning rate of DPO", { min: 0 }),
   rlooIterations: hyperInt(60, "RLOO iterations per round, of ppoBatch answers each", { min: 1 }),
   groupSize: hyperInt(4, "number of responses per prompt for RLOO", { min: 2 }),
+  fixedBetas: hyper(
+    "0.01,0.1,0.5,2",
+    "comma-separated weights of the KL penalty of RLOO against the recipe's last reward models, for a range of KL to SFT"
+  ),
+  fixedLearningRate: hyper(1e-4, "learning rate of these runs", { min: 0 }),
   ...armParams
 })
 type Params = typeof Params.Type
@@ -49,41 +57,17 @@ interface Common {
   readonly sets: PromptSets
 }
 
-interface Pairs {
-  readonly preferences: Rows<Preference>
-  readonly test: Rows<Preference>
-}
-
-/** The pairs of one round of an iterated method: the recipe's prompts, the answers of the method's own models. */
-const collected = (
-  arm: string,
-  round: number,
-  { sets, world }: Common,
-  { before, latest }: { readonly before: Policy; readonly latest: Policy }
-): ByKind<Pairs> =>
-  byKind((kind) => {
-    const collect = (prompts: typeof sets.pool, name: string) =>
-      judgedPairs({ first: latest, second: before, prompts }, kind, world, {
-        pairs: `${arm}-pairs-${name}-${round}`,
-        preferences: `${arm}-preferences-${name}-${round}`
-      }).preferences
-    return {
-      preferences: collect(roundOf(sets.forPairs[kind], round, world, `${arm}-batch-${kind}`), kind),
-      test: collect(roundOf(sets.forTestPairs[kind], round, world, `${arm}-test-batch-${kind}`), `test-${kind}`)
-    }
-  })
-
 /** Five rounds from SFT: `update` returns the next model from the latest one and the pairs of all rounds so far. */
 const iterated = (
   arm: string,
   common: Common,
-  update: (latest: Policy, rounds: ReadonlyArray<ByKind<Pairs>>, name: string) => Policy
+  update: (latest: Policy, rounds: ReadonlyArray<ByKind<RoundPairs>>, name: string) => Policy
 ): ReadonlyArray<Arm> => {
-  const { models, world } = common
+  const { models, sets, world } = common
   let [latest, before] = [models.sft, models.bootstrapped]
-  const rounds: Array<ByKind<Pairs>> = []
+  const rounds: Array<ByKind<RoundPairs>> = []
   return Array.from({ length: world.rounds }, (_, i) => {
-    rounds.push(collected(arm, i + 1, common, { latest, before }))
+    rounds.push(collectRound(i + 1, world, sets, { latest, before }, { last: rounds.at(-1), prefix: `${arm}-` }))
     const name = `${arm}-v${i + 1}`
     ;[latest, before] = [update(latest, rounds, name).named(name), latest]
     return [name, latest] as const
@@ -100,7 +84,7 @@ const iteratedDpo = (common: Common, { dpoLearningRate }: Params, beta: number) 
     )
   })
 
-const iteratedRloo = (common: Common, { groupSize, rlooIterations }: Params, beta: number) => {
+const iteratedRloo = (common: Common, params: Params, beta: number) => {
   const { sets, world } = common
   let inUse: Rewards | undefined
   return iterated(`rloo-${beta}`, common, (policy, rounds, name) => {
@@ -120,16 +104,27 @@ const iteratedRloo = (common: Common, { groupSize, rlooIterations }: Params, bet
       )
     )
     inUse = bestRewards(candidates, accuracies, named)
-    return rloo(
-      { policy, ...inUse, prompts: sets.pool },
-      {
-        ...{ iterations: rlooIterations, batchSize: world.ppoBatch, miniBatchSize: Math.ceil(world.ppoBatch / 4), groupSize, beta },
-        ...{ learningRate: world.ppoLearningRate, maxNewTokens: world.maxNewTokens, inferenceBatchSize: world.inferenceBatch },
-        precision: world.precision,
-        oldLogProbabilities: world.precision === "bfloat16" ? "recomputed" : "recorded"
-      }
-    )
+    // As the recipe's PPO, RLOO keeps the best policy by its reward on held-out prompts.
+    return rloo({ policy, ...inUse, prompts: sets.pool, heldOut: sets.ppoHeldOut }, rlooConfig(common, params, beta))
   })
+}
+
+const rlooConfig = ({ world }: Common, { groupSize, rlooIterations }: Params, beta: number) => ({
+  ...{ iterations: rlooIterations, batchSize: world.ppoBatch, miniBatchSize: Math.ceil(world.ppoBatch / 4), groupSize, beta },
+  ...{ learningRate: world.ppoLearningRate, maxNewTokens: world.maxNewTokens, inferenceBatchSize: world.inferenceBatch },
+  ...{ evaluateEvery: 5, precision: world.precision },
+  oldLogProbabilities: world.precision === "bfloat16" ? ("recomputed" as const) : ("recorded" as const)
+})
+
+/**
+ * RLOO from SFT against the reward models with which all models are evaluated: they do not change, and the policy moves as far from SFT as its weight of the KL allows. No policy is kept
+ * for its held-out reward, which here would be the measure itself.
+ */
+const optimisedFurther = (common: Common, scorers: Scorers, params: Params, beta: number): Arm => {
+  const { models, sets } = common
+  const name = `fixed-${beta}`
+  const config = { ...rlooConfig(common, params, beta), learningRate: params.fixedLearningRate }
+  return [name, rloo({ policy: models.sft, ...scorers, prompts: sets.pool }, config).named(name)]
 }
 
 /** The recipe's versions. Only the last one, after PPO, depends on PPO's beta. */
@@ -156,11 +151,13 @@ export default Pipeline.make(
     const {
       dpoBetas,
       dpoLearningRate: _,
-      groupSize: __,
+      fixedBetas,
+      fixedLearningRate: __,
+      groupSize: ___,
       judgingSeed,
       recipeBetas,
       rlooBetas,
-      rlooIterations: ___,
+      rlooIterations: ____,
       tuningPrompts,
       ...rest
     } = params
@@ -178,7 +175,8 @@ export default Pipeline.make(
       ["sft", sft],
       ...versions,
       ...betas.dpoBetas.flatMap((beta) => iteratedDpo(common, params, beta)),
-      ...betas.rlooBetas.flatMap((beta) => iteratedRloo(common, params, beta))
+      ...betas.rlooBetas.flatMap((beta) => iteratedRloo(common, params, beta)),
+      ...numbersOf("fixedBetas", fixedBetas).map((beta) => optimisedFurther(common, rewards, params, beta))
     ]
     const { judging, tuning } = promptsToJudge(world, { judgingSeed, tuningPrompts })
     const last = arms.filter(([name]) => name.endsWith(`-v${world.rounds}`))

@@ -38,12 +38,25 @@ export interface RoundPairs {
   readonly test: Rows<Preference>
 }
 
+interface Collecting {
+  /** The previous round's pairs, of which helpfulness dialogues continue. */
+  readonly last?: ByKind<RoundPairs> | undefined
+  /** Goes in front of the nodes' names. */
+  readonly prefix?: string
+}
+
 /** The round's new prompts, and some of the previous round's helpfulness dialogues, continued after the chosen answer (A.3.1). */
-const askedIn = (round: number, kind: Kind, params: WorldParams, { forPairs }: PromptSets, last?: RoundPairs): Rows<Prompt> => {
-  const first = roundOf(forPairs[kind], round, params, `batch-${kind}`)
+const askedIn = (
+  round: number,
+  kind: Kind,
+  params: WorldParams,
+  { forPairs }: PromptSets,
+  { last, prefix = "" }: Collecting
+): Rows<Prompt> => {
+  const first = roundOf(forPairs[kind], round, params, `${prefix}batch-${kind}`)
   if (kind === "safety" || params.multiTurn === 0 || last === undefined) return first
-  const grown = continueDialogues({ prompts: last.prompts, preferences: last.preferences }).named(`dialogues-${round}`)
-  return mixPrompts({ datasets: [first, grown] }, { weights: [1, params.multiTurn] }).named(`prompts-${round}`)
+  const grown = continueDialogues({ prompts: last[kind].prompts, preferences: last[kind].preferences }).named(`${prefix}dialogues-${round}`)
+  return mixPrompts({ datasets: [first, grown] }, { weights: [1, params.multiTurn] }).named(`${prefix}prompts-${round}`)
 }
 
 /** Collects pairs of answers from the latest model and the one before. */
@@ -52,16 +65,17 @@ export const collectRound = (
   params: WorldParams,
   sets: PromptSets,
   { before, latest }: Compared,
-  last?: ByKind<RoundPairs>
+  collecting: Collecting = {}
 ): ByKind<RoundPairs> =>
   byKind((kind) => {
+    const { prefix = "" } = collecting
     const collect = (prompts: Rows<Prompt>, name: string) =>
       judgedPairs({ first: latest, second: before, prompts }, kind, params, {
-        pairs: `pairs-${name}-${round}`,
-        preferences: `preferences-${name}-${round}`
+        pairs: `${prefix}pairs-${name}-${round}`,
+        preferences: `${prefix}preferences-${name}-${round}`
       })
-    const prompts = askedIn(round, kind, params, sets, last?.[kind])
-    const testPrompts = roundOf(sets.forTestPairs[kind], round, params, `test-batch-${kind}`)
+    const prompts = askedIn(round, kind, params, sets, collecting)
+    const testPrompts = roundOf(sets.forTestPairs[kind], round, params, `${prefix}test-batch-${kind}`)
     return { prompts, ...collect(prompts, kind), test: collect(testPrompts, `test-${kind}`).preferences }
   })
 

@@ -51,7 +51,7 @@ export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: Pr
   for (let round = 1; round <= rounds; round++) {
     // Pairs (§3.2.1), reward models (§3.2.2), rejection sampling over every version's best answers (§3.2.3).
     newest.push({ policy: compared, name: nameOf(compared), over: nameOf(before) })
-    pairs.push(collectRound(round, params, prompts, { latest: compared, before }, pairs.at(-1)))
+    pairs.push(collectRound(round, params, prompts, { latest: compared, before }, { last: pairs.at(-1) }))
     rewards = rewardsOfRound(round, params, compared, allRounds(pairs), rewards)
     scorers = has(params, "safety-model") ? rewards : { helpfulness: rewards.helpfulness }
     const earlier = samples.map(({ kept }) => kept)

@@ -11,29 +11,42 @@ const folder = mkdtempSync(join(tmpdir(), "caravan-studies-"))
 afterAll(() => rmSync(folder, { recursive: true }))
 const script = fileURLToPath(new URL("../../bench/studies.ts", import.meta.url))
 
+/** Writes the reports of a run's outputs. */
+const outputsOf = (name: string, reports: Readonly<Record<string, object>>) =>
+  Object.fromEntries(
+    Object.entries(reports).map(([id, report]) => {
+      const path = join(folder, `${name}-${id}`)
+      mkdirSync(path)
+      writeFileSync(join(path, "report.json"), JSON.stringify(report))
+      return [id, { path }]
+    })
+  )
+const evaluation = (helpfulness: number) => ({
+  helpfulness: { mean: helpfulness },
+  safety: { mean: 0.5 },
+  reward: { mean: 0.5 },
+  violationRate: { mean: 0 }
+})
+
 /** The document of a run, whose last version has this helpfulness. */
 const run = (name: string, helpfulness: number, seeds: { readonly seed: number; readonly judgingSeed: number }): string => {
-  const output = (id: string, report: object) => {
-    const path = join(folder, `${name}-${id}`)
-    mkdirSync(path)
-    writeFileSync(join(path, "report.json"), JSON.stringify(report))
-    return [id, { path }]
-  }
   const nodes = [
     { id: "sft", digest: `weights of seed ${seeds.seed}` },
-    { id: "judging", digest: `prompts of seed ${seeds.judgingSeed}` }
+    { id: "judging", digest: `prompts of seed ${seeds.judgingSeed}` },
+    { id: "rlhf-v5", stage: "ppo", metrics: { iterations: 60, kept: seeds.seed === 0 ? 55 : 60 } }
   ]
-  const of = { helpfulness: { mean: helpfulness }, safety: { mean: 0.5 }, reward: { mean: 0.5 }, violationRate: { mean: 0 } }
-  const outputs = Object.fromEntries([output("rlhf-v5", of), output("kl-rlhf-v5", { kl: { mean: 1 } })])
+  const outputs = outputsOf(name, { "rlhf-v5": evaluation(helpfulness), "kl-rlhf-v5": { kl: { mean: 1 } } })
   const file = join(folder, `${name}.json`)
   writeFileSync(file, JSON.stringify({ run: name, pipeline: "ppo-from", status: "succeeded", nodes, outputs }))
   return file
 }
-const tables = (...args: ReadonlyArray<string>) =>
-  promisify(execFile)(process.execPath, [script, "ppo-from", ...args]).then(
+const tablesOf = (study: string, ...args: ReadonlyArray<string>) =>
+  promisify(execFile)(process.execPath, [script, study, ...args]).then(
     ({ stdout }) => stdout,
     ({ stderr }: { readonly stderr: string }) => stderr
   )
+
+const tables = (...args: ReadonlyArray<string>) => tablesOf("ppo-from", ...args)
 
 describe("the tables of a study", () => {
   const [one, two] = [run("one", 0.5, { seed: 0, judgingSeed: 300 }), run("two", 0.7, { seed: 1, judgingSeed: 301 })]
@@ -42,6 +55,9 @@ describe("the tables of a study", () => {
   it("have differences paired by seed, with Student's interval over seeds", async () => {
     // 0.1 and 0.12: a mean of 0.11, a standard error of 0.01, 12.706 of which are 0.127.
     expect(await tables(one, two, "--", "from4", oneFrom4, twoFrom4)).toContain("| from4 | +0.110 (-0.017 to +0.237) | +0.000")
+  })
+  it("have the PPO iterations, and how many led to the policies that were kept", async () => {
+    expect(await tables(one, two)).toContain("| 1.000 ± 0.000 | 60.0 (57.5) |")
   })
   it("are refused for arms whose seeds are in another order", async () => {
     expect(await tables(one, two, "--", "from4", twoFrom4, oneFrom4)).toBe(
@@ -53,5 +69,61 @@ describe("the tables of a study", () => {
     expect(await tables(one, two, again)).toContain(`${one} and ${again} have the same run seed: their differences are not independent`)
     const sameQuestions = run("same", 0.7, { seed: 2, judgingSeed: 301 })
     expect(await tables(one, two, sameQuestions)).toContain(`${two} and ${sameQuestions} have the same judgingSeed`)
+  })
+})
+
+describe("the tables from SFT", () => {
+  const arms = { sft: 0.5, "recipe-0.1-v1": 0.8, "dpo-0.1-v1": 0.7, "rloo-0.1-v1": 0.6, "fixed-2": 0.4 }
+  /** One round, in which DPO and the recipe collect the same pairs. `earlier`: the pairs were in the store before the run. */
+  const run = (seed: number, { earlier = false } = {}): string => {
+    const name = `sft-${seed}-${earlier}`
+    const outputs = outputsOf(
+      name,
+      Object.fromEntries(
+        Object.entries(arms).flatMap(([arm, helpfulness]) => [
+          [arm, evaluation(helpfulness + seed / 100)],
+          [`kl-${arm}`, { kl: { mean: 1 } }],
+          [`tuning-${arm}`, evaluation(0.5)]
+        ])
+      )
+    )
+    const pairs = (id: string, status: string, count: number) => ({
+      ...{ id, stage: "collect-pairs", status, milliseconds: status === "hit" ? 0 : 2000 },
+      ...{ key: `${seed} ${id.replace("dpo-0.1-", "")}`, metrics: { pairs: count } }
+    })
+    const trained = (id: string, milliseconds: number) => ({
+      id,
+      stage: "any",
+      status: "ran",
+      milliseconds,
+      key: `${seed} ${id}`,
+      metrics: {}
+    })
+    const nodes = [
+      { ...trained("sft", 50_000), digest: name },
+      { ...trained("judging", 1000), digest: name },
+      pairs("pairs-helpfulness-1", earlier ? "hit" : "ran", 100 + seed),
+      pairs("pairs-test-helpfulness-1", "ran", 40),
+      pairs("dpo-0.1-pairs-helpfulness-1", "hit", 100 + seed),
+      trained("recipe-0.1-v1", 30_000),
+      trained("dpo-0.1-v1", 3000),
+      trained("judged-answers-dpo-0.1-v1", 7000)
+    ]
+    const file = join(folder, `${name}.json`)
+    writeFileSync(file, JSON.stringify({ run: name, pipeline: "from-sft", status: "succeeded", nodes, outputs }))
+    return file
+  }
+
+  it("count labels and GPU seconds of each arm after SFT; shared results count for each", async () => {
+    const text = await tablesOf("from-sft", run(0), run(2))
+    expect(text).toMatch(/\| recipe-0\.1-v1 \|.*\| 101 \(\+ 40\) \| 34 \|/)
+    expect(text).toMatch(/\| dpo-0\.1-v1 \|.*\| 101 \(\+ 0\) \| 5 \|/)
+    expect(text).toContain("| dpo - recipe | -0.100 (-0.100 to -0.100)")
+    expect(text).toContain("| fixed-2 - sft | -0.100 (-0.100 to -0.100)")
+  })
+  it("have no GPU seconds for what ran before", async () => {
+    expect(await tablesOf("from-sft", run(0, { earlier: true }), run(2, { earlier: true }))).toMatch(
+      /\| dpo-0\.1-v1 \|.*\| 101 \(\+ 0\) \| – \|/
+    )
   })
 })

@@ -45,7 +45,8 @@ describe("caravan run", () => {
         status: "hit",
         milliseconds: expect.any(Number),
         key: expect.stringMatching(/^[0-9a-f]{64}$/),
-        digest: expect.stringMatching(/^[0-9a-f]{64}$/)
+        digest: expect.stringMatching(/^[0-9a-f]{64}$/),
+        metrics: id === "counts" ? {} : { rows: 3 }
       })),
       outputs: Object.fromEntries(
         ["loud", "counts", "late"].map((name) => [

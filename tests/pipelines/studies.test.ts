@@ -201,7 +201,7 @@ describe("the study from SFT", async () => {
   const methods = ["dpo-0.1", "rloo-0.1"]
   it("tries the same number of settings for each method", () => {
     const last = outputs(graph).filter((name) => name.startsWith("tuning-"))
-    for (const method of ["recipe", "dpo", "rloo"]) expect(last.filter((name) => name.startsWith(`tuning-${method}-`)).length).toBe(3)
+    for (const method of ["recipe", "dpo", "rloo"]) expect(last.filter((name) => name.startsWith(`tuning-${method}-`)).length).toBe(2)
   })
   it("starts from SFT and collects as many labels on the same prompts in each round as the recipe does", () => {
     for (const method of methods)
@@ -212,22 +212,48 @@ describe("the study from SFT", async () => {
           const [ours, theirs] = [`${method}-batch-${kind}-${round}`, `batch-${kind}-${round}`].map((id) => node(graph, id))
           expect({ config: ours!.config, inputs: ours!.inputs }).toEqual({ config: theirs!.config, inputs: theirs!.inputs })
           expect(node(graph, `${method}-preferences-${kind}-${round}`).config).toEqual(node(graph, `preferences-${kind}-${round}`).config)
+          expect(inputOf(graph, `${method}-pairs-${kind}-${round}`, "prompts")).toBe(
+            `${method}-${inputOf(graph, `pairs-${kind}-${round}`, "prompts")}`
+          )
         }
+    // The same share of the dialogues continues, each method's own ones.
+    for (const prefix of ["", "dpo-0.1-", "rloo-0.1-"]) {
+      expect(node(graph, `${prefix}prompts-2`)).toMatchObject({
+        config: { weights: [1, 0.25] },
+        inputs: { datasets: [`${prefix}batch-helpfulness-2`, `${prefix}dialogues-2`] }
+      })
+      expect(node(graph, `${prefix}dialogues-2`).inputs["preferences"]).toBe(`${prefix}preferences-helpfulness-1`)
+    }
     expect(node(graph, "dpo-0.1-v1").inputs).toMatchObject({ policy: "sft", pairs: "dpo-0.1-v1-data" })
     expect(node(graph, "rloo-0.1-v3").inputs).toMatchObject({
       ...{ policy: "rloo-0.1-v2", prompts: "pool" },
       ...{ helpfulness: "rloo-0.1-v3-best-helpfulness", safety: "rloo-0.1-v3-best-safety" }
     })
   })
+  it("keeps the best policy on the same held-out prompts in PPO and RLOO", () => {
+    const [recipe, rloo] = ["recipe-0.1-v5", "rloo-0.1-v5"].map((id) => node(graph, id))
+    expect(recipe!.inputs["heldOut"]).toBe("ppo-held-out")
+    expect(rloo!.inputs["heldOut"]).toBe("ppo-held-out")
+    for (const field of ["evaluateEvery", "patience", "iterations", "batchSize", "miniBatchSize", "learningRate"])
+      expect([field, rloo!.config[field]]).toEqual([field, recipe!.config[field]])
+  })
+  it("optimises SFT against the reward models of the evaluation for a range of betas, to the last iteration", () => {
+    const arms = outputs(graph).filter((name) => name.startsWith("fixed-"))
+    expect(arms.map((name) => node(graph, name).config["beta"])).toEqual([0.01, 0.1, 0.5, 2])
+    for (const arm of arms)
+      expect(node(graph, arm).inputs).toMatchObject({
+        ...{ policy: "sft", helpfulness: "best-helpfulness-5", safety: "best-safety-5", prompts: "pool", heldOut: null }
+      })
+  })
   it("evaluates every model with the reward models of the recipe's last round and by its KL to SFT", () => {
-    for (const name of ["sft", "rlhf-v1", "rlhf-v5-rs", "recipe-0.1-v5", "dpo-0.05-v2", "rloo-0.3-v5"]) {
+    for (const name of ["sft", "rlhf-v1", "rlhf-v5-rs", "recipe-0.1-v5", "dpo-0.1-v2", "rloo-0.3-v5", "fixed-2"]) {
       expect(node(graph, `rewards-${name}`).inputs).toMatchObject({ helpfulness: "best-helpfulness-5", safety: "best-safety-5" })
       expect(node(graph, `kl-${name}`).inputs).toMatchObject({ reference: "sft" })
       expect(node(graph, `judged-answers-${name}`).inputs).toEqual({ policy: name, prompts: "judging" })
     }
   })
   it("runs PPO from one version at each beta", () => {
-    for (const beta of [0.03, 0.1, 0.3])
+    for (const beta of [0.1, 0.3])
       expect(node(graph, `recipe-${beta}-v5`)).toMatchObject({ config: { beta }, inputs: { policy: "rlhf-v5-rs" } })
   })
 })
