@@ -27,13 +27,18 @@ const prompts = Array.from({ length: requests }, (_, row) =>
 )
 const go = (maxNewTokens: number) =>
   generate(model, prompts, { maxNewTokens, temperature: 1, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch })
+const timed = (maxNewTokens: number) => {
+  const started = performance.now()
+  const answers = go(maxNewTokens)
+  synchronize()
+  return { answers, milliseconds: performance.now() - started }
+}
 go(16)
 synchronize()
+// Prompts, the recording of the graph and the first steps.
+const beginning = timed(16).milliseconds
 deviceMemory({ resetPeak: true })
-const started = performance.now()
-const answers = go(response)
-synchronize()
-const milliseconds = performance.now() - started
+const { answers, milliseconds } = timed(response)
 const tokens = answers.reduce((sum, answer) => sum + answer.tokens.length, 0)
 // For an H200, which reaches 4.3 TB/s of its data sheet's bandwidth.
 const limit = (decodingTraffic({ config, scalarHead: false }, "bfloat16", batch, { prompt, response }) * (requests / batch)) / 4.3e12
@@ -51,6 +56,10 @@ const line = {
     parameters: parameterCount(config)
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },
+  // Without the prompts, as the peers are timed.
+  ...(requests === batch && response > 16
+    ? { decodingTokensPerSecond: Math.round((batch * (response - 16) * 1000) / (milliseconds - beginning)) }
+    : {}),
   ...{
     limit: Math.round(tokens / limit),
     shareOfLimit: (limit * 1000) / milliseconds,

@@ -56,7 +56,7 @@ const rows: Readonly<Record<string, Work>> = {
   "trl-sft": trl("sft", "", ["--precision autocast --packing wrapped", "--precision bf16 --packing wrapped"]),
   "trl-reward": trl("reward", "", ["--precision autocast", "--precision bf16"]),
   "trl-reward-8": trl("reward", "microPairs=8", ["--precision autocast", "--precision bf16"]),
-  "ppo-134m": trl("ppo", "", ["--precision autocast"], [["peers/torch_ppo_gpu.py"]])
+  "ppo-134m": trl("ppo", "", [], [["peers/torch_ppo_gpu.py"]])
 }
 
 const words = process.argv.slice(2)

@@ -4,7 +4,7 @@
  *     PYTHONPATH=<trl> python3 bench/peers/trl/make_model.py <folder> <tokenizer.model> <harmless-base-test.jsonl.gz>
  *     node bench/trl/main.ts sft|reward|ppo model=<folder> [microPairs=8] [precision=float32] [device=cpu] ...
  *
- * Compared with bench/peers/trl/trl_bench.py for each of the three, and bench/peers/torch_ppo_gpu.py for PPO. Tokens per second: for SFT, those of packed sequences, padding included; for the reward model,
+ * Compared with bench/peers/trl/trl_bench.py, and with bench/peers/torch_ppo_gpu.py for PPO, which TRL 1.13 does not have. Tokens per second: for SFT, those of packed sequences, padding included; for the reward model,
  * those of both responses with their prompts.
  */
 import { execFileSync } from "node:child_process"
