@@ -2,7 +2,7 @@
  * The tables of the studies that compare methods, from the documents of `caravan run pipelines/studies/<study>.ts --json`, one per run seed.
  *
  *     node bench/studies.ts policy-optimisation a-0.json a-1.json ...
- *     node bench/studies.ts from-sft b-0.json b-1.json ...
+ *     node bench/studies.ts from-sft b-0.json b-1.json ... [-- <other run on the same store>.json ...]      # other runs: only for the times of results that they made
  *     node bench/studies.ts ppo-from from5-0.json from5-1.json ... -- from4 from4-0.json from4-1.json ... -- samples samples-0.json ...
  *
  * Every seed has its own evaluation prompts, drawn from about 2,000 questions of each kind: two seeds share some. Differences are paired by seed; intervals are Student's, 95%, over seeds, each for one
@@ -31,7 +31,7 @@ const studies: Readonly<Record<string, (words: ReadonlyArray<string>) => string 
 const [study = "", ...words] = process.argv.slice(2)
 try {
   if (!Object.hasOwn(studies, study) || words.length === 0)
-    throw new UsageError(`Usage: node bench/studies.ts ${Object.keys(studies).join(" | ")} <run.json>... [-- <name> <run.json>...]`)
+    throw new UsageError(`Usage: node bench/studies.ts ${Object.keys(studies).join(" | ")} <run.json>... [-- [<name>] <run.json>...]`)
   process.stdout.write(`${await studies[study]!(words)}\n`)
 } catch (error) {
   if (!(error instanceof UsageError)) throw error

@@ -4,7 +4,7 @@ import fromSftPipeline from "../../pipelines/studies/from-sft.ts"
 import { ancestors, buildGraph, type Graph } from "../../runtime/define/graph.ts"
 import type { NodeResult, RunResult } from "../../runtime/run/events.ts"
 import { mean } from "../../stages/common/statistics.ts"
-import { readRuns } from "./runs.ts"
+import { readRun, readRuns } from "./runs.ts"
 import { allArms, armsOf, type Column, compared, differences, digits } from "./tables.ts"
 
 const lastRoundOf = (run: RunResult): number => Math.max(...allArms(run).map((name) => Number(/-v(\d+)$/.exec(name)?.[1] ?? 0)))
@@ -51,10 +51,12 @@ const secondsOf = (graph: Graph, nodes: ReadonlyArray<NodeResult>, seconds: Read
   return [...keys].reduce((sum, key) => sum + (seconds.get(key) ?? NaN), 0)
 }
 
-export const fromSft = async (files: ReadonlyArray<string>): Promise<string> => {
-  const runs = readRuns(files, "from-sft")
+/** `words`: the documents of the runs, one per seed; after "--", those of other runs on the same store, only for the times of results that they made. */
+export const fromSft = async (words: ReadonlyArray<string>): Promise<string> => {
+  const end = words.includes("--") ? words.indexOf("--") : words.length
+  const runs = readRuns(words.slice(0, end), "from-sft")
   const graph = await graphOf(runs[0]!)
-  const seconds = secondsByKey(runs)
+  const seconds = secondsByKey([...runs, ...words.slice(end + 1).map(readRun)])
   const nodes = (arm: string) => runs.map((run) => nodesOf(graph, run, arm))
   const columns: ReadonlyArray<Column> = [
     [

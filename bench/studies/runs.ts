@@ -14,8 +14,10 @@ export const report = (run: RunResult, output: string): unknown => {
 /** The nodes whose results differ between run seeds and between judging seeds. */
 export const seeded = { "run seed": "sft", judgingSeed: "judging" } as const
 export const digestOf = (run: RunResult, node: string): string | undefined => run.nodes.find(({ id }) => id === node)?.digest ?? undefined
+export const readRun = (file: string): RunResult => JSON.parse(readFileSync(file, "utf8")) as RunResult
+/** The runs of a study, one per seed. Throws a UsageError if they are not independent. */
 export const readRuns = (files: ReadonlyArray<string>, pipeline: string): ReadonlyArray<RunResult> => {
-  const runs = files.map((file) => JSON.parse(readFileSync(file, "utf8")) as RunResult)
+  const runs = files.map(readRun)
   if (new Set(runs.map(({ run }) => run)).size < runs.length) throw new UsageError("The same run was given twice: give one run per seed.")
   if (runs.length < 2) throw new UsageError("An interval over seeds needs the runs of at least two seeds.")
   for (const [i, run] of runs.entries())

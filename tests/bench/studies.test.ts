@@ -121,9 +121,11 @@ describe("the tables from SFT", () => {
     expect(text).toContain("| dpo - recipe | -0.100 (-0.100 to -0.100)")
     expect(text).toContain("| fixed-2 - sft | -0.100 (-0.100 to -0.100)")
   })
-  it("have no GPU seconds for what ran before", async () => {
-    expect(await tablesOf("from-sft", run(0, { earlier: true }), run(2, { earlier: true }))).toMatch(
-      /\| dpo-0\.1-v1 \|.*\| 101 \(\+ 0\) \| – \|/
+  it("have no GPU seconds for what ran before, unless that run is given too", async () => {
+    const again = [run(3, { earlier: true }), run(5, { earlier: true })]
+    expect(await tablesOf("from-sft", ...again, "--", run(3), run(5))).toMatch(/\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| 5 \|/)
+    expect(await tablesOf("from-sft", ...again)).toMatch(
+      /\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| – \|/
     )
   })
 })
