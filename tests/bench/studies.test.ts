@@ -124,8 +124,6 @@ describe("the tables from SFT", () => {
   it("have no GPU seconds for what ran before, unless that run is given too", async () => {
     const again = [run(3, { earlier: true }), run(5, { earlier: true })]
     expect(await tablesOf("from-sft", ...again, "--", run(3), run(5))).toMatch(/\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| 5 \|/)
-    expect(await tablesOf("from-sft", ...again)).toMatch(
-      /\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| – \|/
-    )
+    expect(await tablesOf("from-sft", ...again)).toMatch(/\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| – \|/)
   })
 })
