@@ -7,6 +7,7 @@
 import { Random } from "../engine/random.ts"
 import { isFused } from "../engine/fused.ts"
 import { aten, noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
+import { BatchInvarianceError } from "./batch-invariant.ts"
 import { Decoder } from "./decoder.ts"
 import { decodeOnGpu, decodesOnGpu } from "./gpu-decoder.ts"
 import type { Llama } from "./llama.ts"
@@ -25,6 +26,11 @@ export interface GenerateOptions {
   readonly eosId: number | ReadonlyArray<number> | undefined
   /** Number of sequences decoded in parallel; by default all of them. */
   readonly batchSize?: number
+  /**
+   * Whether a sequence's tokens and log-probabilities must not depend, bit for bit, on the other prompts and on batchSize. `generate` throws BatchInvarianceError where they
+   * would: everywhere except in float32 on the CPU. Default: false.
+   */
+  readonly batchInvariant?: boolean
   /** Pads shorter prompts on the left; always masked. */
   readonly padId: number
 }
@@ -65,7 +71,7 @@ export const checkOptions = (
 
 /**
  * Continues each prompt. Throws RangeError for an option out of range, an empty prompt, or a prompt that leaves no space in the model's context;
- * NotFiniteLogitsError when the model's logits are not finite.
+ * BatchInvarianceError when the answers must not depend on the batch, but would; NotFiniteLogitsError when the model's logits are not finite.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
   const { batchSize = 1, maxNewTokens } = options
@@ -85,6 +91,11 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   const greedy = options.temperature === 0
   if (!greedy && options.seeds?.length !== prompts.length)
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs one seed per sequence, got ${options.seeds?.length ?? 0}`)
+  // Our CPU kernels compute each row separately, in the same order whatever the batch and its padding.
+  if (options.batchInvariant === true && !isFused(model.parameter("model.norm.weight")))
+    throw new BatchInvarianceError(
+      `generate: batchInvariant needs our float32 kernels on the CPU. Found a ${model.dtype} model on ${model.device}. Use float32 on the CPU, or turn batchInvariant off.`
+    )
   if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model, longest))
     return generateOnGpu(model, prompts, options, stops)
   const perBatch = options.batchSize ?? prompts.length

@@ -21,7 +21,11 @@ export const samplingFields = {
   topP: hyper(1, "probability mass kept by nucleus sampling; 1 keeps the whole distribution", { min: 0, max: 1 }),
   topK: hyperInt(0, "number of most likely tokens kept when sampling; 0 keeps all", { min: 0 }),
   maxNewTokens: hyperInt(256, "maximum number of tokens per completion", { min: 1 }),
-  batchSize: hyperInt(64, "number of sequences decoded in parallel", { min: 1 })
+  batchSize: hyperInt(64, "number of sequences decoded in parallel", { min: 1 }),
+  batchInvariant: hyper(
+    false,
+    "whether an answer must not depend, bit for bit, on batchSize and the other prompts; the stage fails where it would (docs/reproducibility.md)"
+  )
 }
 /** The precision of a stage that samples. */
 export const samplingPrecision = hyper("float32", "dtype of weights and activations; the sampling distribution is always float32", [
@@ -49,6 +53,7 @@ export interface SamplingOptions {
   readonly topK: number
   readonly maxNewTokens: number
   readonly batchSize: number
+  readonly batchInvariant: boolean
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** Where finished batches are stored; undefined: nowhere. */
   readonly log?: BatchLog
@@ -134,7 +139,8 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
             seeds: batch.map(({ draw }) => draw.seed),
             eosId: formatOf(tokenizer).stopIds,
             padId: tokenizer.padId,
-            batchSize: options.batchSize
+            batchSize: options.batchSize,
+            batchInvariant: options.batchInvariant
           }
         )
       ),

@@ -77,7 +77,7 @@ export const evaluationStage = (checker: InstructionChecker) => ({
     progress,
     checkpoints
   }: Stage.Context<typeof GhostEvaluationConfig, typeof ports, Report<typeof GhostAttention.Type>>) {
-    const { temperature, topP, topK, maxNewTokens, batchSize, precision } = config
+    const { temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, precision } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const all = yield* readRows(inputs.dialogues, GhostDialogues)
     const dialogues = all.filter(checker.canTell)
@@ -85,7 +85,7 @@ export const evaluationStage = (checker: InstructionChecker) => ({
       return yield* EmptyDatasetError.of("check instructions in", `${all.length} dialogues, none with a text that answers must contain`)
     const log = yield* openBatchLog({ checkpoints, progress })
     const conversations = yield* converse(policy, dialogues, {
-      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, seed, progress, log },
       where: "first turn"
     })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("check instructions in", conversations)

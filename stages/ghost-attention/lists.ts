@@ -104,7 +104,7 @@ export const ghostLists = Stage.make("ghost-lists", {
   output: ListedConstraints,
   resources: { tensors: true },
   run: Effect.fn("ghost-lists")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
-    const { batchSize, least, maxNewTokens, most, questions, samples, temperature, topK, topP } = config
+    const { batchInvariant, batchSize, least, maxNewTokens, most, questions, samples, temperature, topK, topP } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
     for (const { ask } of questions) {
       const fault = chatFault(policy.tokenizer, [{ role: "user", content: ask }])
@@ -127,7 +127,7 @@ export const ghostLists = Stage.make("ghost-lists", {
         found: `a context of ${policy.model.config.maxPositions} tokens`,
         hint: "Lower maxNewTokens, or use the built-in lists (leave the input lists unconnected)."
       })
-    const generated = yield* sampleAll(policy, draws, { topP, topK, maxNewTokens, batchSize, progress, log })
+    const generated = yield* sampleAll(policy, draws, { topP, topK, maxNewTokens, batchSize, batchInvariant, progress, log })
     const rows: Array<typeof ListedConstraint.Type> = []
     for (const [q, { full, kind, short }] of questions.entries()) {
       const answers = generated.slice(q * samples, (q + 1) * samples).map(({ finished, text }) =>

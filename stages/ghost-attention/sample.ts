@@ -159,10 +159,10 @@ export const ghostSample = Stage.make("ghost-sample", {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
     const dialogues = yield* readRows(inputs.dialogues, GhostDialogues)
     if (dialogues.length === 0) return yield* EmptyDatasetError.of("sample dialogues of", "no dialogues")
-    const { temperature, topP, topK, maxNewTokens, batchSize } = config
+    const { temperature, topP, topK, maxNewTokens, batchSize, batchInvariant } = config
     const log = yield* openBatchLog({ checkpoints, progress })
     const conversations = yield* converse(policy, dialogues, {
-      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, seed, progress, log },
       where: config.instruction
     })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("sample dialogues of", conversations)

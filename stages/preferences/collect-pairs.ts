@@ -38,7 +38,7 @@ export const collectPairs = Stage.make("collect-pairs", {
   output: ResponsePairs,
   resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { topP, topK, maxNewTokens, batchSize, temperatureFirst, temperatureSecond, redraws, precision } = config
+    const { topP, topK, maxNewTokens, batchSize, batchInvariant, temperatureFirst, temperatureSecond, redraws, precision } = config
     const load = (ref: typeof inputs.first) => loadPolicy(ref, { device, dtype: precision })
     const free = (parameters: Readonly<Record<string, Tensor>>) => Object.values(parameters).forEach((parameter) => parameter.free())
     const first = yield* load(inputs.first)
@@ -61,7 +61,7 @@ export const collectPairs = Stage.make("collect-pairs", {
       return other === undefined ? [] : [{ prompt, first: one, second: other }]
     })
     const log = yield* openBatchLog({ checkpoints, progress })
-    const options = { topP, topK, maxNewTokens, batchSize, progress, log }
+    const options = { topP, topK, maxNewTokens, batchSize, batchInvariant, progress, log }
     const pairs = new Map<string, ResponsePair>()
     let open = fitting
     for (let attempt = 0; attempt <= redraws && open.length > 0; attempt++) {

@@ -68,12 +68,12 @@ export const sample = Stage.make("sample", {
   output: Completions,
   resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { k, temperature, topP, topK, maxNewTokens, batchSize, precision } = config
+    const { k, temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, precision } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log, skipped },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, seed, progress, log, skipped },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

@@ -193,13 +193,13 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   output: Completions,
   resources: { tensors: true, ranks: "batches" },
   run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { k, topP, topK, maxNewTokens, batchSize, precision } = config
+    const { k, topP, topK, maxNewTokens, batchSize, batchInvariant, precision } = config
     const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log, skipped },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, seed, progress, log, skipped },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

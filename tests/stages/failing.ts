@@ -3,6 +3,7 @@ import { appendFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { BatchInvarianceError } from "../../models/batch-invariant.ts"
 import { ChatError } from "../../models/chat-format.ts"
 import { NotFiniteLogitsError } from "../../models/sampler.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -45,6 +46,7 @@ export const final: Readonly<Record<string, () => Failure>> = {
   AnnotationError: () => failed(new AnnotationError({ message })),
   ArtifactError: () => failed(ArtifactError.of(explanation)),
   "ArtifactError thrown": () => thrown(ArtifactError.of(explanation)),
+  "BatchInvarianceError thrown": () => thrown(new BatchInvarianceError(message)),
   ChatError: () => failed(new ChatError({ reason: "as it is", message })),
   ClassifierError: () => failed(ClassifierError.of(explanation)),
   ConfigError: () => failed(new ConfigError({ message })),

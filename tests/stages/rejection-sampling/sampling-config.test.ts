@@ -44,6 +44,27 @@ describe("completions", () => {
   })
 })
 
+describe("batchInvariant", () => {
+  const inputs = async (stage: typeof sample | typeof collectPairs | typeof ghostSample) =>
+    stage === ghostSample
+      ? { policy, dialogues: await runStage(ghostInstructions, { prompts }, { short: 1 }) }
+      : stage === sample
+        ? { policy, prompts }
+        : { first: policy, second: policy, prompts }
+  it.each([sample, collectPairs, ghostSample])("fails $name in bfloat16, where answers depend on the batch", async (stage) => {
+    const config = { ...base, precision: "bfloat16", batchInvariant: true }
+    await expect(runStage(stage as typeof sample, (await inputs(stage)) as any, config)).rejects.toThrow(
+      "generate: batchInvariant needs our float32 kernels on the CPU. Found a bfloat16 model on cpu."
+    )
+  })
+  it("gives the same rows in float32", async () => {
+    const rows = async (config: Config) =>
+      rowsIn(await runStage(sample, { policy, prompts }, { ...base, k: 3, temperature: 1, ...config }), Completions)
+    expect(await rows({ batchInvariant: true, batchSize: 1 })).toEqual(await rows({ batchInvariant: true }))
+    expect(await rows({ batchInvariant: true })).toEqual(await rows({}))
+  })
+})
+
 describe("completions of a model with more rows of embeddings than tokens", () => {
   it("are empty if they have a row without a token, and otherwise the text of their tokens without the last", async () => {
     const { vocabSize } = tokenizer
