@@ -62,13 +62,12 @@ describe.each([...shapes, { what: "a sliding window, as Mistral", over: { kvHead
 
 describe("batchInvariant on the CPU", () => {
   const bits = (model: Llama, which: ReadonlyArray<number>) => answersTo(model, which, {}).map(({ logProbabilities }) => logProbabilities)
-  it("is refused in bfloat16, where the bits depend on the batch", () => {
+  it("is refused in bfloat16, where libraries compute the products", () => {
     const model = modelOn("cpu", "bfloat16", { kvHeads: 2 })
     expect(() => answersTo(model, all, { batchInvariant: true })).toThrow(BatchInvarianceError)
     expect(() => answersTo(model, all, { batchInvariant: true })).toThrow(
       "generate: batchInvariant needs our float32 kernels on the CPU. Found a bfloat16 model on cpu. Use float32 on the CPU, or turn batchInvariant off."
     )
-    expect(bits(model, all)).not.toEqual(all.flatMap((i) => bits(model, [i])))
   })
   it("is refused without the kernels, where the bits depend on the batch", () => {
     const model = modelOn("cpu", "float32", { kvHeads: 2 })
