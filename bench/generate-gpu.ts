@@ -2,7 +2,7 @@
  * Generation with a random Llama on a GPU: prompts of equal length, a fixed number of new tokens, without early ends. Prints a line of JSON with the share of the limit set by the GPU's
  * memory bandwidth (reading the weights and the cache so far once per step).
  *
- *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [kernels=off] [profile=on]
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [kernels=off] [profile=on]
  */
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { useKernels } from "../engine/fused.ts"
@@ -20,13 +20,16 @@ const config = { ...sizes[size]!, maxPositions: 4096 }
 const dtype = (given.dtype ?? "bfloat16") as DType
 const [batch, prompt, response] = [number("batch", 64), number("prompt", 64), number("new", 256)]
 const requests = number("requests", batch)
+const [topK, topP] = [number("topk", 0), number("topp", 1)]
 if (given.kernels === "off") useKernels(false)
 const model = randomLlama(config, { dtype, device: "cuda" })
 const prompts = Array.from({ length: requests }, (_, row) =>
   Array.from({ length: prompt }, (__, i) => 3 + ((row * 31 + i * 7919) % 31_000))
 )
 const go = (maxNewTokens: number) =>
-  generate(model, prompts, { maxNewTokens, temperature: 1, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch })
+  generate(model, prompts, {
+    ...{ maxNewTokens, temperature: 1, topK, topP, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch }
+  })
 const timed = (maxNewTokens: number) => {
   const started = performance.now()
   const answers = go(maxNewTokens)
@@ -53,6 +56,8 @@ const line = {
     prompt,
     new: response,
     kernels: given.kernels !== "off",
+    topK,
+    topP,
     parameters: parameterCount(config)
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },

@@ -10,6 +10,7 @@ import { aten, atenVoid, type DType, embedding, linear, scoped, tensor, type Ten
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { type HeadParameters, type Llama, prepareHeads } from "./llama.ts"
 import { promptTokensAtOnce } from "./memory.ts"
+import { distributionLogits, isRestricted, type Restriction } from "./restrict.ts"
 import { startsOfSegments } from "./rotary.ts"
 
 export interface GpuRequest {
@@ -18,10 +19,8 @@ export interface GpuRequest {
   /** A random number in [0, 1) per token that may be drawn; undefined for greedy decoding. */
   readonly uniforms: ReadonlyArray<number> | undefined
 }
-export interface GpuOptions {
+export interface GpuOptions extends Restriction {
   readonly maxNewTokens: number
-  /** 0 means greedy. */
-  readonly temperature: number
   readonly stopIds: ReadonlyArray<number>
   /** Number of sequences decoded in parallel. */
   readonly batchSize: number
@@ -96,7 +95,8 @@ class GpuDecoder {
   readonly #outTokens: Tensor
   readonly #outLogs: Tensor
   readonly #stops: Tensor
-  #graph: number | undefined
+  /** A step of all slots up to the logits (B, V); it also draws the tokens, unless the logits are restricted. */
+  #graph: { readonly id: number; readonly logits: Tensor } | undefined
 
   constructor(model: Llama, requests: ReadonlyArray<GpuRequest>, options: GpuOptions) {
     const { config, device, dtype } = model
@@ -155,12 +155,15 @@ class GpuDecoder {
       // A sequence may end with its first token.
       if (waiting.length > 0 && free.length >= this.#batch * refillAt) continue
       this.#graph ??= this.#record()
-      for (let step = 0; step < stepsAtOnce; step++) native().runGraph(this.#graph)
+      for (let step = 0; step < stepsAtOnce; step++) {
+        native().runGraph(this.#graph.id)
+        if (isRestricted(this.#options)) this.#draw(this.#graph.logits, null)
+      }
     }
   }
 
   free(): void {
-    if (this.#graph !== undefined) native().freeGraph(this.#graph)
+    if (this.#graph !== undefined) native().freeGraph(this.#graph.id)
     this.#graph = undefined
   }
 
@@ -256,7 +259,7 @@ class GpuDecoder {
       this.#position,
       prompts.map((prompt) => prompt.length - 1)
     )
-    this.#sample(logits, integers(rows))
+    this.#draw(logits, integers(rows))
   }
 
   /** The sizes that the kernels are compiled for. */
@@ -268,13 +271,19 @@ class GpuDecoder {
     const { cos, sin } = this.#table
     atenVoid("caravan::decode_place_", qkv, cos, sin, positions, rows, this.#keys[layer], this.#values[layer], this.#model.config.heads)
   }
-  #sample(logits: Tensor, rows: Tensor | null): void {
+  /** Draws a token for each row of logits (N, V): for the sequences in slots `rows` (N,), or for all. */
+  #draw(logits: Tensor, rows: Tensor | null): void {
+    const options = this.#options
+    if (!isRestricted(options)) return this.#sample(logits, rows, options.temperature)
+    scoped(() => this.#sample(distributionLogits(logits, options), rows, 1))
+  }
+  #sample(logits: Tensor, rows: Tensor | null, temperature: number): void {
     const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
-    atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, this.#options.temperature, ...this.#shape)
+    atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, temperature, ...this.#shape)
   }
 
-  /** Records one step of all slots as a graph. */
-  #record(): number {
+  /** Runs one step of all slots, and records it as a graph. Restricted logits are drawn from outside the graph, because sorting allocates memory. */
+  #record(): { readonly id: number; readonly logits: Tensor } {
     const { config, device, dtype } = this.#model
     const { dim, ffn, headDim, heads, kvHeads, normEpsilon, vocabSize } = config
     const batch = this.#batch
@@ -328,10 +337,11 @@ class GpuDecoder {
       })
       addNorm(out, norm)
       times(h, output, logits)
-      this.#sample(logits, null)
+      if (!isRestricted(this.#options)) this.#draw(logits, null)
     }
     // Kernels are compiled, and libraries select theirs, outside the recording: this is an ordinary step.
     step()
+    if (isRestricted(this.#options)) this.#draw(logits, null)
     native().beginGraph()
     try {
       step()
@@ -339,7 +349,7 @@ class GpuDecoder {
       this.#abandonRecording()
       throw cause
     }
-    return native().endGraph()
+    return { id: native().endGraph(), logits }
   }
 
   /** Ends a recording in which an error was thrown. A further error here carries no information. */

@@ -11,15 +11,10 @@ import { BatchInvarianceError } from "./batch-invariant.ts"
 import { Decoder } from "./decoder.ts"
 import { decodeOnGpu, decodesOnGpu } from "./gpu-decoder.ts"
 import type { Llama } from "./llama.ts"
+import { distributionLogits, type Restriction } from "./restrict.ts"
 
-export interface GenerateOptions {
+export interface GenerateOptions extends Restriction {
   readonly maxNewTokens: number
-  /** 0 means greedy. */
-  readonly temperature: number
-  /** Keep the k most likely tokens; 0 keeps all. */
-  readonly topK?: number
-  /** Keep the most likely tokens that together reach this probability; 1 keeps all. */
-  readonly topP?: number
   /** One seed per sequence. Required unless decoding is greedy. */
   readonly seeds?: ReadonlyArray<number>
   /** The token or tokens that end an answer; undefined: never stop early. */
@@ -57,7 +52,7 @@ export const promptsPerCall = (model: Llama, batchSize: number): number => (deco
 
 /** Throws RangeError for an invalid option, naming it. */
 export const checkOptions = (
-  { maxNewTokens, temperature, topK = 0, topP = 1 }: Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP">,
+  { maxNewTokens, temperature, topK = 0, topP = 1 }: Restriction & Pick<GenerateOptions, "maxNewTokens">,
   doing: string
 ): void => {
   const reject = (name: string, expected: string, found: number) => {
@@ -96,8 +91,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
     throw new BatchInvarianceError(
       `generate: batchInvariant needs our float32 kernels on the CPU. Found a ${model.dtype} model on ${model.device}. Use float32 on the CPU, or turn batchInvariant off.`
     )
-  if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model, longest))
-    return generateOnGpu(model, prompts, options, stops)
+  if (decodesOnGpu(model, longest)) return generateOnGpu(model, prompts, options, stops)
   const perBatch = options.batchSize ?? prompts.length
   return Array.from({ length: Math.ceil(prompts.length / perBatch) }, (_, i) => i * perBatch).flatMap((first) =>
     generateBatch(
@@ -196,7 +190,7 @@ const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
 const generateOnGpu = (
   model: Llama,
   prompts: ReadonlyArray<ReadonlyArray<number>>,
-  { batchSize = prompts.length, maxNewTokens, seeds, temperature }: GenerateOptions,
+  { batchSize = prompts.length, maxNewTokens, seeds, temperature, topK = 0, topP = 1 }: GenerateOptions,
   stops: ReadonlySet<number>
 ): Array<Generated> => {
   const requests = prompts.map((prompt, i) => {
@@ -204,7 +198,8 @@ const generateOnGpu = (
     const random = new Random(seeds![i]!, "sampling")
     return { prompt, uniforms: Array.from({ length: maxNewTokens }, () => random.next()) }
   })
-  const answers = scoped(() => noGrad(() => decodeOnGpu(model, requests, { maxNewTokens, temperature, stopIds: [...stops], batchSize })))
+  const settings = { maxNewTokens, temperature, topK, topP, stopIds: [...stops], batchSize }
+  const answers = scoped(() => noGrad(() => decodeOnGpu(model, requests, settings)))
   return answers.map(({ logProbabilities, tokens }, sequence) => {
     const broken = logProbabilities.findIndex((logProbability) => !Number.isFinite(logProbability))
     if (broken !== -1) throw notFinite(sequence, broken + 1)
@@ -218,19 +213,13 @@ export interface Drawn {
 }
 
 /** Draws one token per row from logits (B, V); row i uses the random numbers of sequence active[i]. */
-export const draw = (
-  logits: Tensor,
-  active: ReadonlyArray<number>,
-  randoms: ReadonlyArray<Random>,
-  options: Pick<GenerateOptions, "temperature" | "topK" | "topP">
-): Drawn => {
-  const wide = logits.to({ dtype: "float32" })
+export const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyArray<Random>, options: Restriction): Drawn => {
   if (options.temperature === 0) {
+    const wide = logits.to({ dtype: "float32" })
     const chosen = wide.argmax(-1, true) // (B, 1)
     return { tokens: chosen.toNumbers(), logProbabilities: wide.logSoftmax(-1).gather(1, chosen).toNumbers() }
   }
-  // Top-p uses probabilities, so the temperature is applied first.
-  const kept = restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
+  const kept = distributionLogits(logits, options)
   const uniform = tensor(
     Float64Array.from(active, (sequence) => randoms[sequence]!.next()),
     { device: logits.device }
@@ -249,23 +238,4 @@ export const draw = (
     .sum(1, true)
     .clamp(0, vocabulary - 1)
   return { tokens: chosen.toNumbers(), logProbabilities: logProbabilities.gather(1, chosen).toNumbers() }
-}
-
-/** Logits with the tokens excluded by top-k and top-p set to minus infinity. */
-export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" | "topP">): Tensor => {
-  let kept = logits
-  const vocabulary = logits.size(1)
-  const { topK = 0, topP = 1 } = options
-  if (topK > 0 && topK < vocabulary) {
-    const least = kept.topk(topK).values.slice(1, topK - 1, topK) // (B, 1)
-    kept = kept.maskedFill(kept.lt(least), -Infinity)
-  }
-  if (topP < 1) {
-    const { values, indices } = kept.sort(-1, true)
-    const probabilities = values.softmax(-1)
-    // A token is excluded when the tokens before it already reach topP. The first has none before it, so it is kept even when topP is 0.
-    const excluded = probabilities.cumsum(-1).sub(probabilities).ge(Math.max(topP, 1e-30))
-    kept = kept.maskedFill(excluded.gather(1, indices.sort(-1, false).indices), -Infinity)
-  }
-  return kept
 }

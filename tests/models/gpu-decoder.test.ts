@@ -102,6 +102,74 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
 
   const model = () => sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 })
 
+  // No decision in these answers (which tokens are kept, which is drawn) is so close that rounding could change it. Margins in float64 on the CPU: 1e-5 in probabilities and 5e-5 in logits, or more.
+  describe.each([
+    { over: {}, temperature: 1, topK: 10 },
+    { over: {}, temperature: 0.7, topK: 12, topP: 0.8 },
+    { over: {}, temperature: 1.3, topK: 20, topP: 0.8 },
+    { over: {}, temperature: 1, topP: 0.6, maxNewTokens: 8 },
+    { over: {}, temperature: 0.7, topP: 0.75, maxNewTokens: 8 },
+    { over: {}, temperature: 1.3, topP: 0.85, maxNewTokens: 8 },
+    { over: { dim: 64, headDim: 16, vocabSize: 5003 }, temperature: 1, topK: 10 },
+    { over: { dim: 64, headDim: 16, vocabSize: 5003 }, temperature: 0.7, topK: 12, topP: 0.9 }
+  ])("with top-k and top-p, %j", ({ over, ...restriction }) => {
+    const shape = { dim: 128, heads: 4, kvHeads: 2, headDim: 64, ...over }
+    it("gives the tokens and log-probabilities of plain decoding, for any number of slots", () => {
+      const one = sharp(shape)
+      const wanted = plainly(() => generate(one, prompts, optionsFor(prompts.length, restriction)))
+      for (const batchSize of [prompts.length, 4]) {
+        const found = generate(one, prompts, optionsFor(prompts.length, { ...restriction, batchSize }))
+        expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+        expect(found.map(({ finished }) => finished)).toEqual(wanted.map(({ finished }) => finished))
+        found.forEach(({ logProbabilities }, i) =>
+          expect(largestDifference(logProbabilities, wanted[i]!.logProbabilities)).toBeLessThanOrEqual(sameInFloat32)
+        )
+      }
+    })
+    it("in bfloat16 records log-probabilities that are larger than under the full distribution", () => {
+      const one = sharp(shape, "bfloat16")
+      const mean = (numbers: ReadonlyArray<number>) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length
+      const found = generate(one, prompts, optionsFor(prompts.length, restriction))
+      expect(found.flatMap(({ logProbabilities }) => logProbabilities).every(Number.isFinite)).toBe(true)
+      const full = mean(found.flatMap(({ tokens }, i) => teacherForced(one, prompts[i]!, tokens, restriction.temperature)))
+      expect(mean(found.flatMap(({ logProbabilities }) => logProbabilities))).toBeGreaterThan(full)
+    })
+  })
+  it("draws with top-k only the k likeliest tokens, each with its probability", () => {
+    const one = model()
+    const count = 4000
+    const drawn = generate(
+      one,
+      Array.from({ length: count }, () => prompts[0]!),
+      optionsFor(count, { maxNewTokens: 1, eosId: undefined, batchSize: 64, topK: 7, temperature: 1.5 })
+    )
+    const order = scoped(() =>
+      noGrad(() =>
+        one
+          .forward(tensor([prompts[0]!], { dtype: "int64", device }))
+          .select(1, prompts[0]!.length - 1)
+          .toNumbers()
+      )
+    )
+      .map((logit, token) => ({ token, weight: Math.exp(logit / 1.5) }))
+      .sort((a, b) => b.weight - a.weight)
+      .slice(0, 7)
+    const total = order.reduce((sum, { weight }) => sum + weight, 0)
+    expect(new Set(drawn.map(({ tokens }) => tokens[0]!))).toEqual(new Set(order.map(({ token }) => token)))
+    for (const { token, weight } of order) {
+      const p = weight / total
+      const share = drawn.filter(({ tokens }) => tokens[0] === token).length / count
+      expect(Math.abs(share - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / count) + 1e-3)
+    }
+  })
+  it("reports the sequence whose logits are NaN also with top-k and top-p", () => {
+    const one = model()
+    noGrad(() => one.parameter("model.norm.weight").fill_(NaN))
+    expect(() => generate(one, prompts, optionsFor(prompts.length, { topK: 5, topP: 0.9 }))).toThrow(
+      /logits are not numbers \(sequence 0, token 1\)/
+    )
+  })
+
   it("gives the same answers for any number of slots, and in whatever order they end", () => {
     const many = Array.from({ length: 60 }, (_, i) => prompts[i % prompts.length]!)
     const one = model()
@@ -205,7 +273,8 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     const random = new Random(9, "shapes")
     const go = () => {
       const asked = Array.from({ length: 1 + random.int(12) }, () => promptOf(1 + random.int(80)))
-      generate(one, asked, optionsFor(asked.length, { maxNewTokens: 1 + random.int(9), batchSize: 1 + random.int(8) }))
+      const restriction = random.int(3) === 0 ? { topK: 5, topP: 0.9 } : {}
+      generate(one, asked, optionsFor(asked.length, { maxNewTokens: 1 + random.int(9), batchSize: 1 + random.int(8), ...restriction }))
     }
     for (let i = 0; i < 100; i++) go()
     const [tensors, bytes] = [liveTensors(), deviceMemory()!.current]

@@ -2,7 +2,8 @@
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor, zeros } from "../../engine/tensor.ts"
 import { initLlama, Llama } from "../../models/llama.ts"
-import { generate, restrict } from "../../models/sampler.ts"
+import { restrict } from "../../models/restrict.ts"
+import { generate } from "../../models/sampler.ts"
 import { smallConfig } from "./small.ts"
 
 const kept = (logits: ReadonlyArray<number>, topP: number): number =>
