@@ -2,7 +2,7 @@
  * Generation with a random Llama on a GPU: prompts of equal length, a fixed number of new tokens, without early ends. Prints a line of JSON with the share of the limit set by the GPU's
  * memory bandwidth (reading the weights and the cache so far once per step).
  *
- *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [kernels=off] [profile=on]
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [profile=on]
  */
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { useKernels } from "../engine/fused.ts"
@@ -28,7 +28,8 @@ const prompts = Array.from({ length: requests }, (_, row) =>
 )
 const go = (maxNewTokens: number) =>
   generate(model, prompts, {
-    ...{ maxNewTokens, temperature: 1, topK, topP, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch }
+    ...{ maxNewTokens, temperature: 1, topK, topP, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch },
+    batchInvariant: given.invariant === "on"
   })
 const timed = (maxNewTokens: number) => {
   const started = performance.now()
@@ -58,6 +59,7 @@ const line = {
     kernels: given.kernels !== "off",
     topK,
     topP,
+    invariant: given.invariant === "on",
     parameters: parameterCount(config)
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },

@@ -5,9 +5,10 @@
  * Prompts are read without padding, packed one after another; requests with the same prompt share one pass.
  */
 import { hasGpuKernels, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
-import { native } from "../engine/native.ts"
-import { aten, atenVoid, type DType, embedding, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
+import { hasOperator, native } from "../engine/native.ts"
+import { aten, atenVoid, cat, type DType, embedding, full, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
+import { BatchInvarianceError, inChunks, rowsOfPrompt, rowsOfStep } from "./batch-invariant.ts"
 import { type HeadParameters, type Llama, prepareHeads } from "./llama.ts"
 import { promptTokensAtOnce } from "./memory.ts"
 import { distributionLogits, isRestricted, type Restriction } from "./restrict.ts"
@@ -24,6 +25,8 @@ export interface GpuOptions extends Restriction {
   readonly stopIds: ReadonlyArray<number>
   /** Number of sequences decoded in parallel. */
   readonly batchSize: number
+  /** Whether an answer must not depend on the other requests and on batchSize (batch-invariant.ts). */
+  readonly batchInvariant: boolean
 }
 export interface GpuAnswer {
   readonly tokens: ReadonlyArray<number>
@@ -78,7 +81,10 @@ class GpuDecoder {
   readonly #model: Llama
   readonly #requests: ReadonlyArray<GpuRequest>
   readonly #options: GpuOptions
+  /** Number of slots. */
   readonly #batch: number
+  /** Rows of a step's tensors: one per slot, and with batchInvariant idle ones up to a multiple of rowsOfStep. */
+  readonly #rows: number
   readonly #splits: number
   readonly #blocks: ReadonlyArray<Block>
   readonly #table: { readonly cos: Tensor; readonly sin: Tensor }
@@ -95,16 +101,22 @@ class GpuDecoder {
   readonly #outTokens: Tensor
   readonly #outLogs: Tensor
   readonly #stops: Tensor
-  /** A step of all slots up to the logits (B, V); it also draws the tokens, unless the logits are restricted. */
+  /** A step of all slots up to the logits (rows, V); it also draws the tokens, unless the logits are restricted. */
   #graph: { readonly id: number; readonly logits: Tensor } | undefined
 
   constructor(model: Llama, requests: ReadonlyArray<GpuRequest>, options: GpuOptions) {
     const { config, device, dtype } = model
+    // Without it, a norm is a sum whose order depends on the number of rows.
+    if (options.batchInvariant && !hasOperator("_fused_rms_norm"))
+      throw new BatchInvarianceError(
+        "generate: batchInvariant needs libtorch's kernel for RMSNorm on a GPU. This libtorch does not have it. Use libtorch 2.9 or later, or turn batchInvariant off."
+      )
     this.#model = model
     this.#requests = requests
     this.#options = options
     const batch = Math.min(options.batchSize, requests.length)
     this.#batch = batch
+    this.#rows = options.batchInvariant ? Math.ceil(batch / rowsOfStep) * rowsOfStep : batch
     this.#blocks = Array.from({ length: config.layers }, (_, layer) =>
       scoped(() => {
         const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
@@ -127,8 +139,9 @@ class GpuDecoder {
       Array.from({ length: config.layers }, () => zeros([batch, config.kvHeads, capacity, config.headDim], { dtype, device }))
     this.#keys = cache()
     this.#values = cache()
-    this.#splits = Math.max(1, Math.min(Math.ceil(capacity / 128), Math.floor(blocksWanted / (batch * config.kvHeads))))
-    const integers = (fill: number) => tensor(new Int32Array(batch).fill(fill), { device })
+    const [sequences, most] = options.batchInvariant ? [rowsOfStep, config.maxPositions] : [batch, capacity]
+    this.#splits = Math.max(1, Math.min(Math.ceil(most / 128), Math.floor(blocksWanted / (sequences * config.kvHeads))))
+    const integers = (fill: number) => tensor(new Int32Array(this.#rows).fill(fill), { device })
     this.#request = integers(0)
     this.#step = integers(0)
     this.#position = integers(-1)
@@ -149,7 +162,7 @@ class GpuDecoder {
     for (;;) {
       if (waiting.length > 0 && free.length >= this.#batch * refillAt)
         this.#admit(free.slice(0, waiting.length), waiting.splice(0, free.length))
-      const positions = this.#position.toNumbers()
+      const positions = this.#position.toNumbers().slice(0, this.#batch)
       free = positions.flatMap((position, row) => (position < 0 ? [row] : []))
       if (free.length === this.#batch && waiting.length === 0) return this.#answers()
       // A sequence may end with its first token.
@@ -211,19 +224,22 @@ class GpuDecoder {
     const positions = read.flatMap((prompt) => prompt.map((_, i) => i))
     const places = integers(positions)
     const rowOf = integers(readers.flatMap((reader) => prompts[reader]!.map(() => rows[reader]!)))
-    const layout: AttentionLayout = segmentLayout(segments, startsOfSegments(segments), dtype)
+    const packed = segmentLayout(segments, startsOfSegments(segments), dtype)
+    const layout = this.#options.batchInvariant ? this.#invariantLayout(packed, read) : packed
     prepareLayout(layout, this.#model, config.headDim)
     const rotation = this.#model.rotary.at(device, dtype, integers(positions, "int64").unsqueeze(0))
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (1, T, D)
     this.#blocks.forEach((block, layer) => {
       const before = x
       x = scoped(() => {
-        const projected = linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv)
+        const projected = this.#linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv, rowsOfPrompt)
         const qkv = prepareHeads(projected, block.heads, config).contiguous()
         this.#place(qkv, places, rowOf, layer)
-        const attended = before.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
-        const gateUp = linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp)
-        return attended.add(linear(swiglu(gateUp), block.down))
+        const attended = before.add(
+          this.#linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o, rowsOfPrompt)
+        )
+        const gateUp = this.#linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp, rowsOfPrompt)
+        return attended.add(this.#linear(swiglu(gateUp), block.down, rowsOfPrompt))
       })
       before.free()
     })
@@ -246,7 +262,8 @@ class GpuDecoder {
         "int64"
       )
     ) // (N, D)
-    const logits = linear(rmsNorm(states, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#model.outputWeight)
+    const normed = rmsNorm(states, this.#model.parameter("model.norm.weight"), config.normEpsilon)
+    const logits = this.#linear(normed, this.#model.outputWeight, rowsOfStep)
     const at = integers(rows, "int64")
     const set = (state: Tensor, numbers: ReadonlyArray<number>) => void aten("index_copy_", state, 0, at, integers(numbers))
     set(this.#request, requests)
@@ -262,6 +279,25 @@ class GpuDecoder {
     this.#draw(logits, integers(rows))
   }
 
+  /** x (..., K) times the transpose of a weight (N, K): (..., N). With batchInvariant, `rows` at a time. */
+  #linear(x: Tensor, weight: Tensor, rows: number): Tensor {
+    if (!this.#options.batchInvariant) return linear(x, weight)
+    const product = inChunks(x.reshape(-1, weight.size(1)), rows, (chunk) => linear(chunk, weight))
+    return product.view(...x.shape.slice(0, -1), weight.size(0))
+  }
+
+  /**
+   * Always by cumulative lengths, also for a single prompt: kernels with cumulative lengths treat each sequence separately and do not split its keys. With a longest prompt of
+   * one token, flash attention would use another kernel.
+   */
+  #invariantLayout(packed: AttentionLayout, prompts: ReadonlyArray<ReadonlyArray<number>>): AttentionLayout {
+    const ends = [0]
+    for (const { length } of prompts) ends.push(ends.at(-1)! + length)
+    const cumulative = tensor(Int32Array.from(ends), { device: this.#model.device })
+    const longest = prompts.reduce((most, { length }) => Math.max(most, length), 2)
+    return { ...packed, lengths: () => ({ cumulative, longest }) }
+  }
+
   /** The sizes that the kernels are compiled for. */
   get #shape(): readonly [number, number, number] {
     const { headDim, heads, kvHeads } = this.#model.config
@@ -275,7 +311,12 @@ class GpuDecoder {
   #draw(logits: Tensor, rows: Tensor | null): void {
     const options = this.#options
     if (!isRestricted(options)) return this.#sample(logits, rows, options.temperature)
-    scoped(() => this.#sample(distributionLogits(logits, options), rows, 1))
+    scoped(() => {
+      const restricted = options.batchInvariant
+        ? inChunks(inEights(logits), rowsOfStep, (chunk) => distributionLogits(chunk, options))
+        : distributionLogits(logits, options)
+      this.#sample(restricted, rows, 1)
+    })
   }
   #sample(logits: Tensor, rows: Tensor | null, temperature: number): void {
     const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
@@ -286,8 +327,8 @@ class GpuDecoder {
   #record(): { readonly id: number; readonly logits: Tensor } {
     const { config, device, dtype } = this.#model
     const { dim, ffn, headDim, heads, kvHeads, normEpsilon, vocabSize } = config
-    const batch = this.#batch
-    const room = (columns: number, kind: DType = dtype) => zeros([batch, columns], { dtype: kind, device })
+    const [slots, all] = [this.#batch, this.#rows]
+    const room = (columns: number, kind: DType = dtype) => zeros([all, columns], { dtype: kind, device })
     // These belong to the enclosing scope: the graph reads and writes them in every step.
     const [x, h, qkv] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim)]
     const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
@@ -301,7 +342,16 @@ class GpuDecoder {
     }))
     const output = transposed(this.#model.outputWeight)
     const norm = this.#model.parameter("model.norm.weight")
-    const times = (from: Tensor, weight: Tensor, to: Tensor) => scoped(() => void aten("mm.out", from, weight, to))
+    // Rows of the slots: the cache has no others.
+    const occupied = (tensor: Tensor) => (slots === all ? tensor : tensor.slice(0, 0, slots))
+    const [ownQkv, ownPosition, ownAttended] = [occupied(qkv), occupied(this.#position), occupied(attended)]
+    const product = (from: Tensor, weight: Tensor, to: Tensor) => void aten("mm.out", from, weight, to)
+    const times = (from: Tensor, weight: Tensor, to: Tensor) =>
+      scoped(() => {
+        if (!this.#options.batchInvariant) return product(from, weight, to)
+        for (let row = 0; row < all; row += rowsOfStep)
+          product(from.slice(0, row, row + rowsOfStep), weight, to.slice(0, row, row + rowsOfStep))
+      })
     const addNorm = (more: Tensor | null, weight: Tensor) =>
       atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, ...shape)
     const prepare = ({ bias, norms }: HeadParameters) => {
@@ -317,13 +367,13 @@ class GpuDecoder {
         prepare(block.heads)
         atenVoid(
           "caravan::decode_attend_",
-          qkv,
+          ownQkv,
           this.#table.cos,
           this.#table.sin,
           this.#keys[layer],
           this.#values[layer],
-          this.#position,
-          attended,
+          ownPosition,
+          ownAttended,
           partial,
           heads,
           this.#splits,
@@ -360,4 +410,11 @@ class GpuDecoder {
       // The first error has the cause.
     }
   }
+}
+
+/** Logits with minus infinity up to a multiple of 8 columns: libtorch's softmax adds in an order that depends on the alignment of a row. */
+const inEights = (logits: Tensor): Tensor => {
+  const [rows, vocabulary] = logits.shape as [number, number]
+  const beyond = (8 - (vocabulary % 8)) % 8
+  return beyond === 0 ? logits : cat([logits, full([rows, beyond], -Infinity, { dtype: logits.dtype, device: logits.device })], 1)
 }

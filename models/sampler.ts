@@ -23,7 +23,7 @@ export interface GenerateOptions extends Restriction {
   readonly batchSize?: number
   /**
    * Whether a sequence's tokens and log-probabilities must not depend, bit for bit, on the other prompts and on batchSize. `generate` throws BatchInvarianceError where they
-   * would: everywhere except in float32 on the CPU. Default: false.
+   * would: without the GPU decoder, everywhere except in float32 on the CPU. The GPU decoder then computes a fixed number of rows per step. Default: false.
    */
   readonly batchInvariant?: boolean
   /** Pads shorter prompts on the left; always masked. */
@@ -86,12 +86,9 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   const greedy = options.temperature === 0
   if (!greedy && options.seeds?.length !== prompts.length)
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs one seed per sequence, got ${options.seeds?.length ?? 0}`)
-  // Our CPU kernels compute each row separately, in the same order whatever the batch and its padding.
-  if (options.batchInvariant === true && !isFused(model.parameter("model.norm.weight")))
-    throw new BatchInvarianceError(
-      `generate: batchInvariant needs our float32 kernels on the CPU. Found a ${model.dtype} model on ${model.device}. Use float32 on the CPU, or turn batchInvariant off.`
-    )
   if (decodesOnGpu(model, longest)) return generateOnGpu(model, prompts, options, stops)
+  // Our CPU kernels compute each row separately, in the same order whatever the batch and its padding.
+  if (options.batchInvariant === true && !isFused(model.parameter("model.norm.weight"))) throw dependsOnBatch(model, longest)
   const perBatch = options.batchSize ?? prompts.length
   return Array.from({ length: Math.ceil(prompts.length / perBatch) }, (_, i) => i * perBatch).flatMap((first) =>
     generateBatch(
@@ -102,6 +99,18 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
       first
     )
   )
+}
+
+const dependsOnBatch = ({ device, dtype }: Llama, longest: number): BatchInvarianceError => {
+  const needs = "generate: batchInvariant needs our float32 kernels on the CPU, or a model and prompts that the GPU decoder supports"
+  const [found, hint] =
+    device === "cpu"
+      ? ["the CPU", "Use float32 or a GPU"]
+      : [
+          `a GPU and a prompt of ${longest} tokens, which it does not support`,
+          "Use a model from the list in docs/decisions/0021-kernels-for-the-gpu.md"
+        ]
+  return new BatchInvarianceError(`${needs}. Found a ${dtype} model on ${found}. ${hint}, or turn batchInvariant off.`)
 }
 
 /** Generates one batch without the GPU decoder. `first` is the index of the batch's first sequence, for messages. */
@@ -190,7 +199,7 @@ const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
 const generateOnGpu = (
   model: Llama,
   prompts: ReadonlyArray<ReadonlyArray<number>>,
-  { batchSize = prompts.length, maxNewTokens, seeds, temperature, topK = 0, topP = 1 }: GenerateOptions,
+  { batchInvariant = false, batchSize = prompts.length, maxNewTokens, seeds, temperature, topK = 0, topP = 1 }: GenerateOptions,
   stops: ReadonlySet<number>
 ): Array<Generated> => {
   const requests = prompts.map((prompt, i) => {
@@ -198,7 +207,7 @@ const generateOnGpu = (
     const random = new Random(seeds![i]!, "sampling")
     return { prompt, uniforms: Array.from({ length: maxNewTokens }, () => random.next()) }
   })
-  const settings = { maxNewTokens, temperature, topK, topP, stopIds: [...stops], batchSize }
+  const settings = { maxNewTokens, temperature, topK, topP, stopIds: [...stops], batchSize, batchInvariant }
   const answers = scoped(() => noGrad(() => decodeOnGpu(model, requests, settings)))
   return answers.map(({ logProbabilities, tokens }, sequence) => {
     const broken = logProbabilities.findIndex((logProbability) => !Number.isFinite(logProbability))

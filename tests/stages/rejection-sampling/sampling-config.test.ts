@@ -54,7 +54,7 @@ describe("batchInvariant", () => {
   it.each([sample, collectPairs, ghostSample])("fails $name in bfloat16, where answers depend on the batch", async (stage) => {
     const config = { ...base, precision: "bfloat16", batchInvariant: true }
     await expect(runStage(stage as typeof sample, (await inputs(stage)) as any, config)).rejects.toThrow(
-      "generate: batchInvariant needs our float32 kernels on the CPU. Found a bfloat16 model on cpu."
+      "Found a bfloat16 model on the CPU. Use float32 or a GPU, or turn batchInvariant off."
     )
   })
   it("gives the same rows in float32", async () => {
