@@ -345,13 +345,14 @@ class GpuDecoder {
     // Rows of the slots: the cache has no others.
     const occupied = (tensor: Tensor) => (slots === all ? tensor : tensor.slice(0, 0, slots))
     const [ownQkv, ownPosition, ownAttended] = [occupied(qkv), occupied(this.#position), occupied(attended)]
-    const product = (from: Tensor, weight: Tensor, to: Tensor) => void aten("mm.out", from, weight, to)
-    const times = (from: Tensor, weight: Tensor, to: Tensor) =>
+    /** Calls f with these tensors (rows, ...), with batchInvariant for each rowsOfStep of their rows. */
+    const byRows = (tensors: ReadonlyArray<Tensor>, f: (...tensors: ReadonlyArray<Tensor>) => void) =>
       scoped(() => {
-        if (!this.#options.batchInvariant) return product(from, weight, to)
-        for (let row = 0; row < all; row += rowsOfStep)
-          product(from.slice(0, row, row + rowsOfStep), weight, to.slice(0, row, row + rowsOfStep))
+        if (!this.#options.batchInvariant) return f(...tensors)
+        for (let row = 0; row < all; row += rowsOfStep) f(...tensors.map((tensor) => tensor.slice(0, row, row + rowsOfStep)))
       })
+    const times = (from: Tensor, weight: Tensor, to: Tensor) =>
+      byRows([from, to], (rows, product) => void aten("mm.out", rows, weight, product))
     const addNorm = (more: Tensor | null, weight: Tensor) =>
       atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, ...shape)
     const prepare = ({ bias, norms }: HeadParameters) => {
