@@ -138,7 +138,8 @@ describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
       const [foundKeys, foundValues] = [keys.toNumbers(), values.toNumbers()]
       const width = (heads + 2 * groups) * E
       positions.forEach((position, row) => {
-        for (let group = 0; group < groups && position >= 0; group++)
+        if (position < 0) return
+        for (let group = 0; group < groups; group++)
           for (let e = 0; e < E; e++) {
             const at = ((row * groups + group) * capacity + position) * E + e
             expect(foundValues[at]).toBe(inputs.qkv[row * width + (heads + groups + group) * E + e])
