@@ -298,11 +298,6 @@ class GpuDecoder {
     return { ...packed, lengths: () => ({ cumulative, longest }) }
   }
 
-  /** The sizes that the kernels are compiled for. */
-  get #shape(): readonly [number, number, number] {
-    const { headDim, heads, kvHeads } = this.#model.config
-    return [headDim, heads, kvHeads]
-  }
   #place(qkv: Tensor, positions: Tensor, rows: Tensor, layer: number): void {
     const { cos, sin } = this.#table
     atenVoid("caravan::decode_place_", qkv, cos, sin, positions, rows, this.#keys[layer], this.#values[layer], this.#model.config.heads)
@@ -320,7 +315,7 @@ class GpuDecoder {
   }
   #sample(logits: Tensor, rows: Tensor | null, temperature: number): void {
     const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
-    atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, temperature, ...this.#shape)
+    atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, temperature, this.#model.config.headDim)
   }
 
   /** Runs one step of all slots, and records it as a graph. Restricted logits are drawn from outside the graph, because sorting allocates memory. */
@@ -333,7 +328,6 @@ class GpuDecoder {
     const [x, h, qkv] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim)]
     const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
     const partial = this.#splits === 1 ? null : room(heads * this.#splits * (headDim + 2), "float32")
-    const shape = this.#shape
     // Views of the weights, for products into preallocated tensors.
     const transposed = (weight: Tensor) => weight.transpose(0, 1)
     const blocks = this.#blocks.map((block) => ({
@@ -354,14 +348,14 @@ class GpuDecoder {
     const times = (from: Tensor, weight: Tensor, to: Tensor) =>
       byRows([from, to], (rows, product) => void aten("mm.out", rows, weight, product))
     const addNorm = (more: Tensor | null, weight: Tensor) =>
-      atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, ...shape)
+      atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, headDim)
     const prepare = ({ bias, norms }: HeadParameters) => {
       if (bias !== undefined || norms !== undefined)
-        atenVoid("caravan::decode_heads_", qkv, bias ?? null, norms?.q ?? null, norms?.k ?? null, normEpsilon, ...shape)
+        atenVoid("caravan::decode_heads_", qkv, bias ?? null, norms?.q ?? null, norms?.k ?? null, normEpsilon, headDim, heads, kvHeads)
     }
     const window = config.slidingWindow ?? 0
     const step = () => {
-      atenVoid("caravan::decode_embed_", x, this.#model.parameter("model.embed_tokens.weight"), this.#token, this.#position, ...shape)
+      atenVoid("caravan::decode_embed_", x, this.#model.parameter("model.embed_tokens.weight"), this.#token, this.#position, headDim)
       blocks.forEach((block, layer) => {
         addNorm(layer === 0 ? null : out, block.attentionNorm)
         times(h, block.qkv, qkv)
@@ -383,7 +377,7 @@ class GpuDecoder {
         times(attended, block.o, out)
         addNorm(out, block.ffnNorm)
         times(h, block.gateUp, gateUp)
-        atenVoid("caravan::decode_swiglu_", gateUp, gated, ...shape)
+        atenVoid("caravan::decode_swiglu_", gateUp, gated, headDim)
         times(gated, block.down, out)
       })
       addNorm(out, norm)

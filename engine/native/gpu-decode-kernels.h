@@ -1,4 +1,4 @@
-// CUDA source of the kernels that decode one token per sequence (gpu-decode.cc), compiled for a model's HEAD_DIM and for SHARE query heads per key head.
+// CUDA source of the kernels that decode one token per sequence (gpu-decode.cc), compiled for a model's HEAD_DIM. Attention is in gpu-attend-kernels.h.
 // A sequence has a row in the batch and a position: that of the token it reads in this step, or -1 if there is nothing to do.
 #pragma once
 
@@ -6,7 +6,6 @@ constexpr const char* gpuDecodeSource = R"cuda(
 constexpr int E = HEAD_DIM;
 /** Threads that hold a head together, eight numbers each. */
 constexpr int LANES = E / 8;
-constexpr int WARPS = 4;
 
 // ---- a token's row of the embedding table: a block per sequence ----
 
@@ -89,145 +88,6 @@ template <typename T> __device__ void heads(T* qkv, const T* bias, const T* qNor
     }
   }
   if (within) *reinterpret_cast<Eight<T>*>(own) = x;
-}
-
-// ---- attention of one query a head to the cache: a block of WARPS warps a row, SHARE heads, and a part of the keys ----
-// qkv (rows, H + 2G, E) of the tokens at `positions`: queries and keys are turned here, and the key and the value put into the cache. Each group of LANES threads goes over keys of its own with a softmax of
-// its own; they are put together at the end. Without keys the result is 0; NaN stays NaN. With a window, so many keys are seen at most. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
-
-/** Keys that a thread has asked for while it computes. */
-constexpr int AHEAD = 2;
-template <typename T>
-__device__ void attend(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, int window, float scale) {
-  constexpr int half = E / 2, pairs = half / 8;
-  int parts = heads / SHARE, split = blockIdx.x % splits, part = blockIdx.x / splits % parts;
-  long long row = blockIdx.x / splits / parts;
-  int position = positions[row], count = position + 1, group = part * SHARE / (heads / groups);
-  int seen = window > 0 ? min(window, count) : count;
-  int each = (seen + splits - 1) / splits, from = count - seen + split * each, to = min(count, from + each);
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = lane % LANES * 8;
-  T* ownKeys = keys + (row * groups + group) * capacity * E;
-  T* ownValues = values + (row * groups + group) * capacity * E;
-  alignas(32) __shared__ T turned[SHARE * E];
-  const T* token = qkv + row * (heads + 2 * groups) * E;
-  long long angle = static_cast<long long>(position) * E;
-  // Blocks of one group write the same key and value.
-  bool writes = from <= position && position < to;
-  for (int i = threadIdx.x; i < (SHARE + 2) * pairs && position >= 0; i += WARPS * 32) {
-    int head = i / pairs, at = i % pairs * 8;
-    if (head < SHARE) {
-      turn(token + (part * SHARE + head) * E + at, cos + angle + at, sin + angle + at, turned + head * E + at, half, 1.0f);
-    } else if (writes && head == SHARE) {
-      turn(token + (heads + group) * E + at, cos + angle + at, sin + angle + at, ownKeys + angle + at, half, 1.0f);
-    } else if (writes) {
-      const T* value = token + (heads + groups + group) * E + at;
-      *reinterpret_cast<Eight<T>*>(ownValues + angle + at) = *reinterpret_cast<const Eight<T>*>(value);
-      *reinterpret_cast<Eight<T>*>(ownValues + angle + at + half) = *reinterpret_cast<const Eight<T>*>(value + half);
-    }
-  }
-  __syncthreads();
-  float query[SHARE][8], sums[SHARE][8], most[SHARE], total[SHARE];
-#pragma unroll
-  for (int h = 0; h < SHARE; h++) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(turned + h * E + e);
-#pragma unroll
-    for (int k = 0; k < 8; k++) { query[h][k] = position < 0 ? 0.0f : wide(a.at[k]) * scale; sums[h][k] = 0.0f; }
-    most[h] = -1e30f;
-    total[h] = 0.0f;
-  }
-  constexpr int step = WARPS * 32 / LANES;
-  Eight<T> key[AHEAD], value[AHEAD];
-  // All lanes of a warp stay together for the shuffles; those beyond the end read the last key and leave it out.
-  auto read = [&](int first) {
-#pragma unroll
-    for (int n = 0; n < AHEAD; n++) {
-      int j = min(first + n * step + static_cast<int>(threadIdx.x) / LANES, to - 1);
-      key[n] = *reinterpret_cast<const Eight<T>*>(ownKeys + static_cast<long long>(j) * E + e);
-      value[n] = *reinterpret_cast<const Eight<T>*>(ownValues + static_cast<long long>(j) * E + e);
-    }
-  };
-  if (from < to) read(from);
-  for (int first = from; first < to; first += AHEAD * step) {
-    Eight<T> a[AHEAD], b[AHEAD];
-#pragma unroll
-    for (int n = 0; n < AHEAD; n++) { a[n] = key[n]; b[n] = value[n]; }
-    if (first + AHEAD * step < to) read(first + AHEAD * step);
-#pragma unroll
-    for (int n = 0; n < AHEAD; n++) {
-      bool within = first + n * step + static_cast<int>(threadIdx.x) / LANES < to;
-#pragma unroll
-      for (int h = 0; h < SHARE; h++) {
-        float score = 0.0f;
-#pragma unroll
-        for (int k = 0; k < 8; k++) score += query[h][k] * wide(a[n].at[k]);
-#pragma unroll
-        for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
-        score = within ? score : -2e30f;
-        float larger = fmaxf(most[h], score), shrink = __expf(most[h] - larger), p = __expf(score - larger);
-        most[h] = larger;
-        total[h] = total[h] * shrink + p;
-#pragma unroll
-        for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * shrink + p * wide(b[n].at[k]);
-      }
-    }
-  }
-  // Within a warp, then over the warps.
-#pragma unroll
-  for (int h = 0; h < SHARE; h++) {
-#pragma unroll
-    for (int offset = LANES; offset < 32; offset *= 2) {
-      float other = __shfl_xor_sync(~0u, most[h], offset), larger = fmaxf(most[h], other), mine = __expf(most[h] - larger), its = __expf(other - larger);
-      most[h] = larger;
-      total[h] = total[h] * mine + __shfl_xor_sync(~0u, total[h], offset) * its;
-#pragma unroll
-      for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * mine + __shfl_xor_sync(~0u, sums[h][k], offset) * its;
-    }
-  }
-  __shared__ float shared[WARPS][SHARE][E + 2];
-  if (lane < LANES) {
-#pragma unroll
-    for (int h = 0; h < SHARE; h++) {
-#pragma unroll
-      for (int k = 0; k < 8; k++) shared[warp][h][e + k] = sums[h][k];
-      if (lane == 0) { shared[warp][h][E] = most[h]; shared[warp][h][E + 1] = total[h]; }
-    }
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < SHARE * E; i += WARPS * 32) {
-    int h = i / E, d = i % E;
-    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
-    for (int w = 0; w < WARPS; w++) larger = fmaxf(larger, shared[w][h][E]);
-    for (int w = 0; w < WARPS; w++) {
-      float share = __expf(shared[w][h][E] - larger);
-      sum += shared[w][h][d] * share;
-      weight += shared[w][h][E + 1] * share;
-    }
-    if (splits == 1) {
-      narrow(out[(row * heads + part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
-    } else {
-      float* to = partial + (((row * parts + part) * splits + split) * SHARE + h) * (E + 2);
-      to[d] = sum;
-      if (d == 0) { to[E] = larger; to[E + 1] = weight; }
-    }
-  }
-}
-/** The parts of the keys put together: a block per row and SHARE heads. */
-template <typename T> __device__ void together(const float* partial, T* out, int heads, int splits) {
-  int parts = heads / SHARE, part = blockIdx.x % parts;
-  long long row = blockIdx.x / parts;
-  for (int i = threadIdx.x; i < SHARE * E; i += blockDim.x) {
-    int h = i / E, d = i % E;
-    const float* from = partial + ((row * parts + part) * splits * SHARE + h) * (E + 2);
-    long long step = SHARE * (E + 2);
-    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
-    for (int s = 0; s < splits; s++) larger = fmaxf(larger, from[s * step + E]);
-    for (int s = 0; s < splits; s++) {
-      float share = __expf(from[s * step + E] - larger);
-      sum += from[s * step + d] * share;
-      weight += from[s * step + E + 1] * share;
-    }
-    narrow(out[(row * heads + part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
-  }
 }
 
 // ---- drawing a token: a block of 512 threads a sequence ----
@@ -348,17 +208,11 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
     afterTheOneBefore();\
     place(qkv, cos, sin, positions, rows, keys, values, count, heads, groups, capacity);                                                                    \
   }                                                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, int window, \
-                                                                          float scale) {                                                                        \
-    afterTheOneBefore();                                                                                                                                       \
-    attend(qkv, cos, sin, positions, keys, values, out, partial, heads, groups, capacity, splits, window, scale);                                                      \
-  }                                                                                                                                                            \
   extern "C" __global__ void heads##SUFFIX(T* qkv, const T* bias, const T* qNorm, const T* kNorm, long long all, int queries, int groups, float epsilon) {          \
     afterTheOneBefore();                                                                                                                                       \
     heads(qkv, bias, qNorm, kNorm, all, queries, groups, epsilon);                                                                                             \
   }                                                                                                                                                            \
   extern "C" __global__ void swiglu##SUFFIX(const T* in, T* out, long long rows, long long dim) { afterTheOneBefore(); swigluForward(in, out, rows, dim); }    \
-  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { afterTheOneBefore(); together(partial, out, heads, splits); }                 \
   extern "C" __global__ void __launch_bounds__(512) sample##SUFFIX(const T* logits, const int* rows, const double* uniforms, const int* requests, int* steps, int* positions, int* tokens, int* outTokens, float* outLogs, \
                                                                    const int* stops, int stopCount, int most, long long vocab, float scale, int greedy) {      \
     afterTheOneBefore();\

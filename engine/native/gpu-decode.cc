@@ -6,21 +6,28 @@
 
 #include <cmath>
 
+#include "gpu-attend-kernels.h"
 #include "gpu-decode-kernels.h"
 
 using at::Tensor;
 
 namespace {
 
-/** For heads of size `dim`, of which `share` read the same key head: at most four at a time, because with more a block uses too many registers and occupancy is low. */
-struct Decode {
-  int head, share;
-  Decode(int64_t dim, int64_t heads, int64_t groups) : head(static_cast<int>(dim)), share(static_cast<int>(heads / groups)) {
-    TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
-    int most = share;
-    for (share = std::min(most, 4); most % share != 0; share--) {}
+/** The kernels for heads of size `dim`, other than attention's. */
+GpuProgram decodeFor(int64_t dim) {
+  TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
+  return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(dim)}, true};
+}
+
+/** Attention of `share` heads per block, which read the same key head: at most eight on tensor cores; at most four otherwise, because with more a block uses too many registers and occupancy is low. */
+struct Attend {
+  int64_t dim, share;
+  bool tiles;
+  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim), share(std::min<int64_t>(heads / groups, 8)), tiles(type == at::kBFloat16 && (dim == 64 || dim == 128)) {
+    if (!tiles) share = std::min<int64_t>(share, 4);
+    while (heads / groups % share != 0) share--;
   }
-  GpuProgram program() const { return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(head), "SHARE=" + std::to_string(share)}, true}; }
+  GpuProgram program() const { return {"attend", gpuAttendSource, {"HEAD_DIM=" + std::to_string(dim), "SHARE=" + std::to_string(share), "TILES=" + std::to_string(tiles)}, true}; }
 };
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
@@ -31,20 +38,20 @@ void check(bool holds, const char* what) { TORCH_CHECK(holds, "decoding on the G
 
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
   // x (B, D) = table[tokens]; tokens and positions (B,) int32.
-  library.def("decode_embed_(Tensor x, Tensor table, Tensor tokens, Tensor positions, int head_dim, int heads, int groups) -> ()",
-              [](const Tensor& x, const Tensor& table, const Tensor& tokens, const Tensor& positions, int64_t headDim, int64_t heads, int64_t groups) {
+  library.def("decode_embed_(Tensor x, Tensor table, Tensor tokens, Tensor positions, int head_dim) -> ()",
+              [](const Tensor& x, const Tensor& table, const Tensor& tokens, const Tensor& positions, int64_t headDim) {
                 int64_t dim = x.size(1);
                 check(hasGpuKernels(x) && table.is_contiguous() && dim % 8 == 0, "a table (V, D)");
                 const void *from = table.data_ptr(), *ids = tokens.data_ptr(), *places = positions.data_ptr(), *to = x.data_ptr();
-                launchFrom(Decode(headDim, heads, groups).program(), "embed", x, x.size(0), rowThreads(dim), {&from, &ids, &places, &to, &dim});
+                launchFrom(decodeFor(headDim), "embed", x, x.size(0), rowThreads(dim), {&from, &ids, &places, &to, &dim});
               });
   // x (B, D) += y; h = norm(x).
-  library.def("decode_add_norm_(Tensor x, Tensor? y, Tensor weight, Tensor h, float epsilon, int head_dim, int heads, int groups) -> ()",
-              [](const Tensor& x, const c10::optional<Tensor>& y, const Tensor& weight, const Tensor& h, double epsilon, int64_t headDim, int64_t heads, int64_t groups) {
+  library.def("decode_add_norm_(Tensor x, Tensor? y, Tensor weight, Tensor h, float epsilon, int head_dim) -> ()",
+              [](const Tensor& x, const c10::optional<Tensor>& y, const Tensor& weight, const Tensor& h, double epsilon, int64_t headDim) {
                 int64_t dim = x.size(1);
                 float eps = static_cast<float>(epsilon);
                 const void *rows = x.data_ptr(), *more = pointer(y), *w = weight.data_ptr(), *out = h.data_ptr();
-                launchFrom(Decode(headDim, heads, groups).program(), "add_norm", x, x.size(0), rowThreads(dim), {&rows, &more, &w, &out, &dim, &eps});
+                launchFrom(decodeFor(headDim), "add_norm", x, x.size(0), rowThreads(dim), {&rows, &more, &w, &out, &dim, &eps});
               });
   // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; the rotated keys and the values are written to keys and values (rows, G, S, E).
   library.def("decode_place_(Tensor qkv, Tensor cos, Tensor sin, Tensor positions, Tensor rows, Tensor keys, Tensor values, int heads) -> ()",
@@ -54,7 +61,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 check(qkv.numel() == count * (heads + 2 * groups) * dim, "one row of qkv per position");
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *places = positions.data_ptr(), *of = rows.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr();
                 int h = static_cast<int>(heads), g = static_cast<int>(groups);
-                launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * 2 * groups * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &k, &v, &count, &h, &g, &capacity});
+                launchFrom(decodeFor(dim), "place", qkv, ceilDivide(count * 2 * groups * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &k, &v, &count, &h, &g, &capacity});
               });
   // qkv (B, (H + 2G) E) of one token per sequence, cos and sin (P, E), positions (B,) int32: the key and value are written to the cache, and out (B, H E) is the attention of the queries to it.
   // With a window, a query attends to at most that many keys, including its own. partial: space for `splits` parts of the keys, (B H splits (E + 2)) float32; none if there is one part.
@@ -64,7 +71,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "one row of qkv and one position per sequence");
                 check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "space for the parts");
-                Decode of(dim, heads, groups);
+                Attend of(dim, heads, groups, qkv.scalar_type());
                 int64_t blocks = batch * (heads / of.share);
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
@@ -80,26 +87,26 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *in = qkv.data_ptr(), *b = pointer(bias), *q = pointer(qNorm), *k = pointer(kNorm);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups);
                 float eps = static_cast<float>(epsilon);
-                launchFrom(Decode(headDim, heads, groups).program(), "heads", qkv, ceilDivide(all * headDim / 8, 128), 128, {&in, &b, &q, &k, &all, &h, &g, &eps});
+                launchFrom(decodeFor(headDim), "heads", qkv, ceilDivide(all * headDim / 8, 128), 128, {&in, &b, &q, &k, &all, &h, &g, &eps});
               });
   // gated (B, F) = SwiGLU of x (B, 2F).
-  library.def("decode_swiglu_(Tensor x, Tensor gated, int head_dim, int heads, int groups) -> ()", [](const Tensor& x, const Tensor& gated, int64_t headDim, int64_t heads, int64_t groups) {
+  library.def("decode_swiglu_(Tensor x, Tensor gated, int head_dim) -> ()", [](const Tensor& x, const Tensor& gated, int64_t headDim) {
     int64_t rows = x.size(0), dim = gated.size(1);
     check(hasGpuKernels(x) && dim % 8 == 0, "a multiple of 8 columns");
     const void *in = x.data_ptr(), *to = gated.data_ptr();
-    launchFrom(Decode(headDim, heads, groups).program(), "swiglu", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
+    launchFrom(decodeFor(headDim), "swiglu", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
   });
   // logits (N, V) of the sequences in rows (N,), or of all. Per sequence (B,) int32: requests, steps, positions, tokens. Per request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
   library.def(
-      "decode_sample_(Tensor logits, Tensor? rows, Tensor uniforms, Tensor requests, Tensor steps, Tensor positions, Tensor tokens, Tensor out_tokens, Tensor out_logs, Tensor stops, float temperature, int head_dim, int heads, int groups) -> ()",
+      "decode_sample_(Tensor logits, Tensor? rows, Tensor uniforms, Tensor requests, Tensor steps, Tensor positions, Tensor tokens, Tensor out_tokens, Tensor out_logs, Tensor stops, float temperature, int head_dim) -> ()",
       [](const Tensor& logits, const c10::optional<Tensor>& rows, const Tensor& uniforms, const Tensor& requests, const Tensor& steps, const Tensor& positions, const Tensor& tokens, const Tensor& outTokens, const Tensor& outLogs,
-         const Tensor& stops, double temperature, int64_t headDim, int64_t heads, int64_t groups) {
+         const Tensor& stops, double temperature, int64_t headDim) {
         int64_t vocab = logits.size(1);
         check(hasGpuKernels(logits) && vocab <= 64 * 4096, "at most 262,144 tokens in the vocabulary");
         const void *l = logits.data_ptr(), *of = pointer(rows), *u = uniforms.data_ptr(), *r = requests.data_ptr(), *n = steps.data_ptr(), *p = positions.data_ptr(), *t = tokens.data_ptr(), *ids = outTokens.data_ptr(), *logs = outLogs.data_ptr(),
                    *ends = stops.data_ptr();
         int count = static_cast<int>(stops.numel()), most = static_cast<int>(outTokens.size(1)), greedy = temperature == 0;
         float scale = greedy ? 1.0f : static_cast<float>(1 / temperature);
-        launchFrom(Decode(headDim, heads, groups).program(), "sample", logits, logits.size(0), 512, {&l, &of, &u, &r, &n, &p, &t, &ids, &logs, &ends, &count, &most, &vocab, &scale, &greedy});
+        launchFrom(decodeFor(headDim), "sample", logits, logits.size(0), 512, {&l, &of, &u, &r, &n, &p, &t, &ids, &logs, &ends, &count, &most, &vocab, &scale, &greedy});
       });
 }

@@ -1,0 +1,154 @@
+/** Attention of one query per head to cached keys on a GPU (native/gpu-attend-kernels.h), compared with float64. */
+import { describe, expect, it } from "vitest"
+import { Random } from "../../engine/random.ts"
+import { atenVoid, type DType, full, scoped, tensor } from "../../engine/tensor.ts"
+import { devices } from "../devices.ts"
+import { attendedInBfloat16, fused } from "../tolerances.ts"
+
+interface Case {
+  readonly headDim: number
+  readonly heads: number
+  readonly groups: number
+  readonly splits: number
+  /** 0: none. */
+  readonly window: number
+  readonly positions: ReadonlyArray<number>
+}
+const capacity = 320
+/** Rounds to bfloat16: numbers that both dtypes represent exactly. */
+const rounded = (data: Float32Array): Float32Array => {
+  const bits = new Uint32Array(data.buffer)
+  bits.forEach((x, i) => (bits[i] = (x + 0x7fff + ((x >>> 16) & 1)) & 0xffff0000))
+  return data
+}
+const normal = (seed: number, count: number): Float32Array => {
+  const random = new Random(seed, "gpu attention")
+  return rounded(Float32Array.from({ length: count }, () => random.normal()))
+}
+
+/** The attention of each row's queries (rows, H, E) and the newest keys (rows, G, E), in float64. `round` is applied to turned queries and keys. */
+const expected = (
+  of: Case,
+  inputs: Readonly<Record<"qkv" | "cos" | "sin" | "keys" | "values", Float32Array>>,
+  round: (x: Float32Array) => Float32Array
+) => {
+  const { groups, headDim: E, heads, positions, window } = of
+  const width = (heads + 2 * groups) * E
+  const out = new Float64Array(positions.length * heads * E)
+  const newest = new Float64Array(positions.length * groups * E)
+  positions.forEach((position, row) => {
+    if (position < 0) return
+    const turned = (head: number) =>
+      round(
+        Float32Array.from({ length: E }, (_, e) => {
+          const at = (i: number) => inputs.qkv[row * width + head * E + i]!
+          return at(e) * inputs.cos[position * E + e]! + at((e + E / 2) % E) * inputs.sin[position * E + e]!
+        })
+      )
+    for (let group = 0; group < groups; group++) newest.set(turned(heads + group), (row * groups + group) * E)
+    for (let head = 0; head < heads; head++) {
+      const group = Math.floor(head / (heads / groups))
+      const query = turned(head)
+      const from = window > 0 ? Math.max(0, position + 1 - window) : 0
+      const cached = (cache: Float32Array, j: number, e: number) => cache[((row * groups + group) * capacity + j) * E + e]!
+      const key = (j: number, e: number) => (j === position ? newest[(row * groups + group) * E + e]! : cached(inputs.keys, j, e))
+      const value = (j: number, e: number) =>
+        j === position ? inputs.qkv[row * width + (heads + groups + group) * E + e]! : cached(inputs.values, j, e)
+      const scores = Array.from(
+        { length: position + 1 - from },
+        (_, i) => query.reduce((sum, x, e) => sum + x * key(from + i, e), 0) / Math.sqrt(E)
+      )
+      const most = Math.max(...scores)
+      const weights = scores.map((score) => Math.exp(score - most))
+      const total = weights.reduce((sum, x) => sum + x, 0)
+      for (let e = 0; e < E; e++)
+        out[(row * heads + head) * E + e] = weights.reduce((sum, weight, i) => sum + weight * value(from + i, e), 0) / total
+    }
+  })
+  return { out, newest }
+}
+
+const gpu = devices.find(({ device }) => device === "cuda")!
+describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
+  const few = [0, 17, -1, 130, 63, 64, 319]
+  const cases: ReadonlyArray<Case> = [
+    ...[1, 4, 5, 7, 8].map((share) => ({ headDim: 64, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
+    ...[1, 4, 8].map((share) => ({ headDim: 128, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
+    { headDim: 64, heads: 16, groups: 1, splits: 1, window: 0, positions: few },
+    { headDim: 64, heads: 8, groups: 1, splits: 3, window: 0, positions: [5, 300, 64, 1, -1] },
+    { headDim: 128, heads: 2, groups: 2, splits: 4, window: 0, positions: [0, 319] },
+    { headDim: 128, heads: 6, groups: 2, splits: 2, window: 70, positions: [10, 150, 69, 319] },
+    { headDim: 64, heads: 8, groups: 2, splits: 1, window: 16, positions: [15, 16, 300] },
+    { headDim: 16, heads: 4, groups: 4, splits: 2, window: 0, positions: few },
+    { headDim: 32, heads: 6, groups: 2, splits: 1, window: 0, positions: few },
+    { headDim: 256, heads: 3, groups: 1, splits: 1, window: 0, positions: few }
+  ]
+  const named = cases.flatMap((of) =>
+    (["bfloat16", "float32"] as const).map(
+      (dtype) =>
+        [
+          `${of.heads} heads of ${of.headDim} to ${of.groups} key heads, ${of.splits} splits, window ${of.window}, ${dtype}`,
+          of,
+          dtype
+        ] as const
+    )
+  )
+  it.each(named)("%s", (_, of, dtype: DType) =>
+    scoped(() => {
+      const { groups, headDim: E, heads, positions, splits, window } = of
+      const rows = positions.length
+      const cached = rows * groups * capacity * E
+      const inputs = {
+        qkv: normal(1, rows * (heads + 2 * groups) * E),
+        cos: normal(2, capacity * E),
+        sin: normal(3, capacity * E),
+        keys: normal(4, cached),
+        values: normal(5, cached)
+      }
+      // Places that have not been written must not be read: NaN there would show in the result.
+      const unwritten = (i: number) => Math.floor(i / E) % capacity >= Math.max(0, positions[Math.floor(i / (groups * capacity * E))]!)
+      const on = (data: Float32Array, shape: ReadonlyArray<number>) => tensor(data, { shape }).to({ device: "cuda", dtype })
+      const cache = (data: Float32Array) =>
+        on(
+          data.map((x, i) => (unwritten(i) ? NaN : x)),
+          [rows, groups, capacity, E]
+        )
+      const [keys, values] = [cache(inputs.keys), cache(inputs.values)]
+      const out = full([rows, heads * E], 7, { device: "cuda", dtype })
+      const partial = splits === 1 ? null : full([rows * heads * splits * (E + 2)], 7, { device: "cuda", dtype: "float32" })
+      atenVoid(
+        "caravan::decode_attend_",
+        on(inputs.qkv, [rows, (heads + 2 * groups) * E]),
+        on(inputs.cos, [capacity, E]),
+        on(inputs.sin, [capacity, E]),
+        keys,
+        values,
+        tensor(Int32Array.from(positions), { device: "cuda" }),
+        out,
+        partial,
+        heads,
+        splits,
+        window
+      )
+      const wanted = expected(of, inputs, dtype === "bfloat16" ? rounded : (x) => x)
+      const found = out.toNumbers()
+      const largest = Math.max(...wanted.out.map(Math.abs))
+      const allowed = (dtype === "bfloat16" ? attendedInBfloat16 : fused) * largest
+      found.forEach((x, i) => expect(Math.abs(x - wanted.out[i]!), `number ${i}`).toBeLessThanOrEqual(allowed))
+      const [foundKeys, foundValues] = [keys.toNumbers(), values.toNumbers()]
+      const width = (heads + 2 * groups) * E
+      positions.forEach((position, row) => {
+        if (position < 0) return
+        for (let group = 0; group < groups; group++)
+          for (let e = 0; e < E; e++) {
+            const at = ((row * groups + group) * capacity + position) * E + e
+            expect(foundValues[at]).toBe(inputs.qkv[row * width + (heads + groups + group) * E + e])
+            const key = wanted.newest[(row * groups + group) * E + e]!
+            expect(Math.abs(foundKeys[at]! - key)).toBeLessThanOrEqual(
+              (dtype === "bfloat16" ? attendedInBfloat16 : fused) * Math.max(1, Math.abs(key))
+            )
+          }
+      })
+    })
+  )
+})
