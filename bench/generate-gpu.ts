@@ -2,12 +2,15 @@
  * Generation with a random Llama on a GPU: prompts of equal length, a fixed number of new tokens, without early ends. Prints a line of JSON with the share of the limit set by the GPU's
  * memory bandwidth (reading the weights and the cache so far once per step).
  *
- *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [profile=on]
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [products=libtorch] [profile=on]
+ *
+ * plans=FILE: JSON with a plan per product, { "1.1b qkv": [tile, split, stages], ... } (qkv, o, gateup, down, vocab), instead of the rule's.
  */
+import { readFileSync } from "node:fs"
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
-import { useKernels } from "../engine/fused.ts"
+import { useKernels, useOwnProducts } from "../engine/fused.ts"
 import { describeProfile, profileGpu } from "../engine/profile.ts"
-import type { DType } from "../engine/tensor.ts"
+import { atenVoid, type DType } from "../engine/tensor.ts"
 import { parameterCount } from "../models/config.ts"
 import { decodingTraffic } from "../models/cost.ts"
 import { generate } from "../models/sampler.ts"
@@ -22,6 +25,24 @@ const [batch, prompt, response] = [number("batch", 64), number("prompt", 64), nu
 const requests = number("requests", batch)
 const [topK, topP] = [number("topk", 0), number("topp", 1)]
 if (given.kernels === "off") useKernels(false)
+if (given.products === "libtorch") useOwnProducts(false)
+if (given.plans !== undefined) {
+  const { dim, ffn, headDim, heads, kvHeads, vocabSize } = config
+  const shapes = {
+    ...{
+      qkv: [(heads + 2 * kvHeads) * headDim, dim],
+      o: [dim, heads * headDim],
+      gateup: [ffn, dim],
+      down: [dim, ffn],
+      vocab: [vocabSize, dim]
+    }
+  }
+  const plans = JSON.parse(readFileSync(given.plans, "utf8")) as Record<string, ReadonlyArray<number>>
+  for (const [product, [columns, width]] of Object.entries(shapes)) {
+    const plan = plans[`${size} ${product}`]
+    if (plan !== undefined) atenVoid("caravan::choose_product", columns, width, product === "gateup", ...plan.slice(0, 3))
+  }
+}
 const model = randomLlama(config, { dtype, device: "cuda" })
 const prompts = Array.from({ length: requests }, (_, row) =>
   Array.from({ length: prompt }, (__, i) => 3 + ((row * 31 + i * 7919) % 31_000))
@@ -60,6 +81,7 @@ const line = {
     topK,
     topP,
     invariant: given.invariant === "on",
+    products: given.products ?? "own",
     parameters: parameterCount(config)
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },

@@ -17,6 +17,13 @@ export const kernelsAreOn = (): boolean => kernels
 /** Whether the CPU kernels support this tensor. */
 export const isFused = (x: Tensor): boolean => kernels && x.dtype === "float32" && x.device === "cpu"
 
+let ownProducts = true
+/** Chooses between our own products for few rows (native/gpu-products.h; default) and libtorch's when decoding on a GPU, for benchmarks and tests. They round alike but add in different orders. */
+export const useOwnProducts = (on: boolean): void => {
+  ownProducts = on
+}
+export const ownProductsAreOn = (): boolean => ownProducts
+
 let onGpu: boolean | undefined
 /** Whether the GPU kernels support this tensor (native/gpu.h). The first call compiles them. */
 export const hasGpuKernels = (x: Tensor): boolean =>

@@ -4,7 +4,7 @@
  *
  * Prompts are read without padding, packed one after another; requests with the same prompt share one pass.
  */
-import { hasGpuKernels, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
+import { hasGpuKernels, joinedWeight, ownProductsAreOn, rmsNorm, swiglu } from "../engine/fused.ts"
 import { hasOperator, native } from "../engine/native.ts"
 import { aten, atenVoid, cat, type DType, embedding, full, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
@@ -328,13 +328,7 @@ class GpuDecoder {
     const [x, h, qkv] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim)]
     const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
     const partial = this.#splits === 1 ? null : room(heads * this.#splits * (headDim + 2), "float32")
-    // Views of the weights, for products into preallocated tensors.
-    const transposed = (weight: Tensor) => weight.transpose(0, 1)
-    const blocks = this.#blocks.map((block) => ({
-      ...block,
-      ...{ qkv: transposed(block.qkv), o: transposed(block.o), gateUp: transposed(block.gateUp), down: transposed(block.down) }
-    }))
-    const output = transposed(this.#model.outputWeight)
+    const output = this.#model.outputWeight
     const norm = this.#model.parameter("model.norm.weight")
     // Rows of the slots: the cache has no others.
     const occupied = (tensor: Tensor) => (slots === all ? tensor : tensor.slice(0, 0, slots))
@@ -345,10 +339,10 @@ class GpuDecoder {
         if (!this.#options.batchInvariant) return f(...tensors)
         for (let row = 0; row < all; row += rowsOfStep) f(...tensors.map((tensor) => tensor.slice(0, row, row + rowsOfStep)))
       })
+    const own = ownProductsAreOn()
     const times = (from: Tensor, weight: Tensor, to: Tensor) =>
-      byRows([from, to], (rows, product) => void aten("mm.out", rows, weight, product))
-    const addNorm = (more: Tensor | null, weight: Tensor) =>
-      atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, headDim)
+      byRows([from, to], (rows, product) => atenVoid("caravan::decode_product_", rows, weight, product, own))
+    const addNorm = (more: Tensor | null, weight: Tensor) => atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, headDim)
     const prepare = ({ bias, norms }: HeadParameters) => {
       if (bias !== undefined || norms !== undefined)
         atenVoid("caravan::decode_heads_", qkv, bias ?? null, norms?.q ?? null, norms?.k ?? null, normEpsilon, headDim, heads, kvHeads)
@@ -356,7 +350,7 @@ class GpuDecoder {
     const window = config.slidingWindow ?? 0
     const step = () => {
       atenVoid("caravan::decode_embed_", x, this.#model.parameter("model.embed_tokens.weight"), this.#token, this.#position, headDim)
-      blocks.forEach((block, layer) => {
+      this.#blocks.forEach((block, layer) => {
         addNorm(layer === 0 ? null : out, block.attentionNorm)
         times(h, block.qkv, qkv)
         prepare(block.heads)
@@ -376,8 +370,9 @@ class GpuDecoder {
         )
         times(attended, block.o, out)
         addNorm(out, block.ffnNorm)
-        times(h, block.gateUp, gateUp)
-        atenVoid("caravan::decode_swiglu_", gateUp, gated, headDim)
+        byRows([h, gateUp, gated], (rows, both, product) =>
+          atenVoid("caravan::decode_gated_product_", rows, block.gateUp, both, product, own, headDim)
+        )
         times(gated, block.down, out)
       })
       addNorm(out, norm)

@@ -332,9 +332,10 @@ template <typename T> __device__ void together(const float* partial, T* out, int
 #define KERNELS(T, SUFFIX)                                                                                                                                      \
   extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, int window, \
                                                                           float scale) {                                                                        \
+    launchTheNext();                                                                                                                                           \
     attend(Attention<T>{qkv, cos, sin, positions, keys, values, out, partial, heads, groups, capacity, splits, window, scale});                               \
   }                                                                                                                                                            \
-  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { afterTheOneBefore(); together(partial, out, heads, splits); }
+  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { launchTheNext(); afterTheOneBefore(); together(partial, out, heads, splits); }
 #if !TILES
 KERNELS(float, _f32)
 #endif

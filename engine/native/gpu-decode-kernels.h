@@ -203,16 +203,16 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
 
 #define KERNELS(T, SUFFIX)                                                                                                                                      \
   extern "C" __global__ void embed##SUFFIX(const T* table, const int* token, const int* position, T* x, long long dim) { afterTheOneBefore(); embed(table, token, position, x, dim); } \
-  extern "C" __global__ void add_norm##SUFFIX(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) { afterTheOneBefore(); addNorm(x, y, w, h, dim, epsilon); }        \
+  extern "C" __global__ void add_norm##SUFFIX(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) { launchTheNext(); afterTheOneBefore(); addNorm(x, y, w, h, dim, epsilon); }        \
   extern "C" __global__ void place##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* keys, T* values, long long count, int heads, int groups, long long capacity) { \
     afterTheOneBefore();\
     place(qkv, cos, sin, positions, rows, keys, values, count, heads, groups, capacity);                                                                    \
   }                                                                                                                                                            \
   extern "C" __global__ void heads##SUFFIX(T* qkv, const T* bias, const T* qNorm, const T* kNorm, long long all, int queries, int groups, float epsilon) {          \
-    afterTheOneBefore();                                                                                                                                       \
+    launchTheNext(); afterTheOneBefore();                                                                                                                                       \
     heads(qkv, bias, qNorm, kNorm, all, queries, groups, epsilon);                                                                                             \
   }                                                                                                                                                            \
-  extern "C" __global__ void swiglu##SUFFIX(const T* in, T* out, long long rows, long long dim) { afterTheOneBefore(); swigluForward(in, out, rows, dim); }    \
+  extern "C" __global__ void swiglu##SUFFIX(const T* in, T* out, long long rows, long long dim) { launchTheNext(); afterTheOneBefore(); swigluForward(in, out, rows, dim); }    \
   extern "C" __global__ void __launch_bounds__(512) sample##SUFFIX(const T* logits, const int* rows, const double* uniforms, const int* requests, int* steps, int* positions, int* tokens, int* outTokens, float* outLogs, \
                                                                    const int* stops, int stopCount, int most, long long vocab, float scale, int greedy) {      \
     afterTheOneBefore();\

@@ -8,6 +8,7 @@
 
 #include "gpu-attend-kernels.h"
 #include "gpu-decode-kernels.h"
+#include "gpu-products.h"
 
 using at::Tensor;
 
@@ -89,13 +90,20 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 float eps = static_cast<float>(epsilon);
                 launchFrom(decodeFor(headDim), "heads", qkv, ceilDivide(all * headDim / 8, 128), 128, {&in, &b, &q, &k, &all, &h, &g, &eps});
               });
-  // gated (B, F) = SwiGLU of x (B, 2F).
-  library.def("decode_swiglu_(Tensor x, Tensor gated, int head_dim) -> ()", [](const Tensor& x, const Tensor& gated, int64_t headDim) {
-    int64_t rows = x.size(0), dim = gated.size(1);
-    check(hasGpuKernels(x) && dim % 8 == 0, "a multiple of 8 columns");
-    const void *in = x.data_ptr(), *to = gated.data_ptr();
-    launchFrom(decodeFor(headDim), "swiglu", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
+  // out (B, N) = x (B, K) weight^T, weight (N, K): by our own kernel if `own` and it supports them, by libtorch otherwise.
+  library.def("decode_product_(Tensor x, Tensor weight, Tensor out, bool own) -> ()", [](const Tensor& x, const Tensor& weight, Tensor out, bool own) {
+    if (!own || !ownProduct(x, weight, out, false)) at::mm_out(out, x, weight.t());
   });
+  // gated (B, F) = SwiGLU of x (B, K) weight^T, weight (2F, K). both (B, 2F): space for the product, used unless our own kernel computes both.
+  library.def("decode_gated_product_(Tensor x, Tensor weight, Tensor both, Tensor gated, bool own, int head_dim) -> ()",
+              [](const Tensor& x, const Tensor& weight, Tensor both, const Tensor& gated, bool own, int64_t headDim) {
+                if (own && ownProduct(x, weight, gated, true)) return;
+                at::mm_out(both, x, weight.t());
+                int64_t rows = both.size(0), dim = gated.size(1);
+                check(hasGpuKernels(both) && dim % 8 == 0, "a multiple of 8 columns");
+                const void *in = both.data_ptr(), *to = gated.data_ptr();
+                launchFrom(decodeFor(headDim), "swiglu", both, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
+              });
   // logits (N, V) of the sequences in rows (N,), or of all. Per sequence (B,) int32: requests, steps, positions, tokens. Per request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
   library.def(
       "decode_sample_(Tensor logits, Tensor? rows, Tensor uniforms, Tensor requests, Tensor steps, Tensor positions, Tensor tokens, Tensor out_tokens, Tensor out_logs, Tensor stops, float temperature, int head_dim) -> ()",

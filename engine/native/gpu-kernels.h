@@ -22,6 +22,12 @@ __device__ __forceinline__ void afterTheOneBefore() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+/** Lets the next kernel start once all blocks have called this or ended: it can load what does not depend on this one, and then waits for its end. */
+__device__ __forceinline__ void launchTheNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }

@@ -52,13 +52,14 @@ Library openNvrtc() {
   throw std::runtime_error("NVRTC was not found (libnvrtc.so, which comes with CUDA and with PyTorch's wheels)");
 }
 
-/** The architecture of device 0, "sm_90". */
-std::string architecture(const Library& driver) {
-  auto* attribute = driver.find<int(int*, int, int)>("cuDeviceGetAttribute");
-  int major = 0, minor = 0;
-  if (attribute(&major, 75, 0) != 0 || attribute(&minor, 76, 0) != 0) throw std::runtime_error("the driver does not report the GPU's compute capability");
-  return "sm_" + std::to_string(major) + std::to_string(minor);
+/** An attribute of device 0 by its number in CUDA's headers. */
+int deviceAttribute(const Library& driver, int number) {
+  int value = 0;
+  if (driver.find<int(int*, int, int)>("cuDeviceGetAttribute")(&value, number, 0) != 0) throw std::runtime_error("the driver does not report the GPU's attribute " + std::to_string(number));
+  return value;
 }
+/** The architecture of device 0, "sm_90": its compute capability. */
+std::string architecture(const Library& driver) { return "sm_" + std::to_string(deviceAttribute(driver, 75)) + std::to_string(deviceAttribute(driver, 76)); }
 
 /** "12.8". */
 std::string versionOf(const Library& nvrtc) {
@@ -121,8 +122,8 @@ std::string reason(int result) { return result == 2 ? "CUDA error: out of memory
 /** A program's kernels on the device. */
 class Module {
  public:
-  Module(const Library& driver, const Library& nvrtc, const GpuProgram& program) : get(driver.find<int(void**, void*, const char*)>("cuModuleGetFunction")) {
-    std::string target = architecture(driver), kept = addonFolder() + program.name;
+  Module(const Library& driver, const Library& nvrtc, const GpuProgram& program) : get(driver.find<int(void**, void*, const char*)>("cuModuleGetFunction")), set(driver.find<int(void*, int, int)>("cuFuncSetAttribute")), overlaps(program.overlaps) {
+    std::string target = architecture(driver) + (program.onlyHere ? "a" : ""), kept = addonFolder() + program.name;
     for (const std::string& definition : program.definitions) kept += "." + definition;
     // Part of the name, because the numerics of this process name this version.
     kept += "." + target + ".nvrtc" + versionOf(nvrtc) + ".cubin";
@@ -143,30 +144,37 @@ class Module {
     void* function = nullptr;
     int result = get(&function, module, name.c_str());
     TORCH_CHECK(result == 0, "no kernel ", name, " on the GPU: ", reason(result));
+    // CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: kernels that overlap divide a multiprocessor's memory alike, so that it need not become idle in between.
+    if (overlaps) set(function, 9, 100);
     return known[name] = function;
+  }
+  /** CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: a kernel may use 48 KiB unless allowed more. */
+  void allowShared(void* function, int bytes) const {
+    int result = set(function, 8, bytes);
+    TORCH_CHECK(result == 0, "a kernel's ", bytes, " bytes of shared memory on the GPU: ", reason(result));
   }
 
  private:
   int (*get)(void**, void*, const char*);
+  int (*set)(void*, int, int);
+  bool overlaps;
   void* module = nullptr;
   std::map<std::string, void*> known;
 };
 
 /** How a kernel is launched, as CUDA's headers declare it (CUlaunchAttribute, CUlaunchConfig). */
 struct LaunchAttribute {
-  int id = 6;  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-  char padding[4] = {};
-  union {
-    int on;
-    char room[64];
-  } value = {1};
+  int id;
+  char padding[4];
+  unsigned value[16];
 };
 struct LaunchConfig {
-  unsigned gridX, gridY = 1, gridZ = 1, blockX, blockY = 1, blockZ = 1, sharedBytes = 0;
+  unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
   void* stream;
   LaunchAttribute* attributes;
-  unsigned attributeCount = 1;
+  unsigned attributeCount;
 };
+constexpr int clusterDimension = 4, programmaticSerialization = 6;  // CUlaunchAttributeID
 using LaunchOverlapping = int(const LaunchConfig*, void* function, void** arguments, void** extra);
 using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY, unsigned blockZ, unsigned shared, void* stream, void** arguments, void** extra);
 
@@ -178,6 +186,8 @@ struct Kernels {
   Launch* launch = nullptr;
   /** Set if a kernel may begin before the previous one has ended: on Hopper and later. */
   LaunchOverlapping* overlapping = nullptr;
+  /** cuTensorMapEncodeTiled, on Hopper. */
+  void* encode = nullptr;
   std::map<std::string, Module> modules;
 
   Kernels() {
@@ -191,7 +201,10 @@ struct Kernels {
       compiler = "nvrtc " + versionOf(nvrtc);
       of(base);
       launch = driver.find<Launch>("cuLaunchKernel");
-      if (gpuGeneration() >= 9) overlapping = reinterpret_cast<LaunchOverlapping*>(dlsym(driver.handle, "cuLaunchKernelEx"));
+      if (gpuGeneration() >= 9) {
+        encode = driver.find<void>("cuTensorMapEncodeTiled");
+        overlapping = driver.find<LaunchOverlapping>("cuLaunchKernelEx");
+      }
     } catch (const std::exception& error) {
       // Don't fall back when out of memory: the fallback would give different numbers under the same key.
       if (std::string(error.what()).find("out of memory") != std::string::npos) throw;
@@ -245,28 +258,46 @@ void checked(int result, const char* doing) { TORCH_CHECK(result == 0, doing, " 
 
 }  // namespace
 
-void launchFrom(const GpuProgram& program, const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) {
-  if (blocks == 0) return;
+void launchFrom(const GpuProgram& program, const char* name, const Tensor& like, const GpuGrid& grid, std::initializer_list<const void*> arguments) {
+  if (grid.blocks == 0) return;
   std::vector<void*> values;
   for (const void* argument : arguments) values.push_back(const_cast<void*>(argument));
-  void* function = kernels().of(program).find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
-  const unsigned grid = static_cast<unsigned>(blocks), block = static_cast<unsigned>(threads);
+  Module& module = kernels().of(program);
+  void* function = module.find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
+  if (grid.sharedBytes > 0) module.allowShared(function, grid.sharedBytes);
+  const unsigned blocks = static_cast<unsigned>(grid.blocks), threads = static_cast<unsigned>(grid.threads), shared = static_cast<unsigned>(grid.sharedBytes), cluster = static_cast<unsigned>(grid.cluster);
   int result;
-  if (program.overlaps && kernels().overlapping != nullptr) {
-    LaunchAttribute attribute;
-    LaunchConfig config;
-    config.gridX = grid;
-    config.blockX = block;
-    config.stream = currentStream();
-    config.attributes = &attribute;
+  if (kernels().overlapping != nullptr && (program.overlaps || cluster > 1)) {
+    LaunchAttribute attributes[2] = {};
+    unsigned count = 0;
+    if (program.overlaps) attributes[count++] = {programmaticSerialization, {}, {1}};
+    if (cluster > 1) attributes[count++] = {clusterDimension, {}, {cluster, 1, 1}};
+    LaunchConfig config = {blocks, 1, 1, threads, 1, 1, shared, currentStream(), attributes, count};
     result = kernels().overlapping(&config, function, values.data(), nullptr);
   } else {
-    result = kernels().launch(function, grid, 1, 1, block, 1, 1, 0, currentStream(), values.data(), nullptr);
+    TORCH_CHECK(cluster == 1, "the kernel ", name, " needs clusters of blocks, which this GPU does not have");
+    result = kernels().launch(function, blocks, 1, 1, threads, 1, 1, shared, currentStream(), values.data(), nullptr);
   }
   TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: ", reason(result));
 }
 
 void launch(const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) { launchFrom(base, name, like, blocks, threads, arguments); }
+
+GpuTensorMap mapMatrix(const Tensor& matrix, int rows) {
+  using Encode = int(void*, int, unsigned, void*, const uint64_t*, const uint64_t*, const uint32_t*, const uint32_t*, int, int, int, int);
+  TORCH_CHECK(kernels().encode != nullptr, "this GPU has no bulk copy engine");
+  GpuTensorMap map;
+  const uint64_t sizes[] = {static_cast<uint64_t>(matrix.size(1)), static_cast<uint64_t>(matrix.size(0))}, strides[] = {sizes[0] * 2};
+  const uint32_t box[] = {64, static_cast<uint32_t>(rows)}, steps[] = {1, 1};
+  // As CUDA's headers number them: bfloat16; not interleaved; swizzled by 128 bytes; 256 bytes at a time into the L2 cache; zeros outside.
+  checked(reinterpret_cast<Encode*>(kernels().encode)(&map, 9, 2, matrix.data_ptr(), sizes, strides, box, steps, 0, 3, 3, 0), "Describing a matrix");
+  return map;
+}
+
+int gpuMultiprocessors() {
+  static const int count = deviceAttribute(kernels().driver, 16);
+  return count;
+}
 
 // ---- graphs ----
 

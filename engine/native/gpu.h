@@ -29,8 +29,28 @@ struct GpuProgram {
   std::vector<std::string> definitions;
   /** Whether its kernels may start while the previous one still runs: each calls afterTheOneBefore() (gpu-kernels.h) before it accesses memory. */
   bool overlaps = false;
+  /** Compiled for this one architecture, whose own instructions it uses: "sm_90a". */
+  bool onlyHere = false;
 };
-void launchFrom(const GpuProgram& program, const char* name, const at::Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments);
+/** Blocks of a launch, `cluster` of which run together and read each other's shared memory, each with `sharedBytes` of it besides what the kernel declares. */
+struct GpuGrid {
+  int64_t blocks;
+  int threads, cluster = 1, sharedBytes = 0;
+};
+void launchFrom(const GpuProgram& program, const char* name, const at::Tensor& like, const GpuGrid& grid, std::initializer_list<const void*> arguments);
+inline void launchFrom(const GpuProgram& program, const char* name, const at::Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) {
+  launchFrom(program, name, like, GpuGrid{blocks, threads}, arguments);
+}
+
+/** Describes a matrix to the bulk copy engine of Hopper, which copies boxes of 64 columns and `rows` rows of it. */
+struct alignas(64) GpuTensorMap {
+  char bytes[128];
+};
+/** matrix (R, K): bfloat16, contiguous, K a multiple of 8, at an address that is a multiple of 16. */
+GpuTensorMap mapMatrix(const at::Tensor& matrix, int rows);
+
+/** Multiprocessors of the GPU. */
+int gpuMultiprocessors();
 
 /** Operations on a separate stream, recorded once and run any number of times (a CUDA graph). They must not allocate memory. */
 class GpuGraph {
