@@ -42,10 +42,10 @@ const Params = Schema.Struct({
   rlooIterations: hyperInt(60, "RLOO iterations per round, of ppoBatch answers each", { min: 1 }),
   groupSize: hyperInt(4, "number of responses per prompt for RLOO", { min: 2 }),
   fixedBetas: hyper(
-    "0.01,0.1,0.5,2",
+    "0.01,0.05,0.3,2",
     "comma-separated weights of the KL penalty of RLOO against the recipe's last reward models, for a range of KL to SFT"
   ),
-  fixedLearningRate: hyper(1e-4, "learning rate of these runs", { min: 0 }),
+  fixedLearningRate: hyper(1.5e-4, "learning rate of these runs, higher than in the methods so that they reach several nats", { min: 0 }),
   ...armParams
 })
 type Params = typeof Params.Type

@@ -62,8 +62,17 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
   }
   /** The run succeeds, with the digests of a local run; at most this many steps were repeated. */
   const expectRight = async (driver: Driver, twice: number) => {
+    let stuck = ""
+    // Before the test's own limit: what it waits for.
+    const timer = setTimeout(() => {
+      stuck = ["sinfo -N -o %N,%T,%E", "squeue --states=all -o %i,%j,%T,%r,%N,%S"]
+        .map((words) => slurm.command(words.split(" ")[0]!, ...words.split(" ").slice(1)))
+        .join("\n")
+      driver.process.kill("SIGKILL")
+    }, 200_000)
     const { code, document, said } = await driver.ended
-    if (code !== 0) throw new Error(said)
+    clearTimeout(timer)
+    if (code !== 0) throw new Error(`${said}\n${stuck}`)
     expect(digestsOf(document)).toEqual(expected)
     expect(place.diary().length).toBeLessThanOrEqual(200 + twice)
     return said

@@ -61,6 +61,9 @@ export const bringUp = (): Slurm | string => {
         if (!isAlive(`slurmd-${node}`)) run("bash", script, "node", folder, node)
         spawnSync("scontrol", ["update", `nodename=${node}`, "state=resume"], { env: environment })
       }
+      // A controller that was killed before it saved its last jobs gives their ids to the next ones. A slurmd that remembers such an id does not start the job, and the controller drains
+      // the node ("Duplicate jobid"). These jobs, which never start, use up the ids.
+      for (let i = 0; i < 5; i++) run("sbatch", "--hold", "--output=/dev/null", "--wrap", "true")
       spawnSync("scancel", ["--me"], { env: environment })
     },
     down

@@ -239,7 +239,7 @@ describe("the study from SFT", async () => {
   })
   it("optimises SFT against the reward models of the evaluation for a range of betas, to the last iteration", () => {
     const arms = outputs(graph).filter((name) => name.startsWith("fixed-"))
-    expect(arms.map((name) => node(graph, name).config["beta"])).toEqual([0.01, 0.1, 0.5, 2])
+    expect(arms.map((name) => node(graph, name).config["beta"])).toEqual([0.01, 0.05, 0.3, 2])
     for (const arm of arms)
       expect(node(graph, arm).inputs).toMatchObject({
         ...{ policy: "sft", helpfulness: "best-helpfulness-5", safety: "best-safety-5", prompts: "pool", heldOut: null }
