@@ -194,12 +194,31 @@ __device__ void pickBackward(const T* logits, const long long* targets, const fl
   for (long long v = threadIdx.x; v < vocab; v += blockDim.x) narrow(to[v], g * ((v == target ? 1.0f : 0.0f) - __expf(wide(row[v]) * scale - l)));
 }
 
+// ---- one pass over an array, eight numbers per thread and access where its address allows ----
+
+/** Whether arrays at this address can be read 16 bytes at a time. */
+__device__ __forceinline__ bool aligned(const void* x) { return reinterpret_cast<unsigned long long>(x) % 16 == 0; }
+/** Calls eight(i) for i = 0, 8, 16, ... and one(i) for what is left, or one(i) for all. */
+template <typename F, typename G> __device__ __forceinline__ void forAll(long long count, bool byEight, F eight, G one) {
+  const long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x, threads = static_cast<long long>(gridDim.x) * blockDim.x, whole = byEight ? count / 8 * 8 : 0;
+  for (long long i = thread * 8; i < whole; i += threads * 8) eight(i);
+  for (long long i = whole + thread; i < count; i += threads) one(i);
+}
+
 // ---- gradients: their size, and clipping ----
 
 /** The sum of squares of the numbers that a block takes. */
 template <typename T> __device__ void squares(const T* x, float* partial, long long count) {
   float sum = 0.0f;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) sum += wide(x[i]) * wide(x[i]);
+  auto add = [&](T number) { sum += wide(number) * wide(number); };
+  forAll(
+      count, aligned(x),
+      [&](long long i) {
+        Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) add(a.at[k]);
+      },
+      [&](long long i) { add(x[i]); });
   sum = sumOfBlock(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -207,21 +226,47 @@ template <typename T> __device__ void squares(const T* x, float* partial, long l
 template <typename T> __device__ void shrink(T* x, const float* factor, long long count) {
   float f = *factor;
   if (!(f < 1.0f)) return;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) narrow(x[i], wide(x[i]) * f);
+  forAll(
+      count, aligned(x),
+      [&](long long i) {
+        Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) narrow(a.at[k], wide(a.at[k]) * f);
+        *reinterpret_cast<Eight<T>*>(x + i) = a;
+      },
+      [&](long long i) { narrow(x[i], wide(x[i]) * f); });
 }
 
 // ---- AdamW (engine/optimizer.ts) of float32 masters, by gradients T; bfloat16 weights are written too where there are any ----
 
 template <typename T>
 __device__ void adamw(float* master, const T* gradient, float* first, float* second, bf16* weight, long long count, float rate, float beta1, float beta2, float decay, float epsilon, float correction1, float root2) {
-  for (long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x); i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    float g = wide(gradient[i]), m = beta1 * first[i] + (1.0f - beta1) * g, v = beta2 * second[i] + (1.0f - beta2) * g * g;
-    float theta = master[i] * (1.0f - rate * decay) - rate / correction1 * m / (sqrtf(v) / root2 + epsilon);
-    first[i] = m;
-    second[i] = v;
-    master[i] = theta;
-    if (weight != nullptr) narrow(weight[i], theta);
-  }
+  auto step = [&](float& theta, float g, float& m, float& v) {
+    m = beta1 * m + (1.0f - beta1) * g;
+    v = beta2 * v + (1.0f - beta2) * g * g;
+    theta = theta * (1.0f - rate * decay) - rate / correction1 * m / (sqrtf(v) / root2 + epsilon);
+  };
+  forAll(
+      count, aligned(master) && aligned(gradient) && aligned(first) && aligned(second) && aligned(weight),
+      [&](long long i) {
+        auto *thetas = reinterpret_cast<Eight<float>*>(master + i), *ms = reinterpret_cast<Eight<float>*>(first + i), *vs = reinterpret_cast<Eight<float>*>(second + i);
+        Eight<T> g = *reinterpret_cast<const Eight<T>*>(gradient + i);
+        Eight<float> theta = *thetas, m = *ms, v = *vs;
+#pragma unroll
+        for (int k = 0; k < 8; k++) step(theta.at[k], wide(g.at[k]), m.at[k], v.at[k]);
+        *thetas = theta;
+        *ms = m;
+        *vs = v;
+        if (weight == nullptr) return;
+        Eight<bf16> w;
+#pragma unroll
+        for (int k = 0; k < 8; k++) narrow(w.at[k], theta.at[k]);
+        *reinterpret_cast<Eight<bf16>*>(weight + i) = w;
+      },
+      [&](long long i) {
+        step(master[i], wide(gradient[i]), first[i], second[i]);
+        if (weight != nullptr) narrow(weight[i], master[i]);
+      });
 }
 
 // ---- by dtype ----

@@ -6,7 +6,7 @@ import { accumulateGradients } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import { backward } from "../../engine/segments.ts"
-import { atenVoid, type Device, type DType, keep, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
+import { aten, atenVoid, type Device, type DType, keep, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
 import { devices } from "../devices.ts"
 import { bfloat16, fused } from "../tolerances.ts"
 
@@ -94,35 +94,72 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
     })
   })
 
-  it.each(["float32", "bfloat16"] as const)("take AdamW steps with gradients in %s like libtorch", (dtype) => {
-    const steps = (on: boolean) => {
-      useKernels(on)
-      try {
-        const { data, shape } = normal(1, 40, 30)
-        const w = keep(scoped(() => tensor(data, { shape, device: "cuda" }).to({ dtype: "bfloat16" }).detach())).requiresGrad()
-        const optimizer = new AdamW({ parameters: { w } })
-        for (let step = 0; step < 5; step++) {
-          // A sum over several micro-batches is float32.
-          accumulateGradients({ w }, dtype === "float32" ? [1, 2] : [1], (part) => {
-            const pull = normal(10 * step + part, 40, 30)
-            backward(w.mul(tensor(pull.data, { shape, device: "cuda" }).to({ dtype: "bfloat16" })).sum())
-          })
-          scoped(() => expect(w.grad()!.dtype).toBe(dtype))
-          optimizer.step(1e-2)
-        }
-        const state = scoped(() => Object.entries(optimizer.state).map(([name, value]) => [name, value.toNumbers()] as const))
-        const weight = scoped(() => w.toNumbers())
-        optimizer.free()
-        w.free()
-        return { state: Object.fromEntries(state), weight }
-      } finally {
-        useKernels(true)
+  // Kernels take eight numbers at a time where they can: not the last few, nor at an address that is not a multiple of 16 bytes.
+  const counts = [8000, 8001, 5] as const
+  it.each(
+    counts.flatMap((count) =>
+      [0, 1].flatMap((skipped) => (["float32", "bfloat16"] as const).map((dtype) => [count, skipped, dtype] as const))
+    )
+  )("measure and clip %i gradients from number %i on, in %s", (count, skipped, dtype) =>
+    scoped(() => {
+      const { data } = normal(7, skipped + count)
+      const all = tensor(data, { device: "cuda" }).to({ dtype })
+      const gradient = all.slice(0, skipped, skipped + count)
+      const exact = gradient.to({ device: "cpu", dtype: "float64" }).toNumbers()
+      const norm = aten("caravan::gradient_norm", [gradient, gradient]).item()
+      const wanted = Math.sqrt(2 * exact.reduce((sum, x) => sum + x * x, 0))
+      expect(Math.abs(norm - wanted)).toBeLessThanOrEqual(1e-6 * wanted)
+      for (const factor of [1, 0.37]) {
+        atenVoid("caravan::shrink_", [gradient], tensor([factor], { device: "cuda", dtype: "float32" }))
+        const rounded = tensor(
+          exact.map((x) => Math.fround(x * Math.fround(factor))),
+          { dtype: "float32" }
+        )
+          .to({ dtype })
+          .toNumbers()
+        expect(gradient.toNumbers()).toEqual(factor === 1 ? exact : rounded)
       }
+      // Numbers beside them stay as they are.
+      expect(all.toNumbers().slice(0, skipped)).toEqual(tensor(data, { dtype: "float32" }).to({ dtype }).toNumbers().slice(0, skipped))
+    })
+  )
+
+  const shapes = [
+    [40, 30],
+    [7, 43]
+  ] as const
+  it.each(shapes.flatMap((shape) => (["float32", "bfloat16"] as const).map((dtype) => [...shape, dtype] as const)))(
+    "take AdamW steps for weights of %i x %i with gradients in %s like libtorch",
+    (rows, columns, dtype) => {
+      const steps = (on: boolean) => {
+        useKernels(on)
+        try {
+          const { data, shape } = normal(1, rows, columns)
+          const w = keep(scoped(() => tensor(data, { shape, device: "cuda" }).to({ dtype: "bfloat16" }).detach())).requiresGrad()
+          const optimizer = new AdamW({ parameters: { w } })
+          for (let step = 0; step < 5; step++) {
+            // A sum over several micro-batches is float32.
+            accumulateGradients({ w }, dtype === "float32" ? [1, 2] : [1], (part) => {
+              const pull = normal(10 * step + part, rows, columns)
+              backward(w.mul(tensor(pull.data, { shape, device: "cuda" }).to({ dtype: "bfloat16" })).sum())
+            })
+            scoped(() => expect(w.grad()!.dtype).toBe(dtype))
+            optimizer.step(1e-2)
+          }
+          const state = scoped(() => Object.entries(optimizer.state).map(([name, value]) => [name, value.toNumbers()] as const))
+          const weight = scoped(() => w.toNumbers())
+          optimizer.free()
+          w.free()
+          return { state: Object.fromEntries(state), weight }
+        } finally {
+          useKernels(true)
+        }
+      }
+      const [wanted, found] = [steps(false), steps(true)]
+      expect(Object.keys(found.state)).toEqual(Object.keys(wanted.state))
+      for (const [name, numbers] of Object.entries(wanted.state))
+        expect([name, away(found.state[name]!, numbers) <= 1e-6]).toEqual([name, true])
+      expect(away(found.weight, wanted.weight)).toBeLessThanOrEqual(2 ** -8)
     }
-    const [wanted, found] = [steps(false), steps(true)]
-    expect(Object.keys(found.state)).toEqual(Object.keys(wanted.state))
-    for (const [name, numbers] of Object.entries(wanted.state))
-      expect([name, away(found.state[name]!, numbers) <= 1e-6]).toEqual([name, true])
-    expect(away(found.weight, wanted.weight)).toBeLessThanOrEqual(2 ** -8)
-  })
+  )
 })
