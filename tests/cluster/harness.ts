@@ -16,7 +16,7 @@ export interface Slurm {
   readonly script: (what: string, ...more: ReadonlyArray<string>) => void
   /** Kills a daemon like kill -9: "slurmctld", or "slurmd-n2" with all its children. */
   readonly kill: (daemon: string) => void
-  /** Starts killed daemons, and ends all jobs. */
+  /** Starts killed daemons, ends all jobs, and skips job ids that a killed controller may give again. */
   readonly restore: () => void
   readonly down: () => void
 }
@@ -36,12 +36,16 @@ export const bringUp = (): Slurm | string => {
     if (status !== 0) throw new Error(`${program} ${args.join(" ")}: ${stderr}`)
     return stdout.trim()
   }
+  // A controller that was killed before it saved its last jobs gives their ids to the next ones. A slurmd that remembers such an id does not start the job, and the controller drains its node
+  // ("Duplicate jobid").
+  let [hasLostIds, firstId] = [false, 0]
   return {
     folder,
     environment,
     command: run,
     script: (what, ...more) => void run("bash", script, what, folder, ...more),
     kill: (daemon) => {
+      hasLostIds ||= daemon === "slurmctld"
       process.kill(Number(readFileSync(join(folder, `${daemon}.pid`), "utf8")), "SIGKILL")
       const node = daemon.replace("slurmd-", "")
       if (node !== daemon)
@@ -61,9 +65,8 @@ export const bringUp = (): Slurm | string => {
         if (!isAlive(`slurmd-${node}`)) run("bash", script, "node", folder, node)
         spawnSync("scontrol", ["update", `nodename=${node}`, "state=resume"], { env: environment })
       }
-      // A controller that was killed before it saved its last jobs gives their ids to the next ones. A slurmd that remembers such an id does not start the job, and the controller drains
-      // the node ("Duplicate jobid"). These jobs, which never start, use up the ids.
-      for (let i = 0; i < 5; i++) run("sbatch", "--hold", "--output=/dev/null", "--wrap", "true")
+      if (hasLostIds) run("bash", script, "ids", folder, String((firstId += 100)))
+      hasLostIds = false
       spawnSync("scancel", ["--me"], { env: environment })
     },
     down

@@ -3,6 +3,7 @@
 #     slurm.sh up <folder>       # prints nothing; afterwards SLURM_CONF=<folder>/slurm.conf
 #     slurm.sh node <folder> n2  # restarts the daemon of one node
 #     slurm.sh controller <folder>
+#     slurm.sh ids <folder> 100  # from now on, job ids from this one
 #     slurm.sh down <folder>
 # An installed Slurm is not touched: this one has its own ports, munge key and socket, and configuration. Exit code 3: the cluster can't be started here; the reason is on stderr.
 set -euo pipefail
@@ -71,9 +72,10 @@ C
   echo "its nodes did not come up: $(sinfo 2>&1; tail -n 3 "$at"/log/slurm*.log)" >&2; exit 3 ;;
 node) start_node "$3" ;;
 controller) slurmctld -f "$SLURM_CONF" ;;
+ids) sed -i '/^FirstJobId=/d' "$SLURM_CONF"; echo "FirstJobId=$3" >> "$SLURM_CONF"; scontrol reconfigure ;;
 down)
   scancel --me 2>/dev/null || true; sleep 1
   for pid in "$at"/slurmd-*.pid "$at/slurmctld.pid" "$at/munge/munged.pid"; do ended "$pid"; done
   rm -rf "$at" ;;
-*) echo "slurm.sh: expected up, node, controller or down, not $what" >&2; exit 2 ;;
+*) echo "slurm.sh: expected up, node, controller, ids or down, not $what" >&2; exit 2 ;;
 esac
