@@ -29,13 +29,11 @@ if (given.products === "libtorch") useOwnProducts(false)
 if (given.plans !== undefined) {
   const { dim, ffn, headDim, heads, kvHeads, vocabSize } = config
   const shapes = {
-    ...{
-      qkv: [(heads + 2 * kvHeads) * headDim, dim],
-      o: [dim, heads * headDim],
-      gateup: [ffn, dim],
-      down: [dim, ffn],
-      vocab: [vocabSize, dim]
-    }
+    qkv: [(heads + 2 * kvHeads) * headDim, dim],
+    o: [dim, heads * headDim],
+    gateup: [ffn, dim],
+    down: [dim, ffn],
+    vocab: [vocabSize, dim]
   }
   const plans = JSON.parse(readFileSync(given.plans, "utf8")) as Record<string, ReadonlyArray<number>>
   for (const [product, [columns, width]] of Object.entries(shapes)) {

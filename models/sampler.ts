@@ -7,6 +7,7 @@
 import { Random } from "../engine/random.ts"
 import { isFused } from "../engine/fused.ts"
 import { aten, noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
+import { gpuKernelsMissing } from "../engine/device.ts"
 import { BatchInvarianceError } from "./batch-invariant.ts"
 import { Decoder } from "./decoder.ts"
 import { decodeOnGpu, decodesOnGpu } from "./gpu-decoder.ts"
@@ -102,15 +103,21 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
 }
 
 const dependsOnBatch = ({ device, dtype }: Llama, longest: number): BatchInvarianceError => {
-  const needs = "generate: batchInvariant needs our float32 kernels on the CPU, or a model and prompts that the GPU decoder supports"
+  const needs =
+    "generate: batchInvariant needs our float32 kernels on the CPU, or our GPU kernels and a model and prompts that the GPU decoder supports"
   const [found, hint] =
     device === "cpu"
-      ? ["the CPU", "Use float32 or a GPU"]
-      : [
-          `a GPU and a prompt of ${longest} tokens, which it does not support`,
-          "Use a model from the list in docs/decisions/0021-kernels-for-the-gpu.md"
+      ? [
+          `a ${dtype} model on the CPU${dtype === "float32" ? " with our kernels switched off" : ""}`,
+          dtype === "float32" ? "Switch them on" : "Use float32 or a GPU"
         ]
-  return new BatchInvarianceError(`${needs}. Found a ${dtype} model on ${found}. ${hint}, or turn batchInvariant off.`)
+      : gpuKernelsMissing() === undefined
+        ? [
+            `a ${dtype} model on a GPU and a prompt of ${longest} tokens`,
+            "Use a head size of 16, 32, 64, 128 or 256, widths that are multiples of 8, at most 262,144 tokens in the vocabulary and prompts within the sliding window"
+          ]
+        : [`a GPU without our kernels: ${gpuKernelsMissing()}`, "Install NVRTC (caravan doctor)"]
+  return new BatchInvarianceError(`${needs}. Found ${found}. ${hint}, or turn batchInvariant off.`)
 }
 
 /** Generates one batch without the GPU decoder. `first` is the index of the batch's first sequence, for messages. */

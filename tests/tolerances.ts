@@ -31,8 +31,5 @@ export const alikeGradients = 0.015
  */
 export const ranks = 1e-5
 
-/** Attention in bfloat16 compared with float64 on the same inputs, relative to the largest number: weights, turned keys and the result are rounded, each by at most one part in 512. */
-export const attendedInBfloat16 = 1 / 128
-
 /** One product rounded to bfloat16 compared with float64 on the same inputs: their difference relative to the norm. Rounding alone gives 0.0017; with a gate, twice that. */
 export const bfloat16Rounding = 0.004

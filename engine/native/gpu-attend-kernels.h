@@ -102,7 +102,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
   auto keyOf = [&](int first, int t) { return min(first + 8 * t + r, to - 1); };
   auto valueOf = [&](int first, int i) { return min(first + 2 * c + (i & 1) + 8 * (i >> 1), to - 1); };
   auto take = [&](uint4& into, const bf16* from) { into = *reinterpret_cast<const uint4*>(from); };
-  auto read = [&](Tile& tile, int first) {
+  auto read = [&](Tile& tile, int first) __attribute__((always_inline)) {
     int last = max(position - 1, 0);
 #pragma unroll
     for (int t = 0; t < 2; t++)
@@ -133,6 +133,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
     *reinterpret_cast<uint4*>(work.keys + angle + i) = *reinterpret_cast<const uint4*>(newestKey + i);
     *reinterpret_cast<uint4*>(work.values + angle + i) = *reinterpret_cast<const uint4*>(newestValue + i);
   }
+  __syncwarp();
   uint4 query[E / 32];
 #pragma unroll
   for (int j = 0; j < E / 32; j++) take(query[j], turned + r * E + 32 * j + 8 * c);
@@ -143,7 +144,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
   for (int m = 0; m < E / 16; m++)
 #pragma unroll
     for (int k = 0; k < 4; k++) sums[m][k] = 0.0f;
-  auto add = [&](Tile& tile, int first) {
+  auto add = [&](Tile& tile, int first) __attribute__((always_inline)) {
     if (first + KEYS > position) {
 #pragma unroll
       for (int t = 0; t < 2; t++)
@@ -155,6 +156,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
         if (valueOf(first, i) == position)
 #pragma unroll
           for (int j = 0; j < E / 64; j++) take(tile.value[i][j], newestValue + 64 * j + 8 * r);
+      __syncwarp();
     }
     float scores[2][4] = {}, larger = most;
 #pragma unroll

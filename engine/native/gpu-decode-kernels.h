@@ -7,7 +7,7 @@ constexpr int E = HEAD_DIM;
 /** Threads that hold a head together, eight numbers each. */
 constexpr int LANES = E / 8;
 
-// ---- a token's row of the embedding table: a block per sequence ----
+// ---- a token's row of the embedding table: a block per sequence. The first kernel of a step: it must not let the next one start early (gpu.h) ----
 
 template <typename T> __device__ void embed(const T* table, const int* token, const int* position, T* x, long long dim) {
   if (position[blockIdx.x] < 0) return;

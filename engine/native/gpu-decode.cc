@@ -24,7 +24,10 @@ GpuProgram decodeFor(int64_t dim) {
 struct Attend {
   int64_t dim, share;
   bool tiles;
-  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim), share(std::min<int64_t>(heads / groups, 8)), tiles(type == at::kBFloat16 && (dim == 64 || dim == 128)) {
+  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim), share(1), tiles(type == at::kBFloat16 && (dim == 64 || dim == 128) && gpuGeneration() >= 8) {
+    TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
+    TORCH_CHECK(groups > 0 && heads > 0 && heads % groups == 0, "decoding on the GPU: expected a multiple of ", groups, " query heads, got ", heads);
+    share = std::min<int64_t>(heads / groups, 8);
     if (!tiles) share = std::min<int64_t>(share, 4);
     while (heads / groups % share != 0) share--;
   }
@@ -71,6 +74,8 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "one row of qkv and one position per sequence");
+                check(keys.size(0) >= batch && values.sizes() == keys.sizes() && out.is_contiguous() && out.numel() == batch * heads * dim, "a cache with a row per sequence, and a number of the result per query head");
+                for (const Tensor& each : {cos, sin, keys, values, out}) check(each.scalar_type() == qkv.scalar_type(), "tensors of the same dtype");
                 check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "space for the parts");
                 Attend of(dim, heads, groups, qkv.scalar_type());
                 int64_t blocks = batch * (heads / of.share);

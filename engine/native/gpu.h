@@ -27,7 +27,10 @@ struct GpuProgram {
   const char* name;
   const char* source;
   std::vector<std::string> definitions;
-  /** Whether its kernels may start while the previous one still runs: each calls afterTheOneBefore() (gpu-kernels.h) before it accesses memory. */
+  /**
+   * Whether its kernels may start while the previous one still runs: each calls afterTheOneBefore() (gpu-kernels.h) before it writes, and before it reads what kernels of this step write. Weights, and
+   * in attention the positions and the cache of earlier steps, may be read before: the first kernel of a step (embed) lets none start early, so everything before the step has ended by then.
+   */
   bool overlaps = false;
   /** Compiled for this one architecture, whose own instructions it uses: "sm_90a". */
   bool onlyHere = false;
