@@ -4,7 +4,7 @@ import fromSftPipeline from "../../pipelines/studies/from-sft.ts"
 import { ancestors, buildGraph, type Graph } from "../../runtime/define/graph.ts"
 import type { NodeResult, RunResult } from "../../runtime/run/events.ts"
 import { mean } from "../../stages/common/statistics.ts"
-import { readRun, readRuns } from "./runs.ts"
+import { metricOf, readRun, readRuns, UsageError } from "./runs.ts"
 import { allArms, armsOf, type Column, compared, differences, digits } from "./tables.ts"
 
 const lastRoundOf = (run: RunResult): number => Math.max(...allArms(run).map((name) => Number(/-v(\d+)$/.exec(name)?.[1] ?? 0)))
@@ -19,6 +19,12 @@ const graphOf = (run: RunResult): Promise<Graph> => {
 
 /** The nodes that an arm needs in addition to SFT. */
 const nodesOf = (graph: Graph, run: RunResult, arm: string): ReadonlyArray<NodeResult> => {
+  // The graph is rebuilt from the arms' names: other parameters that add nodes are not known here.
+  const unknown = run.nodes.find(({ id }) => !graph.nodes.has(id))
+  if (unknown !== undefined)
+    throw new UsageError(
+      `Run ${run.run} has the node "${unknown.id}", which from-sft does not have with its default parameters: the labels and seconds of its methods can't be counted. Run it without parameters that add nodes, such as temperatures=swept.`
+    )
   const shared = ancestors(graph, ["sft"])
   const own = ancestors(graph, [arm])
   return run.nodes.filter(({ id }) => own.has(id) && !shared.has(id))
@@ -29,7 +35,7 @@ const labelsOf = (nodes: ReadonlyArray<NodeResult>) => {
   const count = (isHeldOut: boolean) =>
     nodes
       .filter(({ id, stage }) => stage === "collect-pairs" && id.includes("pairs-test-") === isHeldOut)
-      .reduce((sum, { metrics }) => sum + metrics["pairs"]!, 0)
+      .reduce((sum, { metrics }) => sum + metricOf(metrics, "pairs"), 0)
   return { training: count(false), heldOut: count(true) }
 }
 
@@ -41,7 +47,9 @@ const secondsByKey = (runs: ReadonlyArray<RunResult>): ReadonlyMap<string, numbe
     )
   )
 
-/** Seconds that the stages with tensors took. NaN if one of them ran before these runs: its time is not in their documents. */
+/**
+ * Seconds that the stages with tensors took; of a stage that was interrupted and resumed, only those of its last attempt. NaN if one of them ran before these runs: its time is not in their documents.
+ */
 const secondsOf = (graph: Graph, nodes: ReadonlyArray<NodeResult>, seconds: ReadonlyMap<string, number>): number => {
   const hasTensors = (id: string) => {
     const node = graph.nodes.get(id)

@@ -1,14 +1,16 @@
 /** The tables of pipelines/studies/ppo-from.ts. R_c is left out: every arm has its own reward models. */
 import type { RunResult } from "../../runtime/run/events.ts"
 import { mean } from "../../stages/common/statistics.ts"
-import { digestOf, judgedIn, measureNames, readRuns, seeded, UsageError } from "./runs.ts"
+import { digestOf, judgedIn, metricOf, measureNames, readRuns, seeded, UsageError } from "./runs.ts"
 import { allArms, digits, interval, plusMinus, table } from "./tables.ts"
 
 /** PPO iterations of a run, and how many of them led to the policies that were kept. */
 const updatesOf = (runs: ReadonlyArray<RunResult>): string => {
   const total = (name: "iterations" | "kept") =>
     digits(
-      mean(runs.map(({ nodes }) => nodes.filter(({ stage }) => stage === "ppo").reduce((sum, { metrics }) => sum + metrics[name]!, 0))),
+      mean(
+        runs.map(({ nodes }) => nodes.filter(({ stage }) => stage === "ppo").reduce((sum, { metrics }) => sum + metricOf(metrics, name), 0))
+      ),
       1
     )
   return `${total("iterations")} (${total("kept")})`

@@ -1,7 +1,7 @@
 /** Reading the runs of a study, and measures of their arms. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
-import type { RunResult } from "../../runtime/run/events.ts"
+import type { NodeResult, RunResult } from "../../runtime/run/events.ts"
 import type { VersionEvaluation } from "../../stages/world/evaluate-version.ts"
 
 export class UsageError extends Error {}
@@ -15,6 +15,13 @@ export const report = (run: RunResult, output: string): unknown => {
 export const seeded = { "run seed": "sft", judgingSeed: "judging" } as const
 export const digestOf = (run: RunResult, node: string): string | undefined => run.nodes.find(({ id }) => id === node)?.digest ?? undefined
 export const readRun = (file: string): RunResult => JSON.parse(readFileSync(file, "utf8")) as RunResult
+/** A metric of a node. Throws a UsageError if the document has none: it was made before `caravan run --json` printed metrics. */
+export const metricOf = (metrics: NodeResult["metrics"] | undefined, name: string): number => {
+  const found = metrics?.[name]
+  if (found === undefined)
+    throw new UsageError(`A document lacks the metric "${name}": make it again by the same command, which finds all results in the store.`)
+  return found
+}
 /** The runs of a study, one per seed. Throws a UsageError if they are not independent. */
 export const readRuns = (files: ReadonlyArray<string>, pipeline: string): ReadonlyArray<RunResult> => {
   const runs = files.map(readRun)

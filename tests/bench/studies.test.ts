@@ -1,6 +1,6 @@
 /** The tables of the studies' runs: differences paired by seed, and runs that do not belong together. */
 import { execFile } from "node:child_process"
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -75,8 +75,8 @@ describe("the tables of a study", () => {
 describe("the tables from SFT", () => {
   const arms = { sft: 0.5, "recipe-0.1-v1": 0.8, "dpo-0.1-v1": 0.7, "rloo-0.1-v1": 0.6, "fixed-2": 0.4 }
   /** One round, in which DPO and the recipe collect the same pairs. `earlier`: the pairs were in the store before the run. */
-  const run = (seed: number, { earlier = false } = {}): string => {
-    const name = `sft-${seed}-${earlier}`
+  const run = (seed: number, { earlier = false, more = [] as ReadonlyArray<object> } = {}): string => {
+    const name = `sft-${seed}-${earlier}-${more.length}`
     const outputs = outputsOf(
       name,
       Object.fromEntries(
@@ -107,7 +107,8 @@ describe("the tables from SFT", () => {
       pairs("dpo-0.1-pairs-helpfulness-1", "hit", 100 + seed),
       trained("recipe-0.1-v1", 30_000),
       trained("dpo-0.1-v1", 3000),
-      trained("judged-answers-dpo-0.1-v1", 7000)
+      trained("judged-answers-dpo-0.1-v1", 7000),
+      ...more
     ]
     const file = join(folder, `${name}.json`)
     writeFileSync(file, JSON.stringify({ run: name, pipeline: "from-sft", status: "succeeded", nodes, outputs }))
@@ -125,5 +126,16 @@ describe("the tables from SFT", () => {
     const again = [run(3, { earlier: true }), run(5, { earlier: true })]
     expect(await tablesOf("from-sft", ...again, "--", run(3), run(5))).toMatch(/\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| 5 \|/)
     expect(await tablesOf("from-sft", ...again)).toMatch(/\| dpo-0\.1-v1 \|.*\| 104 \(\+ 0\) \| – \|/)
+  })
+  it("are refused for runs with nodes that they can't assign to a method", async () => {
+    const more = [{ id: "sweep-2", stage: "any", status: "ran", milliseconds: 1, key: "sweep", metrics: {} }]
+    expect(await tablesOf("from-sft", run(6, { more }), run(7, { more }))).toContain('has the node "sweep-2", which from-sft does not have')
+  })
+  it("are refused for documents without metrics", async () => {
+    const files = [run(8), run(9)]
+    for (const file of files) writeFileSync(file, readFileSync(file, "utf8").replaceAll('"metrics":', '"other":'))
+    expect(await tablesOf("from-sft", ...files)).toBe(
+      'A document lacks the metric "pairs": make it again by the same command, which finds all results in the store.\n'
+    )
   })
 })

@@ -65,13 +65,16 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
     let stuck = ""
     // Before the test's own limit: what it waits for.
     const timer = setTimeout(() => {
-      stuck = ["sinfo -N -o %N,%T,%E", "squeue --states=all -o %i,%j,%T,%r,%N,%S"]
-        .map((words) => slurm.command(words.split(" ")[0]!, ...words.split(" ").slice(1)))
-        .join("\n")
+      try {
+        stuck = ["sinfo -N -o %N,%T,%E", "squeue --states=all -o %i,%j,%T,%r,%N,%S"]
+          .map((words) => slurm.command(words.split(" ")[0]!, ...words.split(" ").slice(1)))
+          .join("\n")
+      } catch (error) {
+        stuck = `The controller does not answer: ${String(error)}`
+      }
       driver.process.kill("SIGKILL")
     }, 200_000)
-    const { code, document, said } = await driver.ended
-    clearTimeout(timer)
+    const { code, document, said } = await driver.ended.finally(() => clearTimeout(timer))
     if (code !== 0) throw new Error(`${said}\n${stuck}`)
     expect(digestsOf(document)).toEqual(expected)
     expect(place.diary().length).toBeLessThanOrEqual(200 + twice)
