@@ -122,7 +122,7 @@ describe("batchInvariant on the CPU", () => {
     const model = modelOn("cpu", "bfloat16", { kvHeads: 2 })
     expect(() => answersTo(model, all, { batchInvariant: true })).toThrow(BatchInvarianceError)
     expect(() => answersTo(model, all, { batchInvariant: true })).toThrow(
-      "generate: batchInvariant needs our float32 kernels on the CPU, or a model and prompts that the GPU decoder supports. Found a bfloat16 model on the CPU. Use float32 or a GPU, or turn batchInvariant off."
+      "generate: batchInvariant needs our float32 kernels on the CPU, or our GPU kernels and a model and prompts that the GPU decoder supports. Found a bfloat16 model on the CPU. Use float32 or a GPU, or turn batchInvariant off."
     )
   })
   it("is refused without the kernels, where the bits depend on the batch", () => {
