@@ -99,7 +99,9 @@ const run = ([script, ...args]: ReadonlyArray<string>): Line | undefined => {
 }
 const spread = (values: ReadonlyArray<number>) => {
   const sorted = values.toSorted((a, b) => a - b)
-  return { median: sorted[sorted.length >> 1]!, lowest: sorted[0]!, highest: sorted.at(-1)! }
+  // Of two values in the middle, their mean.
+  const middle = (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
+  return { median: middle, lowest: sorted[0]!, highest: sorted.at(-1)! }
 }
 
 for (const row of asked) {

@@ -45,17 +45,15 @@ describe("completions", () => {
 })
 
 describe("batchInvariant", () => {
-  const inputs = async (stage: typeof sample | typeof collectPairs | typeof ghostSample) =>
-    stage === ghostSample
-      ? { policy, dialogues: await runStage(ghostInstructions, { prompts }, { short: 1 }) }
-      : stage === sample
-        ? { policy, prompts }
-        : { first: policy, second: policy, prompts }
-  it.each([sample, collectPairs, ghostSample])("fails $name in bfloat16, where answers depend on the batch", async (stage) => {
-    const config = { ...base, precision: "bfloat16", batchInvariant: true }
-    await expect(runStage(stage as typeof sample, (await inputs(stage)) as any, config)).rejects.toThrow(
-      "Found a bfloat16 model on the CPU. Use float32 or a GPU, or turn batchInvariant off."
-    )
+  const config: Config = { ...base, precision: "bfloat16", batchInvariant: true }
+  const stages = {
+    sample: () => runStage(sample, { policy, prompts }, config),
+    collectPairs: () => runStage(collectPairs, { first: policy, second: policy, prompts }, config),
+    ghostSample: async () =>
+      runStage(ghostSample, { policy, dialogues: await runStage(ghostInstructions, { prompts }, { short: 1 }) }, config)
+  }
+  it.each(Object.entries(stages))("fails %s in bfloat16, where answers depend on the batch", async (_, run) => {
+    await expect(run()).rejects.toThrow("Found a bfloat16 model on the CPU. Use float32 or a GPU, or turn batchInvariant off.")
   })
   it("gives the same rows in float32", async () => {
     const rows = async (config: Config) =>
