@@ -27,7 +27,7 @@ export interface CheckpointOptions {
 /** A request from outside that a running stage save its state and stop. */
 export interface StopRequest {
   requested: boolean
-  /** Called when the stage asks whether a checkpoint is due. A stage that never asks can't save, and is not waited for. */
+  /** Called when the stage looks for a checkpoint or asks whether one is due. A stage that does neither can't save, and is not waited for. */
   listens: () => void
   /** Called when the stage has saved after the request. */
   saved: () => void
@@ -93,7 +93,10 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
       }
     })
   const latest = Effect.andThen(
-    settled,
+    Effect.andThen(
+      Effect.sync(() => stop?.listens()),
+      settled
+    ),
     Effect.tryPromise({
       try: () => newest(folder, note),
       catch: (cause) => (cause instanceof StageError ? cause : unreadableCheckpoint(cause))
