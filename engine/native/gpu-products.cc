@@ -24,24 +24,23 @@ int64_t stageBytes(int64_t tile) { return (tile + mostRows) * rowBytes; }
 /** As in the kernel: stages, over which sums are written at the end, then two barriers per stage. */
 int64_t sharedBytes(const Plan& plan) { return std::max(plan.stages * stageBytes(plan.tile), 4 * mostRows * ((plan.tile + 23) / 32 * 32 + 8)) + 16 * plan.stages; }
 
-/** Half of a multiprocessor's shared memory: the next product's blocks fit beside this one's. */
-constexpr int64_t halfOfShared = 115 * 1024, mostShared = 227 * 1024;
+constexpr int64_t mostShared = 227 * 1024;
 
-/** Plans that were measured to be faster than those of the rule below: by N, K, gated. */
-std::map<std::tuple<int64_t, int64_t, bool>, Plan> chosen;
-
+/** By N, K, gated. */
+using Plans = std::map<std::tuple<int64_t, int64_t, bool>, Plan>;
 /**
- * One block per multiprocessor, all with tiles of the same size. Each block reads x's columns once, so tiles of fewer than 128 rows are made larger by dividing the columns among up to eight blocks.
+ * Products for which these plans were measured to be faster than libtorch's on an H200 (docs/decisions/0021): those of the models with 1.1B parameters. At 110M and 7B libtorch's are as fast or faster.
  */
-Plan planOf(int64_t columns, int64_t dim, bool gated) {
-  auto found = chosen.find({columns, dim, gated});
-  if (found != chosen.end()) return found->second;
-  const int64_t rows = gated ? 2 * columns : columns, unit = gated ? 16 : 8, blocks = std::max<int64_t>(8, gpuMultiprocessors() / 8 * 8), steps = ceilDivide(dim, step);
-  auto tileFor = [&](int64_t split) { return std::min<int64_t>(256, ceilDivide(ceilDivide(rows, blocks / split), unit) * unit); };
-  int64_t split = 1;
-  while (split < 8 && tileFor(split) < 128 && 2 * split <= steps) split *= 2;
-  const int64_t tile = tileFor(split), room = split == 1 ? mostShared - 1024 : halfOfShared;
-  return {tile, split, std::max<int64_t>(2, std::min(ceilDivide(steps, split), room / stageBytes(tile)))};
+const Plans measured = {{{2560, 2048, false}, {160, 4, 5}}, {{2048, 2048, false}, {64, 4, 6}}, {{5632, 2048, true}, {96, 1, 8}}, {{2048, 5632, false}, {64, 4, 6}}, {{32000, 2048, false}, {128, 1, 4}}};
+/** Plans set by measurements and tests. */
+Plans chosen;
+
+const Plan* planOf(int64_t columns, int64_t dim, bool gated) {
+  for (const Plans* plans : {static_cast<const Plans*>(&chosen), &measured}) {
+    auto found = plans->find({columns, dim, gated});
+    if (found != plans->end()) return &found->second;
+  }
+  return nullptr;
 }
 
 /** The kernel's source with the instruction for this tile, which names each register. */
@@ -72,7 +71,9 @@ bool ownProduct(const Tensor& x, const Tensor& weight, const Tensor& out, bool g
   if (gpuGeneration() != 9 || !readable(x) || !readable(weight) || !readable(out) || x.size(0) > mostRows) return false;
   const int64_t columns = out.size(1), dim = x.size(1);
   TORCH_CHECK(weight.size(0) == (gated ? 2 * columns : columns) && weight.size(1) == dim && out.size(0) == x.size(0), "a product of ", x.sizes(), " with a weight of ", weight.sizes(), " can't be written to ", out.sizes());
-  const Plan plan = planOf(columns, dim, gated);
+  const Plan* found = planOf(columns, dim, gated);
+  if (found == nullptr) return false;
+  const Plan plan = *found;
   const int64_t outputs = gated ? plan.tile / 2 : plan.tile;
   auto define = [](const char* name, int64_t value) { return std::string(name) + "=" + std::to_string(value); };
   const GpuProgram program = {"products", sourceFor(plan.tile).c_str(), {define("TILE", plan.tile), define("SPLIT", plan.split), define("STAGES", plan.stages), define("GATED", gated)}, true, true};
@@ -87,9 +88,9 @@ bool ownProduct(const Tensor& x, const Tensor& weight, const Tensor& out, bool g
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
   // ownProduct, or an error if it does not support these tensors: for tests.
   library.def("own_product_(Tensor x, Tensor weight, Tensor out, bool gated) -> ()", [](const Tensor& x, const Tensor& weight, const Tensor& out, bool gated) {
-    TORCH_CHECK(ownProduct(x, weight, out, gated), "there is no product of our own for ", x.sizes(), " with a weight of ", weight.sizes(), " on this device");
+    TORCH_CHECK(ownProduct(x, weight, out, gated), "there is no product of our own for ", x.sizes(), " with a weight of ", weight.sizes(), ": it needs Hopper, bfloat16, at most 64 rows and a plan");
   });
-  // Sets the plan for products with this many output columns and columns of x, for measurements and tests: rows of the weight per block, blocks that share columns, stages. A tile of 0 restores the rule.
+  // Sets the plan for products with this many output columns and columns of x, for measurements and tests: rows of the weight per block, blocks that share columns, stages. A tile of 0 removes it.
   library.def("choose_product(int columns, int dim, bool gated, int tile, int split, int stages) -> ()", [](int64_t columns, int64_t dim, bool gated, int64_t tile, int64_t split, int64_t stages) {
     const Plan plan = {tile, split, stages};
     if (tile == 0) {

@@ -294,11 +294,6 @@ GpuTensorMap mapMatrix(const Tensor& matrix, int rows) {
   return map;
 }
 
-int gpuMultiprocessors() {
-  static const int count = deviceAttribute(kernels().driver, 16);
-  return count;
-}
-
 // ---- graphs ----
 
 namespace {

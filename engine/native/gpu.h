@@ -52,9 +52,6 @@ struct alignas(64) GpuTensorMap {
 /** matrix (R, K): bfloat16, contiguous, K a multiple of 8, at an address that is a multiple of 16. */
 GpuTensorMap mapMatrix(const at::Tensor& matrix, int rows);
 
-/** Multiprocessors of the GPU. */
-int gpuMultiprocessors();
-
 /** Operations on a separate stream, recorded once and run any number of times (a CUDA graph). They must not allocate memory. */
 class GpuGraph {
  public:

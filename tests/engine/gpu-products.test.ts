@@ -37,27 +37,45 @@ const away = (found: Tensor, wanted: Tensor): number => {
 }
 
 describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for few rows", () => {
+  const choose = (columns: number, dim: number, gated: boolean, [tile, split, stages]: readonly [number, number, number]) =>
+    atenVoid("caravan::choose_product", columns, dim, gated, tile, split, stages)
+  const none = [0, 0, 0] as const
+  // N, K, gated, and a plan: tile, split, stages.
   const shapes = [
-    [2560, 2048, false],
-    [768, 768, false],
-    [1000, 328, false],
-    [8, 8, false],
-    [5632, 2048, true],
-    [688, 256, true],
-    [8, 24, true]
+    [2560, 2048, false, [128, 4, 5]],
+    [768, 768, false, [48, 1, 8]],
+    [1000, 328, false, [64, 2, 3]],
+    [8, 8, false, [8, 1, 2]],
+    [5632, 2048, true, [96, 1, 8]],
+    [688, 256, true, [48, 4, 2]],
+    [8, 24, true, [16, 1, 2]]
   ] as const
-  it.each(shapes.flatMap(([columns, dim, gated]) => [1, 17, 64].map((rows) => [rows, columns, dim, gated] as const)))(
+  it.each(shapes.flatMap(([columns, dim, gated, plan]) => [1, 17, 64].map((rows) => [rows, columns, dim, gated, plan] as const)))(
     "multiply %i rows: %i x %i, gated: %s",
-    (rows, columns, dim, gated) =>
+    (rows, columns, dim, gated, plan) =>
       scoped(() => {
+        choose(columns, dim, gated, plan)
         const [x, weight] = [normal(1, rows, dim), normal(2, gated ? 2 * columns : columns, dim, 0.05)]
         expect(away(product(x, weight, columns, gated), expected(x, weight, gated))).toBeLessThanOrEqual(bfloat16Rounding)
+        choose(columns, dim, gated, none)
       })
+  )
+  it.each([
+    [2560, 2048, false],
+    [2048, 2048, false],
+    [5632, 2048, true],
+    [2048, 5632, false],
+    [32_000, 2048, false]
+  ] as const)("have a measured plan for %i x %i, gated: %s", (columns, dim, gated) =>
+    scoped(() => {
+      const [x, weight] = [normal(1, 64, dim), normal(2, gated ? 2 * columns : columns, dim, 0.05)]
+      expect(away(product(x, weight, columns, gated), expected(x, weight, gated))).toBeLessThanOrEqual(bfloat16Rounding)
+    })
   )
 
   const [columns, dim] = [1024, 1096]
   afterEach(() => {
-    for (const gated of [false, true]) atenVoid("caravan::choose_product", columns, dim, gated, 0, 0, 0)
+    for (const gated of [false, true]) choose(columns, dim, gated, none)
   })
   const plans = [
     [8, 1, 2, false],
@@ -71,7 +89,7 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
   ] as const
   it.each(plans)("follow a plan: tile %i, split %i, stages %i, gated: %s", (tile, split, stages, gated) =>
     scoped(() => {
-      atenVoid("caravan::choose_product", columns, dim, gated, tile, split, stages)
+      choose(columns, dim, gated, [tile, split, stages])
       const [x, weight] = [normal(3, 40, dim), normal(4, gated ? 2 * columns : columns, dim, 0.05)]
       const found = product(x, weight, columns, gated)
       expect(away(found, expected(x, weight, gated))).toBeLessThanOrEqual(bfloat16Rounding)
@@ -83,11 +101,14 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
     })
   )
 
-  it("do not support more than 64 rows or other dtypes", () =>
+  it("do not support more than 64 rows, other dtypes, or shapes without a plan", () =>
     scoped(() => {
+      expect(() => product(normal(6, 4, 64), normal(5, 64, 64), 64, false)).toThrow("no product of our own")
+      choose(64, 64, false, [8, 1, 2])
       const weight = normal(5, 64, 64)
       expect(() => product(normal(6, 65, 64), weight, 64, false)).toThrow("no product of our own")
       const x = normal(6, 4, 64).to({ dtype: "float32" })
       expect(() => atenVoid("caravan::own_product_", x, weight, normal(7, 4, 64), false)).toThrow("no product of our own")
+      choose(64, 64, false, none)
     }))
 })
