@@ -36,7 +36,7 @@ import { mean } from "../../../stages/common/statistics.ts"
 import { train } from "../../../stages/training/train.ts"
 import { largestDifference, smallTokenizer } from "../../models/small.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
 
 const tokenizer = smallTokenizer()
 const model = (seed: number, over: { readonly vocabSize?: number; readonly maxPositions?: number } = {}): Llama => {
@@ -242,6 +242,20 @@ describe("ppo", () => {
       for (const time of [generationSeconds, scoringSeconds, updateSeconds]) expect(time).toBeGreaterThan(0)
     }
     expect(JSON.stringify(await recordOf({ path }))).not.toContain("econds")
+  })
+  it("reports once that all responses have the same reward", async () => {
+    const headless = reward(2)
+    scoped(() => noGrad(() => void headless.head.mul_(0)))
+    const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: headless, tokenizer }))
+    const notes: Array<string> = []
+    const progress = ({ note }: Progress) => Effect.sync(() => void (note === undefined || notes.push(note)))
+    const { policy, prompts } = given
+    await Effect.runPromise(stageEffect(ppo, { policy, helpfulness, prompts }, quick, { progress }))
+    expect(notes).toEqual([
+      "in iteration 1 all 6 responses have the same reward (0), so PPO does not learn from it; check the reward models or scorers"
+    ])
+    await Effect.runPromise(stageEffect(ppo, given, quick, { progress }))
+    expect(notes).toHaveLength(1)
   })
 })
 
