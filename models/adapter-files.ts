@@ -15,6 +15,7 @@ import { Lora, type LoraConfig, loraShapes, linearLayers } from "./lora.ts"
 import { headName, RewardModel } from "./reward-model.ts"
 import { type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
+import { schemaIssues } from "../schemas/schema-issues.ts"
 
 /** The file with an adapter's weights. */
 export const adapterWeightsFile = "adapter_model.safetensors"
@@ -62,12 +63,7 @@ const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: b
       hint: `Only LoRA on a ${scalarHead ? "model with a scalar head" : "causal language model"} is supported here, on any of ${linearLayers.join(", ")}. For another adapter, merge it into its base with PEFT (merge_and_unload) and use the merged model.`
     })
   const peft = yield* Schema.decodeUnknownEffect(PeftConfig, { errors: "all" })(json).pipe(
-    Effect.mapError((error) =>
-      refuse(
-        "a LoRA adapter of rank 1 or more on a Llama's linear layers",
-        error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")
-      )
-    )
+    Effect.mapError((error) => refuse("a LoRA adapter of rank 1 or more on a Llama's linear layers", schemaIssues(error.message)))
   )
   const more = Object.entries(json).find(([name, value]) => !Object.hasOwn(PeftConfig.fields, name) && !inert.has(name) && !isOff(value))
   if (more !== undefined) return yield* refuse(`no ${more[0]}`, JSON.stringify(more[1]))

@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { didYouMean } from "./did-you-mean.ts"
+import { schemaIssues } from "./schema-issues.ts"
 
 export interface HyperInfo {
   readonly description: string
@@ -236,9 +237,5 @@ export const decodeConfig = <C extends ConfigSchema>(
     errors: "all",
     onExcessProperty: "error",
     reportInput: true
-  })(input).pipe(
-    Effect.mapError(
-      (error) => new ConfigError({ message: `${what} is invalid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })
-    )
-  )
+  })(input).pipe(Effect.mapError((error) => new ConfigError({ message: `${what} is invalid: ${schemaIssues(error.message)}.` })))
 }

@@ -1,6 +1,6 @@
 /** `caravan data inspect`: shows the content of the user's own data files. */
 import * as Effect from "effect/Effect"
-import { fileAtFault, inspect, type Inspection, labelAtFault, type Lengths } from "../../data/inspect.ts"
+import { invalidFile, inspect, type Inspection, invalidLabel, type Lengths } from "../../data/inspect.ts"
 import { shapes } from "../../data/shapes/shapes.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { Hub } from "../../runtime/hub/hub.ts"
@@ -176,7 +176,7 @@ export const command: Command = {
     })
     if (given.has("json")) writeJson(found)
     else write(`${page(found).join("\n")}\n`)
-    const stops = [fileAtFault, labelAtFault].some((kind) => Object.hasOwn(found.problemCounts, kind))
+    const stops = [invalidFile, invalidLabel].some((kind) => Object.hasOwn(found.problemCounts, kind))
     return found.shape === null || stops ? exitCodes.failed : exitCodes.ok
   }
 }

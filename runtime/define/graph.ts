@@ -64,6 +64,10 @@ export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
 export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
   nodes.has(name) ? name : own(outputs, name)
 
+/** The hint for an unknown node or output: the nearest name, or all of them if they are few. */
+export const nearestNode = (name: string, names: ReadonlyArray<string>): string =>
+  didYouMean(name, names, 20) || " `caravan graph` lists the nodes of a pipeline file."
+
 /** The ids of the nodes that depend on a node, directly or indirectly, and the node's own id. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
   const found = new Set([id])
@@ -191,7 +195,7 @@ const resolve = (
       const id = stageIds.includes(given) || output === undefined ? given : ids.get(output)!
       if (!stageIds.includes(id))
         return yield* new PipelineError({
-          message: `${options.flagOf(name)} ${name}: no node or output is named "${given}".${didYouMean(given, [...stageIds, ...Object.keys(outputs)])}`
+          message: `${options.flagOf(name)} ${name}: no node or output is named "${given}".${nearestNode(given, [...stageIds, ...Object.keys(outputs)])}`
         })
       overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
     }

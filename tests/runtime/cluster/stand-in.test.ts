@@ -85,7 +85,7 @@ it("a job whose node has other numerics deletes the cached ones, and reports tha
   mkdirSync(join(home, "numerics"), { recursive: true })
   for (const name of ["slurm-1.json", "here.json"]) writeFileSync(join(home, "numerics", name), "{}")
   expect(await execute()).toBe(
-    "Its job 1 can't run on n1: it failed. If the nodes have been updated, run again: a node is asked for its numerics again."
+    "Its job 1 can't run on n1: it failed. If the nodes have been updated, run again: a node's numerics are then checked again."
   )
   expect(readdirSync(join(home, "numerics"))).toEqual(["here.json"])
   expect(await execute()).toBe("Its job 2 can't run on n1: it failed.")

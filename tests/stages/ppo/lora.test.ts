@@ -374,7 +374,7 @@ describe("the stage with LoRA", () => {
 
   it("rejects target layers without a rank", async () => {
     expect(await failureOf(ppo, given, { ...quick, loraRank: 0, loraTargets: "q_proj" })).toContain(
-      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
+      "loraTargets: q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
     )
   })
 })
