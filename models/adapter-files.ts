@@ -172,7 +172,7 @@ export const checkBase = Effect.fn("checkBase")(function* (
       )
   })
   const { weights } = yield* Schema.decodeUnknownEffect(Base)(text).pipe(
-    Effect.mapError((error) => refuse(`a valid ${baseFile}`, error.message.replaceAll("\n", "; "), "Train the adapter again."))
+    Effect.mapError((error) => refuse(`a valid ${baseFile}`, schemaIssues(error.message), "Train the adapter again."))
   )
   if (weights !== base.weights)
     return yield* refuse(

@@ -8,6 +8,7 @@ import { dirname, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { messageOf, PipelineError } from "../errors.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 const Texts = Schema.Record(Schema.String, Schema.String)
 const Wires = Schema.Record(Schema.String, Schema.NullOr(Schema.Union([Schema.String, Schema.Array(Schema.String)])))
@@ -63,7 +64,9 @@ export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =
     const format = (json as { readonly format?: unknown } | null)?.format
     if (typeof format === "number" && format > 1)
       return yield* fail(`it has format ${format}, but this version of caravan supports formats up to 1`)
-    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(Effect.mapError((error) => fail(`not a lock file: ${error.message}`)))
+    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(
+      Effect.mapError((error) => fail(`not a lock file: ${schemaIssues(error.message)}`))
+    )
   })
 
 /** Writes a lock file. */

@@ -13,6 +13,7 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { report } from "../../schemas/report.ts"
 import { mean } from "../common/statistics.ts"
 import type { Response, ResponseReward } from "./rollouts.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 export const PpoSample = Schema.Struct({
   promptId: Schema.String,
@@ -174,7 +175,7 @@ export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: strin
         catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "no such file" : String(cause))
       })
       const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(String(cause)) })
-      return yield* Schema.decodeUnknownEffect(schema)(json).pipe(Effect.mapError((error) => fail(error.message)))
+      return yield* Schema.decodeUnknownEffect(schema)(json).pipe(Effect.mapError((error) => fail(schemaIssues(error.message))))
     })
 })
 

@@ -264,6 +264,9 @@ describe("files", () => {
   it("an invalid tokenizer file", () => {
     writeFileSync(join(folder, "text.model"), "hello")
     refuses(["tokenize", "text.model"], /Reading the tokenizer .*text\.model: expected a SentencePiece model/)
-    refuses(["tokenize", "nowhere"], /Looking for "nowhere": no such file or folder|Looking for "nowhere": no such node, output, digest or path/)
+    refuses(
+      ["tokenize", "nowhere"],
+      /Looking for "nowhere": no such file or folder|Looking for "nowhere": no such node, output, digest or path/
+    )
   })
 })

@@ -16,8 +16,18 @@ const mistake = (pipeline: AnyPipeline, settings: Record<string, string>): strin
 
 const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, string>, RegExp]> = [
   ["demo", demo, { dim: "33" }, /Node "base" \(stage pretrain\) is invalid: dim: 33 is not a multiple of heads 4: set dim to 32 or 40\.$/],
-  ["demo", demo, { dim: "36", heads: "12" }, /dim: 36 \/ heads 12 is 3, but rotary embeddings need an even head dimension: set dim to 24 or 48, or heads to 9 or 18/],
-  ["demo", demo, { contextLength: "256", sequenceLength: "300" }, /sequenceLength: 300 is more than contextLength 256: lower sequenceLength or raise/],
+  [
+    "demo",
+    demo,
+    { dim: "36", heads: "12" },
+    /dim: 36 \/ heads 12 is 3, but rotary embeddings need an even head dimension: set dim to 24 or 48, or heads to 9 or 18/
+  ],
+  [
+    "demo",
+    demo,
+    { contextLength: "256", sequenceLength: "300" },
+    /sequenceLength: 300 is more than contextLength 256: lower sequenceLength or raise/
+  ],
   ["demo", demo, { "base.kvHeads": "3" }, /kvHeads: 3 does not divide heads 4: set kvHeads to 2 or 4/],
   ["demo", demo, { maxNewTokens: "384" }, /maxNewTokens 384 leaves no space .*below contextLength 384/],
   ["demo", demo, { testPairs: "10", rounds: "11" }, /testPairs 10 is less than rounds 11/],
