@@ -23,6 +23,9 @@ const sortKeys = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
+/** The text of a JSON file, with sorted keys. */
+export const sortedJson = (value: unknown): string => `${JSON.stringify(value, sortKeys, 2)}\n`
+
 export const writeContent = (directory: string, type: ReportType<any>, content: unknown): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     const fail = (expected: string, found: string) =>
@@ -32,7 +35,7 @@ export const writeContent = (directory: string, type: ReportType<any>, content: 
     )
     const unsayable = findUnrepresentable(encoded, "report")
     if (unsayable !== undefined) return yield* fail("finite numbers", unsayable)
-    yield* Effect.promise(() => writeFile(`${directory}/${fileName}`, `${JSON.stringify(encoded, sortKeys, 2)}\n`))
+    yield* Effect.promise(() => writeFile(`${directory}/${fileName}`, sortedJson(encoded)))
   })
 
 export const readContent = <Content>(directory: string, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> =>
