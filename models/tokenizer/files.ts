@@ -184,6 +184,7 @@ export const writeTokenizer = async (directory: string, tokenizer: Tokenizer): P
   if (tokenizer.chat !== undefined) await writeFile(join(directory, templateFile), tokenizer.chat.template)
 }
 
+/** Writes a tokenizer as the stage's output. */
 export const saveTokenizer = Effect.fn("saveTokenizer")(function* (
   slot: OutputSlot<TokenizerFiles>,
   tokenizer: Tokenizer
