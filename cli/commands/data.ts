@@ -98,22 +98,25 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   if (given !== null) {
     lines.push(
       `${given.kind}: ${given.rows}; ${given.duplicates} duplicates${given.kind === "texts" || given.kind === "prompts" ? "" : `, ${given.repeatedPrompts} with a repeated prompt`}`,
-      ...table(
-        [
-          ["", "mean", "median", "max"],
-          ...lengthLine("turns", given.turns),
-          ...lengthLine(`${given.unit} of all`, given.example),
-          ...lengthLine(`${given.unit} of the prompt`, given.prompt),
-          ...lengthLine(`${given.unit} of the answer`, given.response)
-        ],
-        "  "
-      )
+      ...(given.rows === 0
+        ? []
+        : table(
+            [
+              ["", "mean", "median", "max"],
+              ...lengthLine("turns", given.turns),
+              ...lengthLine(`${given.unit} of all`, given.example),
+              ...lengthLine(`${given.unit} of the prompt`, given.prompt),
+              ...lengthLine(`${given.unit} of the answer`, given.response)
+            ],
+            "  "
+          ))
     )
     const shares = (of: Readonly<Record<string, number>>) =>
       Object.entries(of)
         .map(([name, n]) => `${name}: ${n}`)
         .join("; ")
-    if (given.ratings !== null) lines.push(`ratings: ${shares(given.ratings)}`, `labels (chosen, rejected): ${shares(given.safety ?? {})}`)
+    if (given.ratings !== null && given.rows > 0)
+      lines.push(`ratings: ${shares(given.ratings)}`, `labels (chosen, rejected): ${shares(given.safety ?? {})}`)
   }
   for (const [reason, n] of Object.entries(leftOut)) lines.push(`left out: ${n} ${reason}`)
   lines.push(

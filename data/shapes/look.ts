@@ -24,6 +24,8 @@ export interface Look {
   readonly is: (name: string, ...kinds: ReadonlyArray<ColumnKind>) => boolean
   /** The values of a column that are not null. */
   readonly values: (name: string) => ReadonlyArray<unknown>
+  /** The first row that could not be read, and why: "line 1: not JSON: ...". */
+  readonly fault?: string
 }
 
 const isObject = (value: unknown): value is object => kindOfValue(value) === "object"

@@ -113,7 +113,7 @@ describe("skipped rows", () => {
     const path = /skipped are in (\S+\.skipped\.jsonl)\./.exec(error!)![1]!
     expect([status, error]).toEqual([
       "failed",
-      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Fix the data, or raise the limit with --max-skipped, in a program limits.skipped (a fraction, 0 to 1).`
+      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Fix the data, or raise the limit (a fraction, 0 to 1) with --max-skipped, or with limits.skipped in a program.`
     ])
     expect(listed(path)).toHaveLength(11)
   })
