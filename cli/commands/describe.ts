@@ -18,7 +18,7 @@ import { table } from "../display/units.ts"
 
 const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
 
-/** "whole number, 1 to 10, default 4" */
+/** "integer, 1 to 10, default 4" */
 const valuesOf = ({ choices, default: preset, max, min, namesSecret, neutral, required, type }: FieldDescription): string => {
   const range =
     min === undefined && max === undefined

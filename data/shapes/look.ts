@@ -6,7 +6,7 @@ import { kindOfValue } from "./fields.ts"
 export type ColumnKind =
   | "text"
   | "number"
-  | "yes or no"
+  | "boolean"
   | "messages"
   | "turns"
   | "texts"
@@ -33,7 +33,7 @@ const isObject = (value: unknown): value is object => kindOfValue(value) === "ob
 const kindOf = (value: unknown): ColumnKind => {
   if (typeof value === "string") return "text"
   if (typeof value === "number" || typeof value === "bigint") return "number"
-  if (typeof value === "boolean") return "yes or no"
+  if (typeof value === "boolean") return "boolean"
   if (value === null || value === undefined) return "nothing"
   if (!Array.isArray(value)) return isObject(value) ? "object" : "bytes"
   if (value.length === 0) return "list"

@@ -39,7 +39,7 @@ export const loadStages = async (): Promise<ReadonlyArray<StageExport>> => {
 export const placesIn = (description: string): string =>
   [...new Set(description.match(/§\d+(\.\d+)*|\bA\.\d+(\.\d+)*|\b([Tt]able|[Ff]igure) \d+/g))].join(", ")
 
-/** "whole number, at least 1" */
+/** "integer, at least 1" */
 const valuesOf = ({ choices, max, min, namesSecret, type }: FieldDescription): string => {
   const range = min === undefined ? (max === undefined ? "" : `at most ${max}`) : max === undefined ? `at least ${min}` : `${min} to ${max}`
   const words = choices?.map((word) => code(JSON.stringify(word))).join(", ") ?? type ?? ""

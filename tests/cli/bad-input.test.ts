@@ -41,9 +41,9 @@ describe("commands and flags", () => {
   it("an unknown command suggests the nearest one", () => refuses(["rnu"], /Unknown command "rnu"\. Did you mean "run"\?/))
   it("an unknown flag suggests the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "--force"\?/))
   it("a missing argument shows an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
-  it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
+  it("an invalid number", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be an integer of at least 1, got "many"/))
   it("invalid ranks, and sharding with a single rank", () => {
-    refuses(["run", rlhf, "--ranks", "0"], /--ranks must be a whole number of at least 1, got "0"/)
+    refuses(["run", rlhf, "--ranks", "0"], /--ranks must be an integer of at least 1, got "0"/)
     refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
     refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
   })

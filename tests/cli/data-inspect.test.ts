@@ -82,7 +82,7 @@ describe("one JSON document", () => {
         safety: { "safe, unsafe": 2, "unlabelled, unlabelled": 1, "safe, safe": 1 }
       }
     })
-    expect(found.columns).toContainEqual({ name: "chosenSafe", type: "yes or no", missing: 1 })
+    expect(found.columns).toContainEqual({ name: "chosenSafe", type: "boolean", missing: 1 })
     expect(found.given!.examples).toHaveLength(2)
     expect(found.given!.examples[0]).toMatchObject({ id: "1", chosen: "2" })
   })
