@@ -141,7 +141,7 @@ const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
   const path = resolve(file)
   const fail = (what: string) => new UsageError(`Describing ${text}: ${what}`)
   if (/\.[mc]?[jt]s$/.test(file)) {
-    if (!existsSync(path)) throw fail(`${path} does not exist.`)
+    if (!existsSync(path)) throw fail(`${path} does not exist. Check the path.`)
     const module = await loaded(path, text)
     const value = own(module, name)
     if (isPipeline(value)) return value

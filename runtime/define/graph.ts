@@ -379,16 +379,20 @@ const wire = (
   for (const [name, { arity, type }] of ports) {
     const given = own(inputs, name)
     if (given === undefined) {
-      if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
+      if (arity !== "optional")
+        return fail(`its input "${name}" (${type.name}) is missing. Pass it: { ${name}: ${arity === "many" ? "[...]" : "..."} }.`)
       out.push([name, null])
       continue
     }
-    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" expects a list of nodes, got one node`)
-    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" expects one node, got a list`)
+    if (arity === "many" && !Array.isArray(given))
+      return fail(`its input "${name}" expects a list of nodes, got one node. Pass a list: [node].`)
+    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" expects one node, got a list. Pass one of them.`)
     const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
     for (const node of list) {
       if (!type.accepts(node.definition.type.name))
-        return fail(`its input "${name}" expects a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+        return fail(
+          `its input "${name}" expects a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}". Pass the output of a stage that makes this type.`
+        )
     }
     out.push([name, arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!])
   }

@@ -90,7 +90,7 @@ const settle = Effect.fnUntraced(function* (
       ...base,
       ...none,
       verdict: "refused",
-      why: [`its inputs are not up to date: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first`]
+      why: [`its inputs are not up to date: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first.`]
     }
   }
   const { key, parts } = planned

@@ -144,7 +144,7 @@ export const findExecution = (
         if (last !== undefined && statuses.includes(last.status)) return last
         return yield* fail(
           last === undefined
-            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${didYouMean(name, ids, listedNames)}`
+            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${didYouMean(name, ids, listedNames) || ` \`caravan show ${shortRun(run.id)}\` lists them.`}`
             : `"${node}" has no result in run ${shortRun(run.id)}: it ${endOf(last.status)} (\`caravan show ${shortRun(run.id)}\`).`
         )
       }
@@ -195,6 +195,8 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
       return yield* fail(
         `"${unmade.node}" has no result: it ${endOf(unmade.status)} in run ${shortRun(unmade.run)} (\`caravan show ${shortRun(unmade.run)}\`).`
       )
+    if (isRun(text) && (text.startsWith("latest") || (yield* journal.runsLike(text)).length > 0))
+      return yield* fail(`it is a run. Name one of its nodes or outputs: ${text}:<node>. \`caravan show ${text}\` lists them.`)
     const known = yield* names
     if (known.includes(text))
       return yield* fail(
