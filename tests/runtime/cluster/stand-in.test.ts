@@ -91,6 +91,14 @@ it("a job whose node has other numerics deletes the cached ones, and reports tha
   expect(await execute()).toBe("Its job 2 can't run on n1: it failed.")
 })
 
+it("a machine without a Slurm configuration is reported as that, not as a refused request", async () => {
+  program("sbatch", 'echo "sbatch: fatal: Could not establish a configuration source" >&2; exit 1')
+  program("squeue", "")
+  expect(await execute()).toMatch(
+    /^Submitting the job of node "node": Slurm is not configured on this machine: .*set SLURM_CONF to the path of slurm\.conf\.$/
+  )
+})
+
 it("a node's numerics are cached for one version of the engine", async () => {
   submitting(`bash "\${@: -1}" > /dev/null 2>&1 &`)
   const describe = join(folder, "describe.mjs")
