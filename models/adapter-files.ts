@@ -126,7 +126,7 @@ const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead
 
 /** The tensors of an adapter's files under PEFT's names, which are the trained ones: the adapter, and a reward model's head. Throws for a model without an adapter. */
 export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<string, Tensor>> => {
-  if (model.adapter === undefined) throw new Error("The model has no adapter.")
+  if (model.adapter === undefined) throw new Error("The model has no adapter. Write it with saveCheckpoint.")
   const { parameters } = model.adapter
   return model instanceof RewardModel ? { ...parameters, [headTensor]: model.head } : parameters
 }
