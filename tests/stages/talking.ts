@@ -1,6 +1,5 @@
 /** A tiny policy that talks, for stages that sample. */
 import * as Effect from "effect/Effect"
-import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
@@ -10,6 +9,7 @@ import { packedBatches } from "../../stages/training/sft.ts"
 import { languageModelLoss } from "../../stages/common/sequences.ts"
 import { train } from "../../stages/training/train.ts"
 import { smallTokenizer } from "../models/small.ts"
+import { sharpen } from "../models/tensors.ts"
 import { encodeDemonstrations, packExamples } from "./encoded.ts"
 import { artifact } from "./running.ts"
 
@@ -21,8 +21,7 @@ export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<Reado
     llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
     { seed }
   )
-  if (dialogues.length === 0)
-    scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
+  if (dialogues.length === 0) sharpen(model, 8)
   else {
     const { examples } = encodeDemonstrations(
       tokenizer,

@@ -35,17 +35,23 @@ import { encodeDemonstrations, packExamples } from "../encoded.ts"
 import { mean } from "../../../stages/common/statistics.ts"
 import { train } from "../../../stages/training/train.ts"
 import { largestDifference, smallTokenizer } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
 
 const tokenizer = smallTokenizer()
 const model = (seed: number, over: { readonly vocabSize?: number; readonly maxPositions?: number } = {}): Llama => {
-  const made = initLlama(
-    llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 64, ...over }),
-    { seed }
-  )
-  scoped(() => noGrad(() => Object.entries(made.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
-  return made
+  const config = llamaConfig({
+    vocabSize: tokenizer.vocabSize,
+    dim: 16,
+    layers: 1,
+    heads: 2,
+    kvHeads: 1,
+    ffn: 24,
+    maxPositions: 64,
+    ...over
+  })
+  return sharpen(initLlama(config, { seed }), 8)
 }
 const policyRef = (llama: Llama, pieces: Tokenizer = tokenizer) =>
   artifact(Policy, (slot) => saveCheckpoint(slot, { model: llama, tokenizer: pieces }))
