@@ -15,8 +15,7 @@ import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
 import { collectSkipped } from "../../../runtime/run/skipped-rows.ts"
 import { gc, planGc } from "../../../runtime/store/gc.ts"
-import { removeFolder } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { fixtureFolder, openHome, services } from "../fixture.ts"
 import { lines } from "../fixtures/mapped.ts"
 import { use, useBy10, useInChild } from "../fixtures/skipping.ts"
@@ -25,9 +24,7 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(async () => {
-  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
-})
+afterEach(() => checkAndRemove(folder))
 const home = () => join(folder, "home")
 
 type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
