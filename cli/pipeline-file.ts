@@ -79,6 +79,12 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
   ].join("\n")
 }
 
+/** The nodes that --only, --from and --until name. */
+export const selectionOf = (given: Given): Pick<RunOptions, "only" | "from" | "until"> =>
+  Object.fromEntries(
+    (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+  )
+
 const isSharding = (text: string): text is Sharding => ["none", "optimizer", "weights"].includes(text)
 
 /** Run options from the shared flags. */

@@ -16,7 +16,7 @@ import { type Command, exitCodes, UsageError } from "../command.ts"
 import { print } from "../open-store.ts"
 import { table } from "../display/units.ts"
 
-const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
+export const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
 
 /** "integer, 1 to 10, default 4" */
 const valuesOf = ({ choices, default: preset, max, min, namesSecret, neutral, required, type }: FieldDescription): string => {

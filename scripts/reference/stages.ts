@@ -1,7 +1,7 @@
 /** The stages pages: one page per folder of stages/, from the stage definitions (`caravan describe` prints the same). */
 import { readdirSync, readFileSync } from "node:fs"
 import { posix } from "node:path"
-import { stageDocument } from "../../cli/commands/describe.ts"
+import { isStage, stageDocument } from "../../cli/commands/describe.ts"
 import type { StageInfo } from "../../runtime/define/stage-info.ts"
 import type { FieldDescription } from "../../schemas/hyper.ts"
 import { anchorOf, code, generated, link, page, table, text } from "./markdown.ts"
@@ -17,7 +17,6 @@ export interface StageExport {
 }
 
 const root = new URL("../../", import.meta.url)
-const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
 
 /** Every stage that a module of stages/ exports. */
 export const loadStages = async (): Promise<ReadonlyArray<StageExport>> => {
