@@ -91,7 +91,7 @@ export const hyperText = (description: string, refuse: (value: unknown) => strin
   described(description, { refuse }, value)
 
 /** A list of numbers, by default empty. */
-export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<ReadonlyArray<number>> =>
+export const hyperNumbers = (description: string, bounds: Bounds): Field<ReadonlyArray<number>> =>
   withDefault(
     Schema.Array(bounded(Schema.Finite, bounds)) as unknown as Schema.Codec<ReadonlyArray<number>, ReadonlyArray<number>>,
     [],
