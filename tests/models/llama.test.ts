@@ -41,13 +41,15 @@ for (const { device, skip } of devices) {
   const padRight = (filler: (i: number) => number) =>
     sequences.map((sequence) => [...sequence, ...Array.from({ length: length - sequence.length }, (_, i) => filler(i))])
 
+  /** The mask of padding on the left. */
+  const maskLeft = sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))
+
   describe.skipIf(skip)(`a Llama on ${device}`, () => {
     for (const [name, config] of shapes) {
       it(`gives a padded sequence the same logits as alone, with any padding on either side (${name})`, () => {
         const model = initLlama(config, { seed: 3, device })
         const alone = sequences.map((sequence) => logits(model, [sequence])[0]!)
         for (const filler of [() => 0, (i: number) => 17 + i]) {
-          const maskLeft = sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))
           const left = logits(model, padLeft(filler), () => ({ attentionMask: ids(maskLeft) }))
           const right = logits(model, padRight(filler), () => ({ attentionMask: ids(maskLeft.map((row) => row.toReversed())) }))
           const rightUnmasked = logits(model, padRight(filler))
@@ -94,7 +96,7 @@ for (const { device, skip } of devices) {
       const model = initLlama(smallConfig({ tiedEmbeddings: false }), { seed: 3, device })
       const gradients = (filler: number): Array<number> => {
         scoped(() => {
-          const mask = ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1))))
+          const mask = ids(maskLeft)
           const hidden = model.hidden(ids(padLeft(() => filler)), { attentionMask: mask })
           model
             .logits(hidden)
@@ -119,7 +121,7 @@ for (const { device, skip } of devices) {
       )
       expect(rounded.dtype).toBe("bfloat16")
       const mask = () => ({
-        attentionMask: ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1))))
+        attentionMask: ids(maskLeft)
       })
       const [a, b] = [exact, rounded].map((model) =>
         logits(
