@@ -7,11 +7,12 @@ import * as Schema from "effect/Schema"
 import { afterAll, describe, expect, it } from "vitest"
 import { BadLabel } from "../../data/shapes/fields.ts"
 import { parseMessages } from "../../data/shapes/messages.ts"
-import { joinTranscript, parseHhRlhf, parsePromptChosenRejected, splitTranscript } from "../../data/shapes/pairs.ts"
+import { parseHhRlhf, parsePromptChosenRejected, splitTranscript } from "../../data/shapes/pairs.ts"
 import { BadRow, newCounts, readParsed, readRecords } from "../../data/records.ts"
 import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
 import { toBatch } from "../../schemas/arrow-rows.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
+import type { Message } from "../../schemas/rows.ts"
 import { all, jsonl, parquetOf } from "./read/files.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-readers-"))
@@ -22,6 +23,10 @@ const file = (content: string | Uint8Array, name = "rows"): string => {
   writeFileSync(path, content)
   return path
 }
+
+/** The inverse of splitTranscript. */
+const joinTranscript = (turns: ReadonlyArray<Message>): string =>
+  turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
 
 /** A Parquet file with these rows, in row groups of the given size. */
 const parquet = (row: Schema.Top, rows: ReadonlyArray<unknown>, rowGroup?: number): Promise<Uint8Array> => {
