@@ -17,7 +17,6 @@ import { type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
 import { schemaIssues } from "../schemas/schema-issues.ts"
 
-/** The file with an adapter's weights. */
 export const adapterWeightsFile = "adapter_model.safetensors"
 
 /** A reward model's head under PEFT's name. */

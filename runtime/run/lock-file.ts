@@ -49,7 +49,6 @@ export const LockFile = Schema.Struct({
 })
 export type LockFile = typeof LockFile.Type
 
-/** Reads a lock file. */
 export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =>
   Effect.gen(function* () {
     const fail = (what: string) =>
@@ -69,7 +68,6 @@ export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =
     )
   })
 
-/** Writes a lock file. */
 export const writeLock = (path: string, lock: LockFile): Effect.Effect<void, PipelineError> =>
   Effect.tryPromise({
     try: async () => {

@@ -9,7 +9,6 @@ import { anchorOf, code, generated, link, page, table, text } from "./markdown.t
 export interface StageExport {
   /** The file that defines it, relative to the repository's root. */
   readonly file: string
-  /** The name of its export. */
   readonly name: string
   /** The package entry point that exports it; undefined if none does. */
   readonly entry: string | undefined
