@@ -47,7 +47,7 @@ export interface LayerOptions {
   readonly say?: (message: string) => void
 }
 
-/** Defaults: the store in CARAVAN_HOME, or in .caravan/ next to the nearest package.json; the CPU; 1 thread. */
+/** The services that the functions below need. Defaults: the store in CARAVAN_HOME, or in .caravan/ next to the nearest package.json; the CPU; 1 thread. */
 export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
   const cluster =
@@ -123,7 +123,7 @@ export const events = <Params extends ConfigSchema>(
   options: Omit<RunOptions, "onEvent"> = {}
 ): Stream.Stream<RunEvent, Failure, Services> => Stream.unwrap(Effect.map(withMachine(options), (all) => runEvents(pipeline, params, all)))
 
-/** Plans a run: for each node, whether it would run, and why. Runs nothing. */
+/** Plans a run: for each node, whether it would run, and why. Runs nothing; input files may still be missing. */
 export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
   Effect.flatMap(withMachine(options), (all) => Plans.plan(pipeline, params, all))
 
@@ -141,14 +141,14 @@ export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   options: SweepOptions<keyof Out & string> = {}
 ) => Effect.flatMap(withMachine(options), (all) => Sweep.sweep(pipeline, params, grid, all))
 
-/** Recomputes results in a temporary folder and compares them with those in the store. */
+/** Recomputes results in a temporary folder and compares them with those in the store, bit for bit. A difference is part of the result, not a failure. */
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   options: VerifyOptions = {}
 ) => Effect.flatMap(withMachine(options), (all) => Verify.verify(pipeline, params, all))
 
-/** Keeps a node's result valid after a code change. The caller asserts that the change does not affect the result. */
+/** Keeps a node's result valid after a code change, which you assert does not affect the result. Refused (`status`) if anything else differs. */
 export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],

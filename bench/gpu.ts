@@ -10,6 +10,7 @@
  */
 import { execFileSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import { median } from "../stages/common/statistics.ts"
 
 interface Work {
   readonly ours: ReadonlyArray<string>
@@ -97,12 +98,7 @@ const run = ([script, ...args]: ReadonlyArray<string>): Line | undefined => {
     return undefined
   }
 }
-const spread = (values: ReadonlyArray<number>) => {
-  const sorted = values.toSorted((a, b) => a - b)
-  // Of two values in the middle, their mean.
-  const middle = (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
-  return { median: middle, lowest: sorted[0]!, highest: sorted.at(-1)! }
-}
+const spread = (values: ReadonlyArray<number>) => ({ median: median(values), lowest: Math.min(...values), highest: Math.max(...values) })
 
 for (const row of asked) {
   const { ours, peers } = rows[row]!

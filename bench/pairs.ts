@@ -10,6 +10,7 @@ import { execFileSync } from "node:child_process"
 import { cpus } from "node:os"
 import { fileURLToPath } from "node:url"
 import { environment } from "../engine/device.ts"
+import { median } from "../stages/common/statistics.ts"
 
 const here = fileURLToPath(new URL(".", import.meta.url))
 const python = process.env.PYTHON ?? "/usr/bin/python3"
@@ -57,7 +58,6 @@ for (let pair = 0; pair < Number(count); pair++) {
   for (const [name, speed] of a!) ratios.set(name, [...(ratios.get(name) ?? []), { ours: speed, peer: b!.get(name)! }])
 }
 
-const median = (values: ReadonlyArray<number>): number => values.toSorted((x, y) => x - y)[values.length >> 1]!
 process.stdout.write(
   `${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")} (${blas.split(" ").at(-1)}), ${cpuCapability}, 1 thread\n`
 )

@@ -2,7 +2,7 @@
  * Resolves a command-line argument to a folder or file: a path, a name or digest in the store, a path within a result ("latest:sft/adapter"), or a
  * name on the Hugging Face Hub ("hf:owner/name").
  */
-import { existsSync, statSync } from "node:fs"
+import { existsSync, readdirSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -16,6 +16,7 @@ import { sizeOf } from "../runtime/store/objects.ts"
 import { Store } from "../runtime/store/store.ts"
 import type { Wanted } from "../runtime/hub/choose.ts"
 import { adapterFile, adapterFolder } from "../schemas/checkpoint-files.ts"
+import { didYouMean } from "../schemas/did-you-mean.ts"
 import { isHubName } from "../schemas/hub-name.ts"
 import { UsageError } from "./command.ts"
 import { showReading } from "./display/reading.ts"
@@ -45,7 +46,9 @@ export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promi
   const home = findHome(process.cwd())
   if (whyNoHome(home) === undefined && !existsSync(join(home, "journal.db"))) {
     if (existsSync(text)) return ownPath(text)
-    throw new UsageError(`Looking for "${text}": no such file or folder, and the store of this folder (${home}) does not exist.`)
+    throw new UsageError(
+      `Looking for "${text}": no such file or folder, and there is no store at ${home}. Check the path, or set CARAVAN_HOME to the store's folder.`
+    )
   }
   const located = await withStore(
     Effect.gen(function* () {
@@ -61,7 +64,11 @@ export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promi
       yield* requireSound(located.digest, text)
       const path = join(store.path(located.digest), located.within)
       if (located.within !== "" && !isFolder(path))
-        return yield* Effect.fail(new UsageError(`Looking for "${text}": the result has no folder ${located.within}.`))
+        return yield* Effect.fail(
+          new UsageError(
+            `Looking for "${text}": the result has no folder "${located.within}".${didYouMean(located.within, foldersIn(store.path(located.digest)))}`
+          )
+        )
       return { kind: "artifact" as const, path, origin: { home, digest: located.digest, node: located.execution?.node } }
     })
   )
@@ -83,6 +90,9 @@ const locateWithin = Effect.fn("locateWithin")(function* (text: string) {
   if (Option.isNone(owner) || owner.value.kind === "file") return yield* Effect.fail(located.failure)
   return { ...owner.value, within }
 })
+
+const foldersIn = (path: string): Array<string> =>
+  readdirSync(path, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []))
 
 const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
 

@@ -165,6 +165,6 @@ export const wholeNumber = (given: Given, name: string, least: number): number |
   if (text === undefined) return undefined
   const value = Number(text)
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least)
-    throw new UsageError(`--${name} must be a whole number of at least ${least}, got "${text}".`)
+    throw new UsageError(`--${name} must be an integer of at least ${least}, got "${text}".`)
   return value
 }

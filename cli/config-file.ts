@@ -8,6 +8,7 @@ import { SlurmConfig, unknownProfile } from "../runtime/cluster/config.ts"
 import { messageOf } from "../runtime/errors.ts"
 import type { SharedPlace } from "../runtime/shared/open.ts"
 import { UsageError } from "./command.ts"
+import { schemaIssues } from "../schemas/schema-issues.ts"
 
 export const configName = "caravan.json"
 
@@ -52,7 +53,7 @@ export const readConfig = (from: string): Config => {
     throw fail(`${messageOf(cause)}. Expected one JSON object, for example { "shared": "/mnt/team/caravan-results" }.`)
   }
   const decoded = decode(parsed)
-  if (Exit.isFailure(decoded)) throw fail(messageOf(Cause.squash(decoded.cause)))
+  if (Exit.isFailure(decoded)) throw fail(`${schemaIssues(messageOf(Cause.squash(decoded.cause)))}. Correct it (docs/how-to/cluster.md).`)
   const { shared, slurm: given } = decoded.value
   const folderOf = (named: string) => resolve(dirname(path), named)
   const slurm = given?.folder === undefined ? given : { ...given, folder: folderOf(given.folder) }

@@ -4,7 +4,7 @@ import type { Wanted } from "../runtime/hub/choose.ts"
 import { showReading } from "./display/reading.ts"
 
 /** `wanted`: all files needed to run a model, or only its tokenizer. Rejects with a PipelineError or a StoreError. */
-export const hubPath = async (text: string, wanted: Wanted = "all", hub = new Hub()): Promise<string> => {
+export const hubPath = async (text: string, wanted: Wanted, hub = new Hub()): Promise<string> => {
   const remote = await hub.resolve(text, { wanted })
   const reading = showReading(`Downloading ${remote.name}`)
   reading.start(remote.bytes)

@@ -4,7 +4,6 @@ import { visible, visibleJson } from "../schemas/visible.ts"
 /** Writes the command's output to stdout. The caller adds line ends. */
 export const write = (text: string): void => void process.stdout.write(visible(text))
 
-/** Writes a JSON document to stdout. */
 export const writeJson = (document: unknown): void => void process.stdout.write(`${visibleJson(document, 2)}\n`)
 
 /** Writes one line of JSON to stdout. */

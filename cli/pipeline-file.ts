@@ -53,7 +53,9 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
     // Node loads .ts files as CommonJS unless the nearest package.json says otherwise.
     const hint = /statement outside a module|Unexpected token 'export'/.test(error.message)
       ? 'Add "type": "module" to package.json (npm pkg set type=module), then run again.'
-      : "Fix the file and run again."
+      : error.code === "ERR_UNKNOWN_FILE_EXTENSION"
+        ? "Give the path of a TypeScript or JavaScript file."
+        : "Fix the file and run again."
     throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\n${hint}`)
   }
   if (module.default === undefined)
@@ -76,6 +78,12 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
     })
   ].join("\n")
 }
+
+/** The nodes that --only, --from and --until name. */
+export const selectionOf = (given: Given): Pick<RunOptions, "only" | "from" | "until"> =>
+  Object.fromEntries(
+    (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+  )
 
 const isSharding = (text: string): text is Sharding => ["none", "optimizer", "weights"].includes(text)
 

@@ -31,7 +31,6 @@ export interface WriteOptions {
   readonly metrics?: Readonly<Record<string, number>>
 }
 
-/** A batch of an open dataset. */
 const batchOf = <Row>(file: OpenDataset, index: number, selection: Selection = {}): Effect.Effect<Array<Row>, ArtifactError> =>
   Effect.tryPromise({ try: () => file.batch(index, selection), catch: (cause) => cause as ArtifactError })
 

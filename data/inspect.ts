@@ -12,8 +12,8 @@ import { lookAtPath, readShaped, type Reading } from "./shapes/shaped.ts"
 import { type Given, type Kind, kindsOf, type Shape, shapeNamed, shapeOf } from "./shapes/shapes.ts"
 
 /** The kinds of problems that stop an import. */
-export const fileAtFault = "a file at fault"
-export const labelAtFault = "a rating or label outside its set"
+export const invalidFile = "invalid file"
+export const invalidLabel = "a rating or label outside its set"
 
 export interface Problem {
   readonly file: string
@@ -212,7 +212,7 @@ export const inspect = async (paths: ReadonlyArray<string>, options: InspectOpti
   const problems: Array<Problem> = []
   const problemCounts = new Map<string, number>()
   const leftOut = new Map<string, number>()
-  const tell = (problem: Problem, kind = problem.line === null ? fileAtFault : problem.reason) => {
+  const tell = (problem: Problem, kind = problem.line === null ? invalidFile : problem.reason) => {
     countIn(problemCounts, kind)
     if (problems.length < options.problems) problems.push(problem)
   }
@@ -228,7 +228,10 @@ export const inspect = async (paths: ReadonlyArray<string>, options: InspectOpti
             file: file.path,
             line: null,
             field: null,
-            reason: `no known shape: the columns ${[...look.columns.keys()].join(", ") || "of no row"}`
+            reason:
+              look.columns.size === 0
+                ? "no known shape: no row has columns"
+                : `no known shape has the columns ${[...look.columns.keys()].join(", ")}`
           })
       } catch (cause) {
         tell({ file: file.path, line: null, field: null, reason: causeOf(cause) })
@@ -277,7 +280,7 @@ export const inspect = async (paths: ReadonlyArray<string>, options: InspectOpti
       for await (const rows of batches) for (const row of rows) tally.add(row)
     } catch (cause) {
       if (cause instanceof BadLabel)
-        tell({ file: each.file.path, line: cause.line, field: cause.field, reason: cause.message }, labelAtFault)
+        tell({ file: each.file.path, line: cause.line, field: cause.field, reason: cause.message }, invalidLabel)
       else tell({ file: each.file.path, line: null, field: null, reason: causeOf(cause) })
     }
   }

@@ -10,4 +10,5 @@ export const seedGenerator = (device: Device, seed: number, ...purpose: Purpose)
 /** The generator's complete state, a uint8 tensor on the CPU, as saved in checkpoints. */
 export const generatorState = (device: Device): Tensor => new Tensor(native().generatorState(device))
 
+/** Restores a state returned by `generatorState`. */
 export const setGeneratorState = (device: Device, state: Tensor): void => native().setGeneratorState(device, state.handle)

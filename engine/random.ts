@@ -18,6 +18,7 @@ const digest = (seed: number, purpose: Purpose): Buffer => {
 /** Derives a seed (0 .. 2^48 - 1) for one purpose from a seed: deriveSeed(7, "reward model", "head"). */
 export const deriveSeed = (seed: number, ...purpose: Purpose): number => digest(seed, purpose).readUIntLE(0, 6)
 
+/** A generator for one purpose: the same seed and purpose give the same numbers. */
 export class Random {
   readonly #state: Uint32Array
   constructor(seed: number, ...purpose: Purpose) {

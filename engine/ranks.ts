@@ -47,7 +47,7 @@ const callGroup = (doing: string, name: string, ...args: ReadonlyArray<number | 
     return call(name, ...args)
   } catch (cause) {
     throw new RankError(
-      `Rank ${rank()} of ${ranks()} lost the others while ${doing}: ${lines(cause)}. Another rank ended, or the network between them failed.`
+      `Rank ${rank()} of ${ranks()} lost the others while ${doing}: ${lines(cause)}. Another rank ended, or the network between them failed: read the other ranks' lines in the log (caravan log).`
     )
   }
 }

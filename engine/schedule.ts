@@ -2,6 +2,7 @@
 
 export type Schedule = (step: number) => number
 
+/** The same learning rate at every step. */
 export const constantSchedule =
   (learningRate: number): Schedule =>
   () =>

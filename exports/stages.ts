@@ -18,7 +18,7 @@ export { bestOfN, summariseRewards } from "../stages/evaluation/evaluate-policy.
 export { refusalOf, type Refusal } from "../stages/evaluation/refusals.ts"
 export { foldOf } from "../stages/data/derive.ts"
 
-// What a stage of one's own would cost, for `caravan plan`: export `costOf(stage, ...)` beside it.
+// The cost of your own stage, for `caravan plan`: export `costOf(stage, ...)` next to it.
 export type { Sizes } from "../runtime/define/cost.ts"
 export * from "../models/memory.ts"
 export { type SizeRequest, type CostRequest, costOf, type Estimate, type Estimator } from "../stages/common/cost/estimator.ts"

@@ -15,8 +15,8 @@ import { Lora, type LoraConfig, loraShapes, linearLayers } from "./lora.ts"
 import { headName, RewardModel } from "./reward-model.ts"
 import { type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
+import { schemaIssues } from "../schemas/schema-issues.ts"
 
-/** The file with an adapter's weights. */
 export const adapterWeightsFile = "adapter_model.safetensors"
 
 /** A reward model's head under PEFT's name. */
@@ -62,12 +62,7 @@ const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: b
       hint: `Only LoRA on a ${scalarHead ? "model with a scalar head" : "causal language model"} is supported here, on any of ${linearLayers.join(", ")}. For another adapter, merge it into its base with PEFT (merge_and_unload) and use the merged model.`
     })
   const peft = yield* Schema.decodeUnknownEffect(PeftConfig, { errors: "all" })(json).pipe(
-    Effect.mapError((error) =>
-      refuse(
-        "a LoRA adapter of rank 1 or more on a Llama's linear layers",
-        error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")
-      )
-    )
+    Effect.mapError((error) => refuse("a LoRA adapter of rank 1 or more on a Llama's linear layers", schemaIssues(error.message)))
   )
   const more = Object.entries(json).find(([name, value]) => !Object.hasOwn(PeftConfig.fields, name) && !inert.has(name) && !isOff(value))
   if (more !== undefined) return yield* refuse(`no ${more[0]}`, JSON.stringify(more[1]))
@@ -130,7 +125,7 @@ const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead
 
 /** The tensors of an adapter's files under PEFT's names, which are the trained ones: the adapter, and a reward model's head. Throws for a model without an adapter. */
 export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<string, Tensor>> => {
-  if (model.adapter === undefined) throw new Error("The model has no adapter.")
+  if (model.adapter === undefined) throw new Error("The model has no adapter. Write it with saveCheckpoint.")
   const { parameters } = model.adapter
   return model instanceof RewardModel ? { ...parameters, [headTensor]: model.head } : parameters
 }
@@ -176,7 +171,7 @@ export const checkBase = Effect.fn("checkBase")(function* (
       )
   })
   const { weights } = yield* Schema.decodeUnknownEffect(Base)(text).pipe(
-    Effect.mapError((error) => refuse(`a valid ${baseFile}`, error.message.replaceAll("\n", "; "), "Train the adapter again."))
+    Effect.mapError((error) => refuse(`a valid ${baseFile}`, schemaIssues(error.message), "Train the adapter again."))
   )
   if (weights !== base.weights)
     return yield* refuse(

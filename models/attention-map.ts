@@ -21,7 +21,7 @@ export const greatestAttention = (model: Llama, ids: ReadonlyArray<number>, { he
   const { config, device, dtype } = model
   const length = ids.length
   if (length > config.maxPositions)
-    throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}`)
+    throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}; shorten the sequence`)
   return scoped(() =>
     noGrad(() => {
       const bias = model.layout(1, length, {}).layout.bias().view(-1, length, length)

@@ -54,6 +54,7 @@ export const loadMerged = Effect.fn("loadMerged")(function* (
   return merged
 })
 
+/** A language model and its tokenizer, whose vocabulary has been checked against the model's. */
 export interface LoadedPolicy {
   readonly model: Llama
   readonly tokenizer: Tokenizer
@@ -73,12 +74,13 @@ export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (
   yield* checkVocabulary(tokenizer, model.config, path)
   return { model, tokenizer }
 })
+/** Loads a policy or a safety classifier that a stage receives as an input, and its tokenizer. Fails with ArtifactError for an invalid checkpoint. */
 export const loadPolicy = (
   ref: ArtifactRef<Checkpoint<"policy">> | ArtifactRef<Checkpoint<"safety-classifier">>,
   options: LoadOptions = {}
 ): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
 
-/** Loads a reward model and its tokenizer. */
+/** Loads a reward or value model that a stage receives as an input, and its tokenizer. Fails with ArtifactError for an invalid checkpoint. */
 export const loadReward = Effect.fn("loadReward")(function* (
   ref: ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward" | "general-reward" | "value">>,
   options: LoadOptions = {}

@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { own } from "../schemas/own.ts"
 import { type Family, type LlamaConfig, llamaConfig, type RopeScaling } from "./config.ts"
+import { schemaIssues } from "../schemas/schema-issues.ts"
 
 const size = Schema.Int.check(Schema.isGreaterThan(0))
 const positive = Schema.Finite.check(Schema.isGreaterThan(0))
@@ -107,13 +108,7 @@ export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<L
       found,
       hint: "Llama 2 and 3, Mistral, Qwen 2 and Qwen 3 are supported (docs/models.md)."
     })
-  const messageOf = (cause: unknown) =>
-    cause instanceof Error
-      ? cause.message
-          .replaceAll(/\n\s*at /g, " at ")
-          .replaceAll("\n", "; ")
-          .replace(/\.$/, "")
-      : String(cause)
+  const messageOf = (cause: unknown) => (cause instanceof Error ? schemaIssues(cause.message).replace(/\.$/, "") : String(cause))
   return Effect.gen(function* () {
     const modelType = (content as { readonly model_type?: unknown } | null)?.model_type
     // Checked first: the config of another kind of model may lack any of the other fields.

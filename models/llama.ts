@@ -166,7 +166,7 @@ export class Llama {
     const { config } = this
     const [batch, length] = ids.shape as [number, number]
     if (length > config.maxPositions)
-      throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}`)
+      throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}; shorten the sequence`)
     const { layout, positions } = this.layout(batch, length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     prepareLayout(layout, this, config.headDim)

@@ -176,7 +176,6 @@ export class BatchBuilder {
   }
 }
 
-/** Rows as a record batch. */
 export const toBatch = (kind: StructKind, schema: arrow.Schema, rows: Iterable<unknown>): arrow.RecordBatch => {
   const batch = new BatchBuilder(kind, schema)
   for (const row of rows) batch.push(row)

@@ -98,7 +98,6 @@ export const typeOf = (kind: Kind): arrow.DataType => {
   }
 }
 
-/** The Arrow schema of rows. */
 export const arrowSchema = (kind: StructKind): arrow.Schema =>
   new arrow.Schema(kind.fields.map((field) => new arrow.Field(field.name, typeOf(field.kind), field.kind.nullable)))
 

@@ -8,6 +8,7 @@ import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
 import { BatchBuilder, layoutOf, type Selection, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
 import { isTransient } from "./explained-error.ts"
+import { schemaIssues } from "./schema-issues.ts"
 
 export const fileName = "data.arrow"
 
@@ -159,11 +160,7 @@ const writeAll = async (file: FileHandle, chunks: ReadonlyArray<Uint8Array>): Pr
 /** Why a row does not match the schema, in one line. */
 const misfit = (type: DatasetType<any>, row: unknown): string => {
   const result = Schema.decodeUnknownResult(Schema.toType(type.row), { errors: "all" })(row)
-  return result._tag === "Failure"
-    ? messageOf(result.failure)
-        .replaceAll(/\n\s*at /g, " at ")
-        .replaceAll("\n", "; ")
-    : "it was changed after it was checked"
+  return result._tag === "Failure" ? schemaIssues(messageOf(result.failure)) : "it was changed after it was checked"
 }
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))

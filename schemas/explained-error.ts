@@ -18,9 +18,9 @@ export interface Explanation {
  */
 export const isRetryable = Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
 
-/** Whether a system error may go away on its own: too many open files, not enough memory right now, a dropped connection. */
+/** Whether a system error may go away on its own: too many open files, not enough memory right now, a dropped connection, a stale network file handle. */
 export const isTransient = (cause: unknown): boolean =>
-  ["EAGAIN", "EBUSY", "ECONNREFUSED", "ECONNRESET", "EINTR", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT"].includes(
+  ["EAGAIN", "EBUSY", "ECONNREFUSED", "ECONNRESET", "EINTR", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT"].includes(
     (cause as NodeJS.ErrnoException | null | undefined)?.code ?? ""
   )
 

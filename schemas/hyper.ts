@@ -2,12 +2,13 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { didYouMean } from "./did-you-mean.ts"
+import { schemaIssues } from "./schema-issues.ts"
 
 export interface HyperInfo {
   readonly description: string
   readonly default: unknown
-  /** The accepted values, in words: "whole number", "one of". */
-  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of" | "numbers" | "names for names"
+  /** The accepted values, in words: "integer", "one of". */
+  readonly type?: "number" | "integer" | "boolean" | "text" | "one of" | "numbers" | "map of names"
   /** Minimum and maximum of a number. */
   readonly min?: number
   readonly max?: number
@@ -71,13 +72,13 @@ export function hyper(value: number | boolean | string, description: string, lim
   const bounds = (limits as Bounds | undefined) ?? {}
   if (typeof value === "number") return withDefault(bounded(Schema.Finite, bounds), value, description, { type: "number", ...bounds })
   if (typeof value === "boolean")
-    return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description, { type: "yes or no" })
+    return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description, { type: "boolean" })
   return withDefault(Schema.String as Schema.Codec<string, string>, value, description, { type: "text" })
 }
 
 /** An integer field with a default. */
 export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
-  withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description, { type: "whole number", ...bounds })
+  withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description, { type: "integer", ...bounds })
 
 const described = (description: string, more: Omit<HyperInfo, "description" | "default">, value = ""): Field<string> => {
   const field = hyper(value, description)
@@ -90,7 +91,7 @@ export const hyperText = (description: string, refuse: (value: unknown) => strin
   described(description, { refuse }, value)
 
 /** A list of numbers, by default empty. */
-export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<ReadonlyArray<number>> =>
+export const hyperNumbers = (description: string, bounds: Bounds): Field<ReadonlyArray<number>> =>
   withDefault(
     Schema.Array(bounded(Schema.Finite, bounds)) as unknown as Schema.Codec<ReadonlyArray<number>, ReadonlyArray<number>>,
     [],
@@ -104,7 +105,7 @@ export const hyperNames = (description: string, names: ReadonlyArray<string>): F
     Readonly<Record<string, string>>,
     Readonly<Record<string, string>>
   >
-  const field = withDefault(schema, {}, description, { type: "names for names" })
+  const field = withDefault(schema, {}, description, { type: "map of names" })
   infos.set(field, {
     ...infos.get(field)!,
     refuse: (value) => {
@@ -236,9 +237,5 @@ export const decodeConfig = <C extends ConfigSchema>(
     errors: "all",
     onExcessProperty: "error",
     reportInput: true
-  })(input).pipe(
-    Effect.mapError(
-      (error) => new ConfigError({ message: `${what} is invalid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })
-    )
-  )
+  })(input).pipe(Effect.mapError((error) => new ConfigError({ message: `${what} is invalid: ${schemaIssues(error.message)}.` })))
 }

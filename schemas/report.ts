@@ -3,6 +3,7 @@ import { readFile, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ArtifactError, type ReportType } from "./artifact.ts"
+import { schemaIssues } from "./schema-issues.ts"
 
 const fileName = "report.json"
 
@@ -22,6 +23,9 @@ const sortKeys = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
+/** The text of a JSON file, with sorted keys. */
+export const sortedJson = (value: unknown): string => `${JSON.stringify(value, sortKeys, 2)}\n`
+
 export const writeContent = (directory: string, type: ReportType<any>, content: unknown): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     const fail = (expected: string, found: string) =>
@@ -31,7 +35,7 @@ export const writeContent = (directory: string, type: ReportType<any>, content: 
     )
     const unsayable = findUnrepresentable(encoded, "report")
     if (unsayable !== undefined) return yield* fail("finite numbers", unsayable)
-    yield* Effect.promise(() => writeFile(`${directory}/${fileName}`, `${JSON.stringify(encoded, sortKeys, 2)}\n`))
+    yield* Effect.promise(() => writeFile(`${directory}/${fileName}`, sortedJson(encoded)))
   })
 
 export const readContent = <Content>(directory: string, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> =>
@@ -48,7 +52,7 @@ export const readContent = <Content>(directory: string, type: ReportType<Content
       catch: (cause) => fail("JSON", cause instanceof Error ? cause.message : String(cause))
     })
     return yield* Schema.decodeUnknownEffect(type.content, { errors: "all", onExcessProperty: "error" })(json).pipe(
-      Effect.mapError((error) => fail(`content that matches the schema of ${type.name}`, error.message))
+      Effect.mapError((error) => fail(`content that matches the schema of ${type.name}`, schemaIssues(error.message)))
     )
   })
 

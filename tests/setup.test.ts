@@ -250,7 +250,7 @@ describe("caravan doctor", () => {
     const { ok, found, problems } = await diagnose(folder)
     expect(ok).toBe(false)
     expect(found).toMatchObject({ libtorch: expect.stringContaining("2.11.0, set by LIBTORCH"), addon: "not built", compiler: "none" })
-    expect(problems).toContainEqual({ what: expect.stringContaining("the C++ compiler"), mend: "apt-get install g++", essential: true })
+    expect(problems).toContainEqual({ what: expect.stringContaining("the C++ compiler"), fix: "apt-get install g++", essential: true })
   })
 
   it("names the store given by CARAVAN_HOME", async () => {

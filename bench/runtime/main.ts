@@ -14,6 +14,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { digestOfEnds, prepare } from "./layered.ts"
 import type { Measured } from "./ours.ts"
+import { median } from "../../stages/common/statistics.ts"
 
 const [nodes, rounds] = [Number(process.argv[2] ?? 10_000), Number(process.argv[3] ?? 3)]
 const wanted = (process.argv[4] ?? "make,ninja,snakemake").split(",").filter((name) => name !== "")
@@ -93,7 +94,6 @@ try {
 if (new Set([...took.values()].flat().map(({ outputs }) => outputs)).size !== 1)
   throw new Error("the systems did not end with the same bytes")
 
-const median = (values: ReadonlyArray<number>): number => values.toSorted((x, y) => x - y)[values.length >> 1]!
 const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>) =>
   process.stdout.write(`${[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n")}\n\n`)
 process.stdout.write(`${nodes} nodes, ${rounds} rounds, ${cpus()[0]?.model}, ${jobs} threads, Node ${process.version}\n\n`)

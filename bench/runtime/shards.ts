@@ -41,6 +41,14 @@ const map = async (home: string) => {
   const result = await Effect.runPromise(run(pipeline, {}).pipe(Effect.provide(services)))
   if (result.status !== "succeeded") throw new Error(result.nodes.map(({ error }) => error).join("\n"))
 }
+const writeInput = async () => {
+  mkdirSync(join(folder, "alone", "in"), { recursive: true })
+  await writeRows(
+    join(folder, "alone", "in"),
+    Texts,
+    Array.from({ length: size }, (_, i) => ({ text: `word ${i}` }))
+  )
+}
 const alone = async (shards: number) => {
   for (let i = 0; i < shards; i++) {
     const output = join(folder, "alone", `out-${i}`)
@@ -52,12 +60,7 @@ const alone = async (shards: number) => {
 }
 
 try {
-  mkdirSync(join(folder, "alone", "in"), { recursive: true })
-  await writeRows(
-    join(folder, "alone", "in"),
-    Texts,
-    Array.from({ length: size }, (_, i) => ({ text: `word ${i}` }))
-  )
+  await writeInput()
   // Warm up: load and compile code, pay the graph's fixed cost.
   write(200 * size)
   await map("warm")
@@ -66,12 +69,7 @@ try {
   write(size)
   const fixed = await timed(() => map("fixed"))
   rmSync(join(folder, "alone"), { recursive: true })
-  mkdirSync(join(folder, "alone", "in"), { recursive: true })
-  await writeRows(
-    join(folder, "alone", "in"),
-    Texts,
-    Array.from({ length: size }, (_, i) => ({ text: `word ${i}` }))
-  )
+  await writeInput()
   const own = await timed(() => alone(count))
   write(count * size)
   const cold = await timed(() => map("measured"))

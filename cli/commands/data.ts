@@ -1,6 +1,6 @@
 /** `caravan data inspect`: shows the content of the user's own data files. */
 import * as Effect from "effect/Effect"
-import { fileAtFault, inspect, type Inspection, labelAtFault, type Lengths } from "../../data/inspect.ts"
+import { invalidFile, inspect, type Inspection, invalidLabel, type Lengths } from "../../data/inspect.ts"
 import { shapes } from "../../data/shapes/shapes.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { Hub } from "../../runtime/hub/hub.ts"
@@ -98,22 +98,25 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   if (given !== null) {
     lines.push(
       `${given.kind}: ${given.rows}; ${given.duplicates} duplicates${given.kind === "texts" || given.kind === "prompts" ? "" : `, ${given.repeatedPrompts} with a repeated prompt`}`,
-      ...table(
-        [
-          ["", "mean", "median", "max"],
-          ...lengthLine("turns", given.turns),
-          ...lengthLine(`${given.unit} of all`, given.example),
-          ...lengthLine(`${given.unit} of the prompt`, given.prompt),
-          ...lengthLine(`${given.unit} of the answer`, given.response)
-        ],
-        "  "
-      )
+      ...(given.rows === 0
+        ? []
+        : table(
+            [
+              ["", "mean", "median", "max"],
+              ...lengthLine("turns", given.turns),
+              ...lengthLine(`${given.unit} of all`, given.example),
+              ...lengthLine(`${given.unit} of the prompt`, given.prompt),
+              ...lengthLine(`${given.unit} of the answer`, given.response)
+            ],
+            "  "
+          ))
     )
     const shares = (of: Readonly<Record<string, number>>) =>
       Object.entries(of)
         .map(([name, n]) => `${name}: ${n}`)
         .join("; ")
-    if (given.ratings !== null) lines.push(`ratings: ${shares(given.ratings)}`, `labels (chosen, rejected): ${shares(given.safety ?? {})}`)
+    if (given.ratings !== null && given.rows > 0)
+      lines.push(`ratings: ${shares(given.ratings)}`, `labels (chosen, rejected): ${shares(given.safety ?? {})}`)
   }
   for (const [reason, n] of Object.entries(leftOut)) lines.push(`left out: ${n} ${reason}`)
   lines.push(
@@ -176,7 +179,7 @@ export const command: Command = {
     })
     if (given.has("json")) writeJson(found)
     else write(`${page(found).join("\n")}\n`)
-    const stops = [fileAtFault, labelAtFault].some((kind) => Object.hasOwn(found.problemCounts, kind))
+    const stops = [invalidFile, invalidLabel].some((kind) => Object.hasOwn(found.problemCounts, kind))
     return found.shape === null || stops ? exitCodes.failed : exitCodes.ok
   }
 }

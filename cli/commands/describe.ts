@@ -16,9 +16,9 @@ import { type Command, exitCodes, UsageError } from "../command.ts"
 import { print } from "../open-store.ts"
 import { table } from "../display/units.ts"
 
-const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
+export const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
 
-/** "whole number, 1 to 10, default 4" */
+/** "integer, 1 to 10, default 4" */
 const valuesOf = ({ choices, default: preset, max, min, namesSecret, neutral, required, type }: FieldDescription): string => {
   const range =
     min === undefined && max === undefined
@@ -141,7 +141,7 @@ const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
   const path = resolve(file)
   const fail = (what: string) => new UsageError(`Describing ${text}: ${what}`)
   if (/\.[mc]?[jt]s$/.test(file)) {
-    if (!existsSync(path)) throw fail(`${path} does not exist.`)
+    if (!existsSync(path)) throw fail(`${path} does not exist. Check the path.`)
     const module = await loaded(path, text)
     const value = own(module, name)
     if (isPipeline(value)) return value

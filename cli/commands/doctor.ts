@@ -14,7 +14,7 @@ import { write, writeJson } from "../output.ts"
 export interface Problem {
   readonly what: string
   /** The command that fixes it. */
-  readonly mend: string
+  readonly fix: string
   /** Nothing that computes with tensors runs until this is fixed. */
   readonly essential: boolean
 }
@@ -86,7 +86,7 @@ const sources: Record<build.Libtorch["source"], string> = {
 export const diagnose = async (directory: string = process.cwd()): Promise<Diagnosis> => {
   const found: Record<string, string> = {}
   const problems: Array<Problem> = []
-  const wrong = (what: string, mend: string, essential: boolean) => problems.push({ what, mend, essential })
+  const wrong = (what: string, fix: string, essential: boolean) => problems.push({ what, fix, essential })
 
   found.node = `${process.version} (${process.execPath})`
   if (Number(process.versions.node.split(".")[0]) < 24)
@@ -151,7 +151,7 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
   const store = describeStore(home)
   found.store = store.text
   const storeIsWrong = storeProblems(home)
-  for (const { what, mend, isEssential } of storeIsWrong) wrong(what, mend, isEssential)
+  for (const { what, fix, isEssential } of storeIsWrong) wrong(what, fix, isEssential)
   if (!store.writable && storeIsWrong.length === 0)
     wrong(`The store ${home} is not writable.`, `chown -R "$USER" ${home}, or set CARAVAN_HOME to another folder`, true)
   if (store.free < 2e9) wrong(`The store's disk has ${gigabytes(store.free)} left.`, "set CARAVAN_HOME to a folder on another disk", false)
@@ -162,7 +162,7 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
 /** The text output: one line per finding, then the problems. */
 export const renderDiagnosis = ({ found, problems }: Diagnosis): string => {
   const facts = Object.entries(found).map(([name, value]) => `${name.padEnd(10)} ${value}`)
-  const complaints = problems.map(({ what, mend, essential }) => `${essential ? "wrong" : "note "}      ${what}\n           ${mend}`)
+  const complaints = problems.map(({ what, fix, essential }) => `${essential ? "wrong" : "note "}      ${what}\n           ${fix}`)
   return [...facts, "", ...(complaints.length === 0 ? ["No problems found."] : complaints), ""].join("\n")
 }
 

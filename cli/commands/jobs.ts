@@ -32,7 +32,7 @@ export const command: Command = {
           `--cancel ${unknown}: no such job.${didYouMean(
             unknown,
             jobs.map(({ node }) => node)
-          )}`
+          )} \`caravan jobs\` lists the jobs.`
         )
       const chosen = jobs.filter(({ id, node }) => named.includes("all") || named.includes(node) || named.includes(id ?? ""))
       const alive = chosen.filter(({ isAlive }) => isAlive)

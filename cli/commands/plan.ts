@@ -16,7 +16,7 @@ import { freeBytes } from "../disk.ts"
 import { findHome } from "../../runtime/store/home.ts"
 import { layer } from "../../caravan.ts"
 import { showInputs } from "../display/reading.ts"
-import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions, selectionOf } from "../pipeline-file.ts"
 import { slurmOptions } from "../run-flags.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */
@@ -123,13 +123,10 @@ export const command: Command = {
     const options = pipelineOptions(given)
     // Report wrong flags before reading anything.
     costMachine(given)
-    const selection = Object.fromEntries(
-      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
-    )
     const reading = showInputs()
     const [made, pathOf] = await Effect.runPromise(
       Effect.all([
-        plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await", onEvent: reading.onEvent }),
+        plan(pipeline, {}, { ...options, ...selectionOf(given), force: given.flags("force"), missing: "await", onEvent: reading.onEvent }),
         Store.useSync(({ path }) => path)
       ]).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
     ).finally(reading.close)

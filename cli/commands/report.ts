@@ -52,7 +52,7 @@ export const command: Command = {
     withStore(
       Effect.gen(function* () {
         const text = given.flag("dialogues") ?? "12"
-        if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues must be a whole number, got "${text}".`)
+        if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues must be an integer from 0 to 9999, got "${text}".`)
         const run = yield* reportedRun(given.positionals[0])
         const to = given.flag("to") ?? `report-${run.pipeline.replaceAll(/[^\w-]+/g, "-")}-${shortRun(run.id)}`
         const target = targetOf(to, { doing: "Writing the report to", force: given.has("force"), kept: [findHome(process.cwd())] })

@@ -48,7 +48,9 @@ export const command: Command = {
     const found = await artifactPath(text)
     const path = statSync(found).isDirectory() ? join(found, fileName) : found
     if (!existsSync(path))
-      throw new UsageError(`Reading the rows of ${text}: expected a dataset, a folder with the file ${fileName}, found ${found}.`)
+      throw new UsageError(
+        `Reading the rows of ${text}: expected a dataset, a folder with the file ${fileName}, found ${found} without it. Name a node whose output is a dataset (caravan show lists the nodes of a run).`
+      )
     await Effect.runPromise(run(path, given))
     return exitCodes.ok
   }

@@ -13,7 +13,7 @@ import { tell, write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { outputLines } from "../display/outputs.ts"
 import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
-import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions, selectionOf } from "../pipeline-file.ts"
 import { duration } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
 import { costMachine, costOfPlan, isKnown } from "../cost.ts"
@@ -170,9 +170,6 @@ export const command: Command = {
     const options = { ...(await lockedOptions(given)), ...runOptions(given) }
     const events = openEvents(given)
     const progress = progressOf(given)
-    const selection = Object.fromEntries(
-      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
-    )
     const running = new Set<string>()
     const onEvent = (event: RunEvent) => {
       if (event.type === "node-started") running.add(event.node)
@@ -184,7 +181,7 @@ export const command: Command = {
     const isShown = given.flag("events") !== "-" && !given.has("json")
     const more = { force: given.flags("force"), again: commandAgain(given, command.flags), onInterruption: jobs.onInterruption }
     // One Hub for the plan and the run, so that both use the same commits.
-    const allOptions = { ...options, ...selection, ...more, hub: new Hub() }
+    const allOptions = { ...options, ...selectionOf(given), ...more, hub: new Hub() }
     const work = Effect.gen(function* () {
       const planned = options.device === "cuda" ? yield* planMemory(pipeline, allOptions, given) : new Map<string, number>()
       const result = yield* run(pipeline, {}, { ...allOptions, onEvent })

@@ -107,7 +107,7 @@ const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "c
 /** The dialogues in a file: JSONL rows of {prompt} or {messages}, or one prompt per line. */
 const readPrompts = async (path: string, system: string | undefined, tokenizer: Tokenizer): Promise<Array<Array<Message>>> => {
   const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
-    throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file" : cause.message}.`)
+    throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file. Check the path" : cause.message}.`)
   })
   const lines = text.split("\n").map((line) => line.trim())
   if (lines.every((line) => line === ""))

@@ -22,7 +22,7 @@ export const command: Command = {
   examples: ["caravan ui", "caravan ui --port 8080", "caravan ui --allow-control"],
   run: async (given) => {
     const port = wholeNumber(given, "port", 0) ?? 0
-    if (port > highestPort) throw new UsageError(`--port must be a whole number up to ${highestPort}, got "${port}".`)
+    if (port > highestPort) throw new UsageError(`--port must be an integer up to ${highestPort}, got "${port}".`)
     const home = findHome(process.cwd())
     const reason = whyNoHome(home)
     if (reason !== undefined) throw new UsageError(`There is no store at ${home}: ${reason}. Set CARAVAN_HOME to the store's folder.`)

@@ -8,7 +8,7 @@ import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "..
 import { Sidecar } from "../../runtime/store/sidecar.ts"
 import { layer } from "../../caravan.ts"
 import { print, withStore } from "../open-store.ts"
-import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions, selectionOf } from "../pipeline-file.ts"
 import { duration } from "../display/progress.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { showReading } from "../display/reading.ts"
@@ -99,14 +99,11 @@ export const command: Command = {
     const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const sample = wholeNumber(given, "sample", 1)
-    const selection = Object.fromEntries(
-      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
-    )
     const progress = progressOf(given)
     const work = verify(
       pipeline,
       {},
-      { ...options, ...selection, limits: limitsOf(given), ...(sample !== undefined && { sample }), onEvent: progress.onEvent }
+      { ...options, ...selectionOf(given), limits: limitsOf(given), ...(sample !== undefined && { sample }), onEvent: progress.onEvent }
     )
     const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress)
     if (exit === undefined) return exitCodes.interrupted

@@ -1,12 +1,11 @@
 /** `caravan why`: explains everything that determines whether a node runs. */
 import * as Effect from "effect/Effect"
-import { nodeNamed } from "../../runtime/define/graph.ts"
+import { nearestNode, nodeNamed } from "../../runtime/define/graph.ts"
 import { plan } from "../../runtime/run/plan.ts"
 import type { Since } from "../../runtime/run/changes.ts"
 import { type Asked, askedOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import type { Generation, PastBlessing } from "../../runtime/store/traces.ts"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
@@ -76,7 +75,7 @@ export const command: Command = {
     const node = id === undefined ? undefined : made.nodes.get(id)
     if (node === undefined)
       throw new UsageError(
-        `Pipeline "${pipeline.name}" has no node or output "${name}".${didYouMean(name, [...made.nodes.keys(), ...Object.keys(made.graph.outputs)])}`
+        `Pipeline "${pipeline.name}" has no node or output "${name}".${nearestNode(name, [...made.nodes.keys(), ...Object.keys(made.graph.outputs)])}`
       )
     // Follow unsettled inputs back to where the change began.
     const chain: Array<{ readonly id: string; readonly status: string; readonly why: string }> = []

@@ -83,8 +83,8 @@ export const showProgress = (
 ): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
 
 /** With --quiet: only failures. */
-export const showFailures = (stream: NodeJS.WriteStream = process.stderr): Shown => {
-  const say = (text: string) => void stream.write(`${visible(text)}\n`)
+export const showFailures = (): Shown => {
+  const say = (text: string) => void process.stderr.write(`${visible(text)}\n`)
   const state = new RunState(performance.now())
   let hasEnded = false
   return {

@@ -44,9 +44,7 @@ export const showReading = (what: string, stream: NodeJS.WriteStream = process.s
 }
 
 /** Shows progress while inputs are hashed, one after another. */
-export const showInputs = (
-  stream: NodeJS.WriteStream = process.stderr
-): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
+export const showInputs = (): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
   let [path, done] = ["", 0]
   let reading: Reading | undefined
   const close = () => {
@@ -61,7 +59,7 @@ export const showInputs = (
       if (event.path !== path) close()
       path = event.path
       if (reading === undefined) {
-        reading = showReading(`Reading ${path}`, stream)
+        reading = showReading(`Reading ${path}`)
         reading.start(event.total)
       }
       reading.onBytes(event.done - done)

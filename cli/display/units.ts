@@ -54,10 +54,10 @@ export const table = (rows: ReadonlyArray<ReadonlyArray<string>>, indent = ""): 
 /** A config or setting value, as it was written. */
 export const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value))
 
-/** Metrics on one line. */
-export const metrics = (values: Readonly<Record<string, number>>, most = 6): string =>
+/** The first six metrics, on one line. */
+export const metrics = (values: Readonly<Record<string, number>>): string =>
   Object.entries(values)
-    .slice(0, most)
+    .slice(0, 6)
     .map(([name, value]) => `${name} ${Number.isInteger(value) ? value : Number(value.toPrecision(4))}`)
     .join(", ")
 

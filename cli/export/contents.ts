@@ -111,7 +111,9 @@ const model = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Conte
 const adapter = Effect.fnUntraced(function* (path: string, base: string | undefined): Effect.fn.Return<Contents, ArtifactError> {
   const config = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
   if (!existsSync(join(path, adapterWeightsFile)))
-    throw new UsageError(`Exporting the adapter ${path}: expected ${adapterWeightsFile} next to ${adapterFile}, found none.`)
+    throw new UsageError(
+      `Exporting the adapter ${path}: expected ${adapterWeightsFile} next to ${adapterFile}, found none. Export the folder of a complete adapter.`
+    )
   if (base !== undefined && namesBase(path) && existsSync(join(base, "config.json")))
     yield* checkBase(path, { path: base, weights: yield* weightsDigest(base) })
   const { wanted, leftOut } = yield* Effect.promise(() => sorted(path, (name) => adapterFiles.test(name)))
@@ -183,9 +185,10 @@ export const contentsOf = async (
   const isAdapter = has(adapterFile) && !has("config.json")
   // scorer.json too: the layout check identifies it.
   const isModel = has("config.json") || has(roleFile)
-  if (merge && !isAdapter && !isModel) throw new UsageError(`Exporting ${path}: --merge is only for adapters, and this is not an adapter.`)
+  if (merge && !isAdapter && !isModel)
+    throw new UsageError(`Exporting ${path}: --merge is only for adapters, and this is not an adapter. Remove --merge.`)
   if (base !== undefined && !isAdapter && !isModel)
-    throw new UsageError(`Exporting ${path}: --base is only for adapters and models, and this is neither.`)
+    throw new UsageError(`Exporting ${path}: --base is only for adapters and models, and this is neither. Remove --base.`)
   if (isAdapter) {
     if (!merge) return Effect.runPromise(adapter(path, base))
     if (base !== undefined) return Effect.runPromise(merged(path, await artifactPath(base)))

@@ -16,10 +16,10 @@ export interface PageFile {
 }
 
 /** The folder of the built page, in a clone and in the package. */
-export const pageFolder = fileURLToPath(new URL("../../ui/dist/", import.meta.url))
+const folder = fileURLToPath(new URL("../../ui/dist/", import.meta.url))
 
 /** Request path -> file; undefined if the page is not built. */
-export const readPage = (folder = pageFolder): ReadonlyMap<string, PageFile> | undefined => {
+export const readPage = (): ReadonlyMap<string, PageFile> | undefined => {
   if (!existsSync(join(folder, "index.html"))) return undefined
   const files = readdirSync(folder, { recursive: true, withFileTypes: true }).flatMap((entry) => {
     const type = types[extname(entry.name)]

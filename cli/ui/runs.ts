@@ -102,7 +102,6 @@ export const runLines = Effect.fnUntraced(function* (search: string, limit: numb
   return { runs: listed, total }
 })
 
-/** The run with this id, with its line. */
 export const runWithLine = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const found = yield* journal.read((tables) => {

@@ -175,7 +175,7 @@ const columnOf = (data: arrow.Data, name: string, path: string, from: number, to
 }
 
 /** The rows `from` .. `to` of a record batch. Throws RangeError if the batch is inconsistent. */
-export const plainRows = (batch: arrow.RecordBatch, from = 0, to = batch.numRows): Array<Record<string, unknown>> => {
+export const plainRows = (batch: arrow.RecordBatch, from: number, to: number): Array<Record<string, unknown>> => {
   const { fields } = batch.schema
   const columns = fields.map(({ name }, j) => columnOf(batch.data.children[j]!, name, "", from, to, batch.numRows))
   return rowsOf(

@@ -84,9 +84,9 @@ export const number = (value: unknown, name: string, where = name): number => {
   return found
 }
 
-export const list = (value: unknown, name: string, where = name): ReadonlyArray<unknown> => {
-  const found = field(value, name, where)
-  if (!Array.isArray(found)) throw new BadRow(where, `expected a list, found ${kindOfValue(found)}`, inField(where, "not a list"))
+export const list = (value: unknown, name: string): ReadonlyArray<unknown> => {
+  const found = field(value, name)
+  if (!Array.isArray(found)) throw new BadRow(name, `expected a list, found ${kindOfValue(found)}`, inField(name, "not a list"))
   return found
 }
 

@@ -6,7 +6,7 @@ import { kindOfValue } from "./fields.ts"
 export type ColumnKind =
   | "text"
   | "number"
-  | "yes or no"
+  | "boolean"
   | "messages"
   | "turns"
   | "texts"
@@ -24,6 +24,8 @@ export interface Look {
   readonly is: (name: string, ...kinds: ReadonlyArray<ColumnKind>) => boolean
   /** The values of a column that are not null. */
   readonly values: (name: string) => ReadonlyArray<unknown>
+  /** The first row that could not be read, and why: "line 1: not JSON: ...". */
+  readonly fault?: string
 }
 
 const isObject = (value: unknown): value is object => kindOfValue(value) === "object"
@@ -31,7 +33,7 @@ const isObject = (value: unknown): value is object => kindOfValue(value) === "ob
 const kindOf = (value: unknown): ColumnKind => {
   if (typeof value === "string") return "text"
   if (typeof value === "number" || typeof value === "bigint") return "number"
-  if (typeof value === "boolean") return "yes or no"
+  if (typeof value === "boolean") return "boolean"
   if (value === null || value === undefined) return "nothing"
   if (!Array.isArray(value)) return isObject(value) ? "object" : "bytes"
   if (value.length === 0) return "list"

@@ -19,10 +19,6 @@ export const splitTranscript = (transcript: string, name: string): Array<Message
   }))
 }
 
-/** The inverse of splitTranscript. */
-export const joinTranscript = (turns: ReadonlyArray<Message>): string =>
-  turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
-
 /**
  * A pair from two dialogues: the prompt is the longest common prefix of complete turns, and each response is the single assistant turn that follows. Dialogues that
  * differ before the last turn, or have an empty response, are invalid: such a pair does not compare two answers

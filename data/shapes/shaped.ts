@@ -78,15 +78,17 @@ const isTable = (format: string): boolean => format === "csv" || format === "tsv
 /** The look of the first rows of a path; rows that can't be read are skipped. */
 export const lookAtPath = async (path: string, { documents, map }: Pick<Reading, "documents" | "map">): Promise<Look> => {
   const rows: Array<unknown> = []
+  let first: string | undefined
   for await (const { columns, format, records } of recordBatches(path, { documents })) {
-    for (const { fault, value } of records)
-      if (fault === undefined && rows.length < sampledRows) {
+    for (const { fault, line, value } of records)
+      if (fault !== undefined) first ??= `line ${line}: ${fault.message}`
+      else if (rows.length < sampledRows) {
         const cells = isTable(format) ? Object.fromEntries((columns ?? []).map(({ name }) => [name, "json" as const])) : {}
         rows.push(mapped(isTable(format) ? withCells(value, cells) : value, map))
       }
     if (rows.length === sampledRows) break
   }
-  return lookAt(rows)
+  return { ...lookAt(rows), ...(first === undefined ? {} : { fault: first }) }
 }
 
 /** The stage that imports each kind of rows. */
@@ -117,7 +119,9 @@ export const chooseShape = async (path: string, reading: Reading, kind: Kind): P
           `Name one of these, or leave the shape out to detect it.${didYouMean(reading.shape, names)}`
         )
       : look.columns.size === 0
-        ? refused("rows of a known shape", "no row with columns", "Check that this is the right file: is it empty?")
+        ? look.fault === undefined
+          ? refused("rows of a known shape", "no row with columns", "Check that this is the right file: is it empty?")
+          : refused("rows of a known shape", `no valid row; ${look.fault.replace(/\.$/, "")}`, "Fix the file, or give the right one.")
         : refused(
             `rows of a known shape`,
             `the columns ${columnsOf(look)}`,

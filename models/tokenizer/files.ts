@@ -12,6 +12,7 @@ import { HuggingFaceTokenizer, UnsupportedTokenizer } from "./hugging-face.ts"
 import { type Piece, readModelFile, writeModelFile } from "./model-file.ts"
 import { SentencePieceTokenizer } from "./sentencepiece.ts"
 import type { ChatSettings, Tokenizer } from "./tokenizer.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 export const templateFile = "chat_template.jinja"
 /** Tokenizer files that transformers reads, copied with the tokenizer. */
@@ -94,7 +95,7 @@ const readHuggingFace = Effect.fnUntraced(function* (
       const [expected, found] =
         cause instanceof UnsupportedTokenizer
           ? [cause.expected, cause.found]
-          : ["a Hugging Face tokenizer", cause instanceof Error ? cause.message : String(cause)]
+          : ["a Hugging Face tokenizer", cause instanceof Error ? schemaIssues(cause.message) : String(cause)]
       return ArtifactError.of({
         doing,
         expected,
@@ -183,6 +184,7 @@ export const writeTokenizer = async (directory: string, tokenizer: Tokenizer): P
   if (tokenizer.chat !== undefined) await writeFile(join(directory, templateFile), tokenizer.chat.template)
 }
 
+/** Writes a tokenizer as the stage's output. */
 export const saveTokenizer = Effect.fn("saveTokenizer")(function* (
   slot: OutputSlot<TokenizerFiles>,
   tokenizer: Tokenizer

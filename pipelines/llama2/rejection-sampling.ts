@@ -55,4 +55,3 @@ export const rejectionSampling = (params: Params, { pool }: Datasets, { named, p
   }
   return { few, sweepOf, ofRound }
 }
-export type Swept = ReturnType<ReturnType<typeof rejectionSampling>["sweepOf"]>

@@ -6,14 +6,12 @@
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
-import { compareVersions } from "../../stages/world/compare-versions.ts"
-import { evaluateVersion } from "../../stages/world/evaluate-version.ts"
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
 import { promptsOf } from "../world/prompts.ts"
-import { setting, settingParams } from "./setting.ts"
+import { evaluated, setting, settingParams } from "./setting.ts"
 
 /** §4.2.3. Each share is a subset of the larger ones. */
 const shares = [0, 0.01, 0.1, 0.25, 0.5, 1]
@@ -46,12 +44,6 @@ export default Pipeline.make(
       const data = mixDemonstrations({ datasets }, { weights: [1, share] }).named(`data-${name}`)
       return { name, ...judged(tune(base, data, name), models, name) }
     })
-    const names = versions.map(({ name }) => name)
-    return {
-      ...Object.fromEntries(
-        versions.map(({ name, graded, scored }) => [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)])
-      ),
-      gain: compareVersions({ versions: versions.map(({ graded }) => graded) }, { names, version: names.at(-1)! })
-    }
+    return evaluated(versions)
   }
 )

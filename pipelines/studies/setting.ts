@@ -14,6 +14,8 @@ import { helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward/r
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { sft } from "../../stages/training/sft.ts"
+import { compareVersions } from "../../stages/world/compare-versions.ts"
+import { evaluateVersion } from "../../stages/world/evaluate-version.ts"
 import { oracleGrades } from "../../stages/world/oracle-grades.ts"
 import { worldDemonstrations, worldTexts } from "../../stages/world/data.ts"
 import type { HelpfulnessReward, Kind, Policy, Rewards, Rows, SafetyReward } from "../nodes.ts"
@@ -133,4 +135,17 @@ export const setting = (params: SettingParams) => {
     }
   }
   return { ...found, pairsOf, pairLimits, rewardTraining, accuracy, rewards, judged, sampling, scoring }
+}
+
+type Judged = ReturnType<ReturnType<typeof setting>["judged"]>
+
+/** An evaluation of each version, and the gain of the last over the others. */
+export const evaluated = (versions: ReadonlyArray<Judged & { readonly name: string }>) => {
+  const names = versions.map(({ name }) => name)
+  return {
+    ...Object.fromEntries(
+      versions.map(({ name, graded, scored }) => [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)])
+    ),
+    gain: compareVersions({ versions: versions.map(({ graded }) => graded) }, { names, version: names.at(-1)! })
+  }
 }

@@ -5,10 +5,8 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
-import { compareVersions } from "../../stages/world/compare-versions.ts"
-import { evaluateVersion } from "../../stages/world/evaluate-version.ts"
 import { demonstrationSubset } from "../../stages/data/filter-demonstrations.ts"
-import { setting, settingParams } from "./setting.ts"
+import { evaluated, setting, settingParams } from "./setting.ts"
 
 const Params = Schema.Struct({
   ...settingParams,
@@ -31,12 +29,6 @@ export default Pipeline.make(
       const policy = tune(base, demonstrationSubset({ demonstrations }, { count }).named(`demonstrations-${count}`), name)
       return { name, ...judged(policy, models, name) }
     })
-    const names = versions.map(({ name }) => name)
-    return {
-      ...Object.fromEntries(
-        versions.map(({ name, graded, scored }) => [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)])
-      ),
-      gain: compareVersions({ versions: versions.map(({ graded }) => graded) }, { names, version: names.at(-1)! })
-    }
+    return evaluated(versions)
   }
 )

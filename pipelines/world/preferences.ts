@@ -65,7 +65,7 @@ export const collectRound = (
   params: WorldParams,
   sets: PromptSets,
   { before, latest }: Compared,
-  collecting: Collecting = {}
+  collecting: Collecting
 ): ByKind<RoundPairs> =>
   byKind((kind) => {
     const { prefix = "" } = collecting

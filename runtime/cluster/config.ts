@@ -108,7 +108,6 @@ export const requestOf = (
   }
 }
 
-/** The arguments of sbatch. */
 export const sbatchArguments = (request: Request): ReadonlyArray<string> => {
   const { account, cpus, gpus, memory, minutes, nodes, partition, qos, saveSeconds = defaultSaveSeconds, sbatch = [], tasks = 1 } = request
   const given: ReadonlyArray<readonly [string, string | number | undefined]> = [

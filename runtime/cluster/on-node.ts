@@ -99,7 +99,12 @@ export const runHere = (file: JobFile, job: Job, execute: Execute, { onOutput, o
   Effect.gen(function* () {
     const wrong = yield* Effect.tryPromise({
       try: () => differentNumerics(file),
-      catch: (cause) => new StageError({ reason: "Node", message: `checking its tensor engine: ${messageOf(cause)}`, isRetryable: false })
+      catch: (cause) =>
+        new StageError({
+          reason: "Node",
+          message: `checking its tensor engine: ${messageOf(cause)}. Repair it there, or exclude the node ("sbatch": ["--exclude=..."] in the profile)`,
+          isRetryable: false
+        })
     })
     if (wrong !== undefined) return yield* new StageError({ reason: "Node", message: wrong, isRetryable: false })
     const stage = yield* Effect.tryPromise({

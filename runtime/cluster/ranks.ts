@@ -83,7 +83,7 @@ const startStep = (folder: string, own: string, size: number, nodes: number): St
   return {
     lost: (rank) => {
       const task = lost.get(rank)
-      if (task !== undefined) return `its process is gone (${task.how.toLowerCase()}).`
+      if (task !== undefined) return `its process has ended (${task.how.toLowerCase()}).`
       // Its outcome may not be visible here yet.
       const wait = end?.how === "ended with code 0" ? times.visible : times.look
       if (end === undefined || performance.now() - end.at < wait) return undefined

@@ -146,14 +146,14 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
           if (performance.now() - missing > 6 * visible)
             return failed(
               "Cluster",
-              `Its job ${id} on ${outcome.host} is done, but not all of its files are visible in ${join(folder, of!, "output")}. Is that file system shared with ${outcome.host}?`
+              `Its job ${id} on ${outcome.host} is done, but not all of its files are visible in ${join(folder, of!, "output")}. Put the store on a file system that ${outcome.host} shares with this machine (docs/how-to/cluster.md).`
             )
         }
         if (outcome?.type === "failed" && of?.startsWith(`${id}-`) === true) {
           const { isRetryable, reason, message: what } = outcome.error
           // The nodes may have changed since one was asked for its numerics. A rank's error has the reason "Ranks".
           const isOld = (reason === "Node" || reason === "Ranks") && forgetNodeNumerics(home)
-          const again = isOld ? " If the nodes have been updated, run again: a node is asked for its numerics again." : ""
+          const again = isOld ? " If the nodes have been updated, run again: a node's numerics are then checked again." : ""
           return failed(
             reason,
             `${reason === "Node" || reason === "Version" ? `Its job ${id} can't run on ${outcome.host}: ${what}.` : what}${again}`,

@@ -65,6 +65,10 @@ const refused = async (node: string, request: Request, said: string): Promise<St
   const there = await partitions().catch(() => new Map<string, string>())
   const list = [...there].map(([name, has]) => `${name} (${has})`).join(", ")
   const asked = sbatchArguments(request).join(" ")
+  if (/configuration source/i.test(said))
+    return trouble(
+      `Submitting the job of node "${node}": Slurm is not configured on this machine: ${said}. Run on a login node, or set SLURM_CONF to the path of slurm.conf.`
+    )
   return trouble(
     `Slurm refused the job of node "${node}": ${said}. The request was ${asked} (profile "${request.name}" in caravan.json).${list === "" ? "" : ` Partitions: ${list}.`} Change the profile, or the node's on({ ... }).`
   )

@@ -64,6 +64,10 @@ export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
 export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
   nodes.has(name) ? name : own(outputs, name)
 
+/** The hint for an unknown node or output: the nearest name, or all of them if they are few. */
+export const nearestNode = (name: string, names: ReadonlyArray<string>): string =>
+  didYouMean(name, names, 20) || " `caravan graph` lists the nodes of a pipeline file."
+
 /** The ids of the nodes that depend on a node, directly or indirectly, and the node's own id. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
   const found = new Set([id])
@@ -191,7 +195,7 @@ const resolve = (
       const id = stageIds.includes(given) || output === undefined ? given : ids.get(output)!
       if (!stageIds.includes(id))
         return yield* new PipelineError({
-          message: `${options.flagOf(name)} ${name}: no node or output is named "${given}".${didYouMean(given, [...stageIds, ...Object.keys(outputs)])}`
+          message: `${options.flagOf(name)} ${name}: no node or output is named "${given}".${nearestNode(given, [...stageIds, ...Object.keys(outputs)])}`
         })
       overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
     }
@@ -375,16 +379,20 @@ const wire = (
   for (const [name, { arity, type }] of ports) {
     const given = own(inputs, name)
     if (given === undefined) {
-      if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
+      if (arity !== "optional")
+        return fail(`its input "${name}" (${type.name}) is missing. Pass it: { ${name}: ${arity === "many" ? "[...]" : "..."} }.`)
       out.push([name, null])
       continue
     }
-    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" expects a list of nodes, got one node`)
-    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" expects one node, got a list`)
+    if (arity === "many" && !Array.isArray(given))
+      return fail(`its input "${name}" expects a list of nodes, got one node. Pass a list: [node].`)
+    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" expects one node, got a list. Pass one of them.`)
     const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
     for (const node of list) {
       if (!type.accepts(node.definition.type.name))
-        return fail(`its input "${name}" expects a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+        return fail(
+          `its input "${name}" expects a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}". Pass the output of a stage that makes this type.`
+        )
     }
     out.push([name, arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!])
   }

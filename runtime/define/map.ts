@@ -35,7 +35,7 @@ export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row
   if (port === undefined) throw fail(`the stage has no input "${over}", only ${Object.keys(stage.inputs).join(", ")}.`)
   if (portOf(port).arity !== "one" || portOf(port).type.kind !== "dataset") throw fail(`the input "${over}" is not a single dataset.`)
   if (stage.output.kind !== "dataset") throw fail(`the stage's output is a ${stage.output.name}; only datasets can be concatenated.`)
-  if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be a whole number, 1 or more.")
+  if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be an integer, 1 or more.")
   if (stage.sharding !== undefined) throw fail("the stage is already mapped.")
   return applicable({ ...stage, name, module, loaded: Date.now(), sharding: { over, rows }, variantOf: stage })
 }

@@ -67,7 +67,7 @@ export type NodeDefinition =
 const limitBounds: Bounds = {
   seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "a number of seconds above 0"),
   memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "a number of MiB above 0"),
-  retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "a whole number, 0 or more"),
+  retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "an integer, 0 or more"),
   skipped: (value) => ((value as number) >= 0 && (value as number) <= 1 ? undefined : "a fraction from 0 to 1")
 }
 

@@ -14,7 +14,7 @@ export interface Placement {
   readonly workers?: number
 }
 
-const whole = (value: unknown) => (Number.isSafeInteger(value) && (value as number) >= 1 ? undefined : "a whole number from 1")
+const whole = (value: unknown) => (Number.isSafeInteger(value) && (value as number) >= 1 ? undefined : "an integer from 1")
 /** Per field: what is expected instead of an invalid value, or undefined if the value is valid. */
 export const placementBounds: Readonly<Record<string, (value: unknown) => string | undefined>> = {
   executor: (value) => (value === "local" || value === "slurm" ? undefined : '"local" or "slurm"'),

@@ -147,7 +147,7 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
     case "RevisionNotFound":
       return fail(`the repository has no such branch, tag or commit (${told}). Check the revision after the @.`)
     case "EntryNotFound":
-      return fail(`the repository has no such file (${told}).`)
+      return fail(`the repository has no such file (${told}). Check the path after the repository's name.`)
     case "GatedRepo":
       return fail(
         `the repository is gated (${told}). Request access on its page at ${new URL(url).origin}, and ${hasToken ? "wait until it is granted; the token must belong to that account" : "set HF_TOKEN to a token of that account"}.`

@@ -31,7 +31,8 @@ const endpointOf = (environment: Environment): string => {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol) || url.username !== "" || url.password !== "")
     throw new PipelineError({
-      message: "HF_ENDPOINT: expected a URL such as https://huggingface.co without a user name or password; found something else."
+      message:
+        "HF_ENDPOINT: expected a URL such as https://huggingface.co without a user name or password; found something else. Correct it, or unset it."
     })
   return text.replace(/\/+$/, "")
 }
@@ -52,7 +53,7 @@ export const hubSettings = (environment: Environment = process.env): HubSettings
       if (token !== undefined && !/^[\x21-\x7e]+$/.test(token))
         throw new PipelineError({
           message:
-            "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected a single word, found other characters."
+            "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected a single word, found other characters. Set HF_TOKEN, or log in again (hf auth login)."
         })
       return token
     },

@@ -3,11 +3,10 @@
  * the blessing is recorded. Only code may differ: any other difference in the key is reported and refused.
  */
 import * as Effect from "effect/Effect"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { cacheKey } from "../key/cache-key.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
-import { nodeNamed, type StageNode } from "../define/graph.ts"
+import { nearestNode, nodeNamed, type StageNode } from "../define/graph.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import { changes, codeChanges, codeParts, recordRemoved } from "../run/changes.ts"
@@ -57,7 +56,7 @@ export const bless = <Params extends ConfigSchema>(
       const ids = [...graph.nodes.values()].flatMap((each) => (each.kind === "stage" ? [each.id] : []))
       const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node or output` : "it is a file and has no code"
       return yield* new PipelineError({
-        message: `Blessing "${name}": ${what}.${didYouMean(name, [...ids, ...Object.keys(graph.outputs)])}`
+        message: `Blessing "${name}": ${what}.${nearestNode(name, [...ids, ...Object.keys(graph.outputs)])}`
       })
     }
     // Objects found here are protected from gc until recorded.
@@ -91,7 +90,7 @@ const settle = Effect.fnUntraced(function* (
       ...base,
       ...none,
       verdict: "refused",
-      why: [`its inputs are not up to date: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first`]
+      why: [`its inputs are not up to date: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first.`]
     }
   }
   const { key, parts } = planned

@@ -144,7 +144,7 @@ export const findExecution = (
         if (last !== undefined && statuses.includes(last.status)) return last
         return yield* fail(
           last === undefined
-            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${didYouMean(name, ids, listedNames)}`
+            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${didYouMean(name, ids, listedNames) || ` \`caravan show ${shortRun(run.id)}\` lists them.`}`
             : `"${node}" has no result in run ${shortRun(run.id)}: it ${endOf(last.status)} (\`caravan show ${shortRun(run.id)}\`).`
         )
       }
@@ -195,12 +195,17 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
       return yield* fail(
         `"${unmade.node}" has no result: it ${endOf(unmade.status)} in run ${shortRun(unmade.run)} (\`caravan show ${shortRun(unmade.run)}\`).`
       )
+    if (isRun(text) && (text.startsWith("latest") || (yield* journal.runsLike(text)).length > 0))
+      return yield* fail(`it is a run. Name one of its nodes or outputs: ${text}:<node>. \`caravan show ${text}\` lists them.`)
     const known = yield* names
-    if (known.includes(text)) return yield* fail("it is an output of a pipeline that ran here, but no run has reached it yet.")
+    if (known.includes(text))
+      return yield* fail(
+        "it is an output of a pipeline that ran here, but no run has reached it yet. Run that pipeline with --until this output."
+      )
     return yield* fail(
       isPath
-        ? "no such file or folder."
-        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${yield* hintFor(text, known)}`
+        ? "no such file or folder. Check the path."
+        : `no such node, output, digest or path. Expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${(yield* hintFor(text, known)) || " `caravan show latest` lists the nodes of the last run."}`
     )
   })
 
@@ -227,7 +232,8 @@ export const resolveRunOrNode = (
     let execution = yield* findExecution(text)
     if (execution === undefined) {
       const located = yield* Effect.catchTag(locate(text), "PipelineError", () => Effect.succeed(undefined))
-      if (located?.kind === "file") return yield* fail("it is your own file or folder, not a result of a run.")
+      if (located?.kind === "file")
+        return yield* fail("it is your own file or folder, not a result of a run. Give a run, a node, an output or a digest.")
       if (located !== undefined) execution = (yield* journal.executionsWith(located.digest, "any")).at(-1)
     }
     if (execution === undefined) {

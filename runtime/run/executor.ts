@@ -24,7 +24,7 @@ export class Executor extends Context.Service<
   /**
    * `prepare`: a module whose `prepare(device, threads)` each child calls first, to set up the tensor engine: the runtime does not import it (child.ts).
    */
-  static readonly layer = (options: ExecutorOptions = {}): Layer.Layer<Executor> =>
+  static readonly layer = (options: ExecutorOptions): Layer.Layer<Executor> =>
     Layer.succeed(Executor, {
       open: Effect.gen(function* () {
         const here = executeBy(yield* processPool(options.prepare))

@@ -29,7 +29,7 @@ export const findAll = (
   facts: Facts,
   fileDigest: (id: string) => string | undefined,
   { journal, store }: { readonly journal: JournalOperations; readonly store: StoreOperations },
-  force: ReadonlySet<string> = new Set()
+  force: ReadonlySet<string>
 ): Effect.Effect<ReadonlyMap<string, Keyed>, StoreError> =>
   Effect.gen(function* () {
     const traces = yield* journal.someTraces(2 * graph.nodes.size)

@@ -28,7 +28,13 @@ export const freePort = (address: string): Effect.Effect<number, StageError> =>
     const server = createServer()
     server.on("error", (error) =>
       resume(
-        Effect.fail(new StageError({ reason: "Ranks", message: `Looking for a port for the ranks: ${error.message}.`, isRetryable: true }))
+        Effect.fail(
+          new StageError({
+            reason: "Ranks",
+            message: `Looking for a free port for the ranks on ${address}: ${error.message}. Check the machine's network settings, then run again.`,
+            isRetryable: true
+          })
+        )
       )
     )
     server.listen(0, address, () => {

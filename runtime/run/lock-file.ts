@@ -8,6 +8,7 @@ import { dirname, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { messageOf, PipelineError } from "../errors.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 const Texts = Schema.Record(Schema.String, Schema.String)
 const Wires = Schema.Record(Schema.String, Schema.NullOr(Schema.Union([Schema.String, Schema.Array(Schema.String)])))
@@ -48,7 +49,6 @@ export const LockFile = Schema.Struct({
 })
 export type LockFile = typeof LockFile.Type
 
-/** Reads a lock file. */
 export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =>
   Effect.gen(function* () {
     const fail = (what: string) =>
@@ -63,10 +63,11 @@ export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =
     const format = (json as { readonly format?: unknown } | null)?.format
     if (typeof format === "number" && format > 1)
       return yield* fail(`it has format ${format}, but this version of caravan supports formats up to 1`)
-    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(Effect.mapError((error) => fail(`not a lock file: ${error.message}`)))
+    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(
+      Effect.mapError((error) => fail(`not a lock file: ${schemaIssues(error.message)}`))
+    )
   })
 
-/** Writes a lock file. */
 export const writeLock = (path: string, lock: LockFile): Effect.Effect<void, PipelineError> =>
   Effect.tryPromise({
     try: async () => {

@@ -1,7 +1,6 @@
 /** The options of a run, and the nodes that a selection chooses. */
 import * as Effect from "effect/Effect"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "../define/graph.ts"
+import { ancestors, descendants, type Graph, nearestNode, nodeNamed, type Settings } from "../define/graph.ts"
 import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
 import type { Hub } from "../hub/hub.ts"
@@ -87,7 +86,7 @@ export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Op
     const named = Effect.fnUntraced(function* (flag: string, name: string) {
       const id = nodeNamed(graph, name)
       if (id !== undefined && isStage(id)) return id
-      const near = didYouMean(name, [...[...graph.nodes.keys()].filter(isStage), ...Object.keys(graph.outputs)])
+      const near = nearestNode(name, [...[...graph.nodes.keys()].filter(isStage), ...Object.keys(graph.outputs)])
       return yield* new PipelineError({ message: `--${flag} ${name}: no such node or output.${near}` })
     })
     const given = (["only", "from", "until"] as const).flatMap((flag) =>

@@ -227,7 +227,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
               Effect.fail(
                 new StageError({
                   reason: "Crash",
-                  message: `Starting a process for stage ${stage.name}: ${error.message}.`,
+                  message: `Starting a process for stage ${stage.name}: ${error.message}. Free memory or end other processes, then run again.`,
                   isRetryable: true
                 })
               ),

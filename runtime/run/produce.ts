@@ -177,7 +177,7 @@ const withSkipped = ({ id, store }: RunContext, node: StageNode, sidecarFolder: 
     error.reason !== "TooManySkipped"
       ? ""
       : node.limits?.skipped === undefined
-        ? " Fix the data, or raise the limit with --max-skipped, in a program limits.skipped (a fraction, 0 to 1)."
+        ? " Fix the data, or raise the limit (a fraction, 0 to 1) with --max-skipped, or with limits.skipped in a program."
         : " Fix the data, or raise this node's limit in the pipeline: limited({ skipped })."
   return new StageError({ reason: error.reason, isRetryable: error.isRetryable, message: `${error.message} ${where}.${advice}` })
 }

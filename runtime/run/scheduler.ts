@@ -12,7 +12,7 @@ export const schedule = <E>(
   graph: Graph,
   settle: (id: string) => Effect.Effect<void, E>,
   /** Already settled nodes. */
-  settled: { readonly has: (id: string) => boolean } = new Set<string>()
+  settled: { readonly has: (id: string) => boolean }
 ): Effect.Effect<void, E> =>
   Effect.gen(function* () {
     const waiting = new Map<string, number>()

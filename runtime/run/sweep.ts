@@ -21,6 +21,7 @@ import type { Store } from "../store/store.ts"
 import type { RunResult } from "./events.ts"
 import type { Executor } from "./executor.ts"
 import { inputExists } from "./inputs.ts"
+import { describeMissing } from "./missing-inputs.ts"
 import { chosenNodes, namedNodes, type RunOptions } from "./options.ts"
 import { run } from "./run.ts"
 
@@ -171,7 +172,7 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
           const selected = chosenNodes(graph, yield* namedNodes(graph, options))
           for (const node of graph.nodes.values())
             if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !inputExists(node))
-              return yield* new PipelineError({ message: `the input ${node.path} does not exist.` })
+              return yield* new PipelineError({ message: describeMissing(node) })
           const names = [...Object.entries(graph.outputs), ...[...graph.nodes.keys()].map((id) => [id, id] as const)]
           return names.map(([name, id]) => [name, contentOf(graph.nodes.get(id)!.type)] as const)
         })

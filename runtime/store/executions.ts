@@ -181,7 +181,6 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
       const row = database.get("select status, finished from runs where id = ?", id)
       return row === undefined ? undefined : { status: row.status as string, finished: row.finished as number | null }
     },
-    /** The run with this id. */
     runOf: (id: string): PastRun | undefined => {
       const row = database.get(`select ${runColumns} from runs where id = ?`, id)
       return row === undefined ? undefined : toRun(row)

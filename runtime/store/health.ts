@@ -10,7 +10,7 @@ import { openSnapshot } from "./read-only.ts"
 export interface StoreProblem {
   readonly what: string
   /** How to fix it. */
-  readonly mend: string
+  readonly fix: string
   /** Whether nothing can run until it is fixed. */
   readonly isEssential: boolean
 }
@@ -18,7 +18,7 @@ export interface StoreProblem {
 export const storeProblems = (home: string): ReadonlyArray<StoreProblem> => {
   const reason = whyNoHome(home)
   if (reason !== undefined)
-    return [{ what: `There is no store at ${home}: ${reason}.`, mend: "set CARAVAN_HOME to a readable folder", isEssential: true }]
+    return [{ what: `There is no store at ${home}: ${reason}.`, fix: "set CARAVAN_HOME to a readable folder", isEssential: true }]
   return [...journalProblems(home), ...leasesProblems(home)]
 }
 
@@ -30,17 +30,17 @@ const journalProblems = (home: string): ReadonlyArray<StoreProblem> => {
     // A run killed at its start leaves an empty journal; the next run fills it.
     if (objects === 0) return []
     const what = `The journal ${file} ${existsSync(file) ? "is empty (0 bytes)" : "is missing"}, but the store has results: none of them can be found.`
-    return [{ what, mend: `restore a copy of journal.db if you have one; otherwise ${anew}`, isEssential: false }]
+    return [{ what, fix: `restore a copy of journal.db if you have one; otherwise ${anew}`, isEssential: false }]
   }
   const wrong = databaseProblem(file, (database) => {
     const found = Number(database.prepare("pragma user_version").get()!.user_version)
     return found > journalFormat ? `it has format ${found}, but this version of caravan supports formats up to ${journalFormat}` : undefined
   })
   if (wrong === undefined) return []
-  const mend = wrong.startsWith("it has format")
+  const fix = wrong.startsWith("it has format")
     ? "use the newer version of caravan, or set CARAVAN_HOME to another folder"
     : `restore a copy of journal.db if you have one; otherwise mkdir ${home}/damaged && mv ${file}* ${home}/damaged: ${anew}`
-  return [{ what: `The journal ${file} can't be used: ${wrong}.`, mend, isEssential: true }]
+  return [{ what: `The journal ${file} can't be used: ${wrong}.`, fix, isEssential: true }]
 }
 
 const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
@@ -51,7 +51,7 @@ const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
   return [
     {
       what: `The leases ${file} can't be used: ${wrong}.`,
-      mend: `rm ${file}* while nothing runs: it only contains data of active runs`,
+      fix: `rm ${file}* while nothing runs: it only contains data of active runs`,
       isEssential: true
     }
   ]

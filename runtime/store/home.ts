@@ -3,8 +3,8 @@ import { accessSync, constants, existsSync, statSync } from "node:fs"
 import { dirname, join, resolve } from "node:path"
 import { isAbsent, messageOf } from "../errors.ts"
 
-export const findHome = (from: string, environment: Readonly<Record<string, string | undefined>> = process.env): string => {
-  const named = environment.CARAVAN_HOME
+export const findHome = (from: string): string => {
+  const named = process.env.CARAVAN_HOME
   if (named !== undefined && named !== "") return resolve(named)
   for (let folder = resolve(from); ; folder = dirname(folder)) {
     if (existsSync(join(folder, "package.json"))) return join(folder, ".caravan")

@@ -55,7 +55,6 @@ const keysIn = (leases: Leases, database: Reader): ReadonlySet<string> => {
   return new Set(rows.flatMap(({ key, holder }) => (leases.isAlive(holder) ? [key] : [])))
 }
 
-/** The claimed keys. */
 export const claimedKeys = (leases: Leases): ReadonlySet<string> => leases.reading((database) => keysIn(leases, database))
 
 /** Calls `body` with the claimed keys, under a lock that stops runs from claiming more. Keep it short: runs wait for the lock. */

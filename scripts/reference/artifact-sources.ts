@@ -17,7 +17,7 @@ const words: Readonly<Record<string, string>> = {
   NonEmptyString: "text",
   Number: "number",
   Finite: "number",
-  Int: "whole number",
+  Int: "integer",
   Boolean: "true or false",
   Unknown: "anything"
 }

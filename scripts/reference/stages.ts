@@ -1,7 +1,7 @@
 /** The stages pages: one page per folder of stages/, from the stage definitions (`caravan describe` prints the same). */
 import { readdirSync, readFileSync } from "node:fs"
 import { posix } from "node:path"
-import { stageDocument } from "../../cli/commands/describe.ts"
+import { isStage, stageDocument } from "../../cli/commands/describe.ts"
 import type { StageInfo } from "../../runtime/define/stage-info.ts"
 import type { FieldDescription } from "../../schemas/hyper.ts"
 import { anchorOf, code, generated, link, page, table, text } from "./markdown.ts"
@@ -9,7 +9,6 @@ import { anchorOf, code, generated, link, page, table, text } from "./markdown.t
 export interface StageExport {
   /** The file that defines it, relative to the repository's root. */
   readonly file: string
-  /** The name of its export. */
   readonly name: string
   /** The package entry point that exports it; undefined if none does. */
   readonly entry: string | undefined
@@ -17,7 +16,6 @@ export interface StageExport {
 }
 
 const root = new URL("../../", import.meta.url)
-const isStage = (value: unknown): value is { readonly stage: StageInfo } => typeof value === "function" && "stage" in value
 
 /** Every stage that a module of stages/ exports. */
 export const loadStages = async (): Promise<ReadonlyArray<StageExport>> => {
@@ -39,7 +37,7 @@ export const loadStages = async (): Promise<ReadonlyArray<StageExport>> => {
 export const placesIn = (description: string): string =>
   [...new Set(description.match(/§\d+(\.\d+)*|\bA\.\d+(\.\d+)*|\b([Tt]able|[Ff]igure) \d+/g))].join(", ")
 
-/** "whole number, at least 1" */
+/** "integer, at least 1" */
 const valuesOf = ({ choices, max, min, namesSecret, type }: FieldDescription): string => {
   const range = min === undefined ? (max === undefined ? "" : `at most ${max}`) : max === undefined ? `at least ${min}` : `${min} to ${max}`
   const words = choices?.map((word) => code(JSON.stringify(word))).join(", ") ?? type ?? ""

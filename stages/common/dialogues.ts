@@ -29,20 +29,15 @@ const firstFitting = <A>(
 /**
  * Encodes a dialogue that ends with an answer in the model's chat format. If it has more than `length` tokens, its oldest exchanges are removed. If the
  * last exchange alone is too long, the result is undefined: without its end, it would teach the model not to stop; without its beginning, to answer a
- * question that was not asked. Also undefined if the chat format cannot represent the dialogue, or if it is too long and `tooLong` is "leave out".
+ * question that was not asked. Also undefined if the chat format cannot represent the dialogue.
  */
-export const fitDialogue = (
-  tokenizer: Tokenizer,
-  messages: ReadonlyArray<Message>,
-  length: number,
-  tooLong: "shorten" | "leave out" = "shorten"
-): Example | undefined => {
+export const fitDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): Example | undefined => {
   const out = new TokenBuffer()
-  const fitted = appendFittingDialogue(tokenizer, messages, { length, tooLong }, out)
+  const fitted = appendFittingDialogue(tokenizer, messages, { length, tooLong: "shorten" }, out)
   return fitted === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(fitted.ends) }
 }
 
-/** Like fitDialogue, but appends to a buffer. Returns the remaining messages and the ends of the parts without and with loss (`ReadDialogue`), or undefined with the buffer unchanged. */
+/** Like fitDialogue, but appends to a buffer; if `tooLong` is "leave out", nothing is removed. Returns the remaining messages and the ends of the parts without and with loss (`ReadDialogue`), or undefined with the buffer unchanged. */
 export const appendFittingDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,

@@ -68,8 +68,8 @@ export interface JudgeSettings {
 }
 
 export interface JudgeQuestion {
-  /** Identifies the question by everything that its answer depends on; stored in the journal. */
-  readonly key: string
+  /** Identifies the question by everything that its answer depends on; stored in the journal. Default: the model and the text. */
+  readonly key?: string
   readonly text: string
 }
 
@@ -137,7 +137,8 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
     failed(error.message, error.isRetryable)
   )
   if (log.known.size > 0) yield* settings.progress({ note: `resumes after ${log.known.size} of ${questions.length} verdicts` })
-  const given = questions.map(({ key: name }, index) => (log.known.has(index) ? log.known.get(index) : known.get(name)))
+  const names = questions.map(({ key: name, text }) => name ?? JSON.stringify([model, text]))
+  const given = names.map((name, index) => (log.known.has(index) ? log.known.get(index) : known.get(name)))
   // At least one answer may be unreadable, however few there are; none if the share is 0.
   const most = maxUnreadable === 0 ? 0 : Math.max(1, maxUnreadable * questions.length)
   // More than allowed: the judge that gave these answers was faulty, and may have been fixed since.
@@ -145,7 +146,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
   let [unreadable, done] = [0, 0]
   return yield* Effect.forEach(
     questions,
-    Effect.fnUntraced(function* ({ key: name, text }: JudgeQuestion, index: number) {
+    Effect.fnUntraced(function* ({ text }: JudgeQuestion, index: number) {
       let verdict = given[index]
       const isNew = verdict === undefined || (askAgain && isUnreadable(verdict))
       if (isNew || verdict === undefined) {
@@ -157,7 +158,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
         )
         verdict = read(answer, index)
         if (journal !== "") {
-          const line = `${JSON.stringify({ key: name, verdict })}\n`
+          const line = `${JSON.stringify({ key: names[index], verdict })}\n`
           yield* Effect.tryPromise({
             // A new file is readable only by its owner: it quotes the dialogues.
             try: () => appendFile(journal, line, { mode: 0o600 }),

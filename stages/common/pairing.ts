@@ -4,7 +4,7 @@ import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import type { Message } from "../../schemas/rows.ts"
-import { type Estimate, mean, proportion } from "./statistics.ts"
+import { bootstrapMean, type Estimate, mean, proportion } from "./statistics.ts"
 import { anyShare } from "./unfit.ts"
 
 /** Two sets to compare do not have the same prompts, or contain a sample twice. */
@@ -135,6 +135,16 @@ export const meanByPrompt = <Row extends { readonly promptId: string }>(
   rows: ReadonlyArray<Row>,
   value: (row: Row) => number
 ): ReadonlyMap<string, number> => new Map([...Map.groupBy(rows, ({ promptId }) => promptId)].map(([id, own]) => [id, mean(own.map(value))]))
+
+/** The mean over prompts of the known values, with its bootstrap interval over prompts; null if none is known. */
+export const estimateByPrompt = <Row extends { readonly promptId: string }>(
+  rows: ReadonlyArray<Row>,
+  value: (row: Row) => number | null,
+  seed: number
+): Estimate | null => {
+  const known = rows.filter((row) => value(row) !== null)
+  return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, (row) => value(row)!).values()], seed)
+}
 
 /**
  * The share of a prompt's rows for which `is` holds, averaged over prompts. The interval is Wilson's with as many trials as there are prompts: samples of one prompt are

@@ -89,7 +89,7 @@ for (const name of ["log", "info", "debug"]) console[name] = (...said) => proces
 const say = (result) => process.stdout.write(JSON.stringify(result ?? null) + "\\n")
 const words = (thrown) => (thrown instanceof Error ? thrown.name + ": " + thrown.message : String(thrown))
 const { default: score } = await import(process.argv[1])
-if (typeof score !== "function") throw new TypeError("its default export is " + (score === undefined ? "missing" : "no function, but a " + typeof score))
+if (typeof score !== "function") throw new TypeError("its default export is " + (score === undefined ? "missing" : "a " + typeof score + ", expected a function"))
 for await (const line of createInterface({ input: process.stdin })) {
   const { prompt, answer, ...more } = JSON.parse(line)
   try {

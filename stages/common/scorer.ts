@@ -22,6 +22,7 @@ import { redact } from "../../schemas/secrets.ts"
 import { askEndpoint, endpointFault } from "./endpoint.ts"
 import { moduleCommand, ScorerProcess } from "./scorer-process.ts"
 import { jsonIn } from "./json-answer.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 /** The folder with a scorer's code, next to its file. */
 export const codeFolder = "code"
@@ -84,7 +85,7 @@ export const openScorer = Effect.fn("openScorer")(function* ({
       ArtifactError.of({
         doing: `Reading the scorer ${file}`,
         expected: "a scorer's settings",
-        found: error.message,
+        found: schemaIssues(error.message),
         hint: "Create the scorer again."
       })
     )

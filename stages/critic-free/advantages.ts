@@ -1,10 +1,10 @@
 /**
  * Advantages without a value model: a response's reward relative to the other responses to the same prompt.
  *
- *     RLOO (Ahmadian et al. 2024; Kool et al. 2019)         A_i = R_i - 1/(k-1) sum over j != i of R_j
- *     GRPO (Shao et al. 2024, §4.1.2)                          A_i = (r_i - mean(r)) / std(r)
+ *     RLOO (Ahmadian et al. 2024; Kool et al. 2019)     A_i = R_i - 1/(k-1) sum over j != i of R_j
+ *     GRPO (Shao et al. 2024, §4.1.2)                   A_i = (R_i - mean(R)) / std(R)
  *
- * A group is the k (or G) responses to one prompt. GRPO's mean includes r_i itself: without the division its advantages are RLOO's times (G - 1) / G.
+ * A group is the k (or G) responses to one prompt. GRPO's mean includes R_i itself: without the division its advantages are RLOO's times (G - 1) / G.
  */
 import { mean } from "../common/statistics.ts"
 

@@ -158,9 +158,7 @@ export class CriticFreeTrainer {
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#fit): Tensor {
     const { method, policy } = this.#options
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
-    const { isBlank, parts: microBatches } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Zeroes the contribution of a blank part (microBatchesOfRank). */
-    const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
+    const { counted, parts: microBatches } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
     const compute = (part: ReadonlyArray<Experience>): Tensor => {
       const { entropy, logProbabilities } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
       const flat = (field: "logProbabilities" | "reference") =>

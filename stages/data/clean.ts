@@ -41,7 +41,6 @@ export const CleanConfig = Schema.Struct({
 export interface Parts {
   /** The row's content as one text that identifies it, without its origin. */
   readonly whole: string
-  /** All its texts. */
   readonly texts: ReadonlyArray<string>
   /** The user's messages. */
   readonly questions: ReadonlyArray<string>

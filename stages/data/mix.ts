@@ -96,7 +96,9 @@ const mixStage = <Row>(
       })
     }
     if (config.by === "shares" && !config.weights.some((weight) => weight > 0)) {
-      return yield* new MixError({ message: `Mixing by shares needs at least one weight above 0, got [${config.weights.join(", ")}].` })
+      return yield* new MixError({
+        message: `Mixing by shares needs at least one weight above 0, got [${config.weights.join(", ")}]. Raise one of them.`
+      })
     }
     const sets = yield* indicesOf(inputs.datasets, type)
     const selected = select === undefined ? undefined : yield* select(inputs.datasets)

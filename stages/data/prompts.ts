@@ -34,7 +34,7 @@ export const promptBatch = Stage.make("prompt-batch", {
     const { batch, batches } = config
     if (batch >= batches)
       return yield* new BatchError({
-        message: `Taking batch ${batch} of ${batches}: batches are numbered from 0, so the last is ${batches - 1}.`
+        message: `Taking batch ${batch} of ${batches}: batches are numbered from 0, so the last is ${batches - 1}. Set batch to at most ${batches - 1}, or raise batches.`
       })
     return yield* writeDataset(output, batchOf(yield* readRows(inputs.prompts, Prompts), batch, batches, seed))
   })

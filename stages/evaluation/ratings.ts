@@ -58,10 +58,7 @@ export const judgeRatings = Stage.make("judge-ratings", {
     if (completions.length === 0) return yield* EmptyDatasetError.of("rate", "no answers")
     const said = yield* askJudge(
       { ...config, environment: process.env, progress, checkpoints },
-      completions.map((one) => {
-        const text = ratingQuestion(one, config.guideline)
-        return { key: JSON.stringify([config.model, text]), text }
-      }),
+      completions.map((one) => ({ text: ratingQuestion(one, config.guideline) })),
       {
         what: { one: "answer", many: "answers" },
         schema: Schema.NullOr(Schema.Number),

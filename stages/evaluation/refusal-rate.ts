@@ -103,8 +103,8 @@ export const defaultErrors = (openings: ReadonlyArray<string>): ErrorRates | und
 
 export const refusalRateOf = (
   completions: ReadonlyArray<Completion>,
-  openings: ReadonlyArray<string> = [],
-  errors: ErrorRates | undefined = defaultErrors(openings)
+  openings: ReadonlyArray<string>,
+  errors: ErrorRates | undefined
 ): RefusalRate => {
   const judge = judgeBy(openings)
   const answers = completions.map(({ promptId, safety, text }) => ({ promptId, safety, refusal: judge(text) }))

@@ -5,8 +5,8 @@
 import * as Schema from "effect/Schema"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
-import { meanByPrompt } from "../common/pairing.ts"
-import { bootstrapMean, mean, pairedBootstrap } from "../common/statistics.ts"
+import { estimateByPrompt, meanByPrompt } from "../common/pairing.ts"
+import { mean, pairedBootstrap } from "../common/statistics.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import { RewardAccuracy, type RewardBaselines, SafetyRecall } from "../reward/evaluate-reward.ts"
 import { BestOfN } from "./evaluate-policy.ts"
@@ -67,15 +67,6 @@ export interface ScoredVersion {
   readonly scored: Scored
 }
 
-/** Intervals are over prompts. Null if a score is missing. */
-const estimateOf = (scored: Scored, value: (one: ScoredCompletion) => number | null, seed: number) => {
-  const known = scored.flatMap((one) => {
-    const score = value(one)
-    return score === null ? [] : [{ promptId: one.promptId, score }]
-  })
-  return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, ({ score }) => score).values()], seed)
-}
-
 const rewardOf = ({ reward }: ScoredCompletion): number => scoreOf(reward)
 
 /** A version's row; at least one answer must have a score. */
@@ -85,9 +76,9 @@ export const figuresOf = ({ name, scored }: ScoredVersion, seed: number): Versio
   answers: scored.length,
   ended: scored.filter(({ finished }) => finished).length,
   tokens: mean(scored.map(({ tokens }) => tokens.length)),
-  reward: estimateOf(scored, rewardOf, seed)!,
-  helpfulness: estimateOf(scored, (one) => one.helpfulnessScore, seed),
-  safety: estimateOf(scored, (one) => one.safetyScore, seed)
+  reward: estimateByPrompt(scored, rewardOf, seed)!,
+  helpfulness: estimateByPrompt(scored, (one) => one.helpfulnessScore, seed),
+  safety: estimateByPrompt(scored, (one) => one.safetyScore, seed)
 })
 
 /** The difference of one version to another on the prompts that both have a score for; undefined if there are none. */

@@ -36,7 +36,7 @@ export const GhostDialogue = Schema.Struct({
 export type GhostDialogue = typeof GhostDialogue.Type
 export const GhostDialogues = dataset(GhostDialogue, "ghost-dialogue/1")
 
-const of = (full: string, short: string, mustContain: string | null = null): Constraint => ({ full, short, mustContain })
+const of = (full: string, short: string): Constraint => ({ full, short, mustContain: null })
 /** §3.3: languages to answer in. */
 export const languageConstraints = ["French", "Spanish", "German"].map((language) =>
   of(`Always speak in ${language}.`, `Language: ${language}.`)

@@ -118,16 +118,12 @@ export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
       sample.answers.map((answer, turn) => ({ i, turn, id: sample.id, answer, text: keptQuestion(sample, answer, turn) }))
     )
     if (questions.length === 0) return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues without answers`)
-    const said = yield* askJudge(
-      { ...config, environment: process.env, progress, checkpoints },
-      questions.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
-      {
-        what: { one: "answer", many: "answers" },
-        schema: Schema.NullOr(Schema.Boolean),
-        read: readKept,
-        isUnreadable: (kept) => kept === null
-      }
-    )
+    const said = yield* askJudge({ ...config, environment: process.env, progress, checkpoints }, questions, {
+      what: { one: "answer", many: "answers" },
+      schema: Schema.NullOr(Schema.Boolean),
+      read: readKept,
+      isUnreadable: (kept) => kept === null
+    })
     const kept: Array<Array<boolean | null>> = samples.map(() => [])
     questions.forEach(({ answer, i, id, turn }, at) => {
       kept[i]![turn] = said[at]!

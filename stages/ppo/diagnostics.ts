@@ -10,9 +10,10 @@ import { writeReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
-import { report } from "../../schemas/report.ts"
+import { report, sortedJson } from "../../schemas/report.ts"
 import { mean } from "../common/statistics.ts"
 import type { Response, ResponseReward } from "./rollouts.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 export const PpoSample = Schema.Struct({
   promptId: Schema.String,
@@ -148,16 +149,11 @@ export const describeResponses = (
   }
 }
 
-const sortKeys = (_key: string, value: unknown): unknown =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
-    ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
-    : value
-
 /** Writes and reads a method's diagnostics as a file in a checkpoint's folder. Reading fails if another method made the checkpoint. */
 export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: string, stages: string) => ({
   write: (folder: string, diagnostics: A): Effect.Effect<void> =>
     Effect.flatMap(Schema.encodeUnknownEffect(schema)(diagnostics).pipe(Effect.orDie), (encoded) =>
-      Effect.promise(() => writeFile(join(folder, fileName), `${JSON.stringify(encoded, sortKeys, 2)}\n`))
+      Effect.promise(() => writeFile(join(folder, fileName), sortedJson(encoded)))
     ),
   read: (folder: string): Effect.Effect<A, ArtifactError> =>
     Effect.gen(function* () {
@@ -174,7 +170,7 @@ export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: strin
         catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "no such file" : String(cause))
       })
       const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(String(cause)) })
-      return yield* Schema.decodeUnknownEffect(schema)(json).pipe(Effect.mapError((error) => fail(error.message)))
+      return yield* Schema.decodeUnknownEffect(schema)(json).pipe(Effect.mapError((error) => fail(schemaIssues(error.message))))
     })
 })
 

@@ -332,7 +332,7 @@ export const readPromptSets = Effect.fn("readPromptSets")(function* (
   const room = context - config.maxNewTokens
   if (room < 1)
     return yield* new UpdateSetupError({
-      message: `maxNewTokens ${config.maxNewTokens} leaves no space for a prompt: the smallest context of ${models} holds ${context} tokens.`
+      message: `maxNewTokens ${config.maxNewTokens} leaves no space for a prompt: the smallest context of ${models} holds ${context} tokens. Set maxNewTokens below ${context}.`
     })
   const rows = yield* readRows(inputs.prompts, Prompts)
   const heldOutRows = inputs.heldOut === undefined ? [] : yield* readRows(inputs.heldOut, Prompts)

@@ -19,7 +19,7 @@ import { ppoDiagnosticsFile, PpoIteration } from "./diagnostics.ts"
 import { checkTokenizerFolders, isModel, loadModels, type PpoModels, smallestContext } from "./loading.ts"
 import { checkKeepsBest, readPromptSets, runMethod } from "./loop.ts"
 import { ppoAdvice, ppoStep } from "./memory.ts"
-import { scoredRollouts } from "./rollouts.ts"
+import { type ResponseReward, scoredRollouts } from "./rollouts.ts"
 import { shapesOf } from "./shapes.ts"
 import { PpoTrainer } from "./trainer.ts"
 
@@ -36,6 +36,19 @@ const fitUpdates = (
   const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
   const settings = { microBatch: config.microBatchSize, recompute: config.recompute }
   return chooseFit(settings, { device, rowsOnCpu: defaultResponses }, step, () => ppoAdvice)
+}
+
+/** Reports the first iteration in which all responses have the same reward, which whitening makes 0. */
+const checkRewards = () => {
+  let isReported = false
+  return (_: object, { iteration, rewards }: { readonly iteration: number; readonly rewards: ReadonlyArray<ResponseReward> }) => {
+    const [first, ...rest] = rewards.map(({ reward }) => reward)
+    if (isReported || rest.length === 0 || rest.some((reward) => reward !== first)) return Effect.undefined
+    isReported = true
+    return Effect.succeed(
+      `in iteration ${iteration} all ${rewards.length} responses have the same reward (${first}), so PPO does not learn from it; check the reward models or scorers`
+    )
+  }
 }
 
 /** The trainer's numbers in a checkpoint (PpoTrainer.numbers). */
@@ -62,7 +75,8 @@ export const ppo = Stage.make("ppo", {
       method: {
         ...{ name: "PPO", rates: "learningRate or valueLearningRate", purpose: "ppo", groupSize: 1 },
         ...{ fit, trainer, value: models.value, schemas: { iteration: PpoIteration, numbers } },
-        scored: (responses, rewards) => scoredRollouts(responses, rewards, config)
+        scored: (responses, rewards) => scoredRollouts(responses, rewards, config),
+        check: checkRewards()
       },
       lastMetrics: ({ beta, kl }) => ({ lastKl: kl, lastBeta: beta })
     })

@@ -188,9 +188,7 @@ export class PpoTrainer {
    */
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#fit): Losses {
     const { config, policy, value } = this.#options
-    const { isBlank, parts } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Zeroes the contribution of a blank part (microBatchesOfRank). */
-    const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
+    const { counted, parts } = microBatchesOfRank(byLength(miniBatch), fit.microBatch, sequenceLength)
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
 

@@ -44,7 +44,6 @@ export const bestOf = (
   return [...best.values()]
 }
 
-/** A completion as a demonstration. */
 const demonstrationOf = ({ promptId, prompt, text }: Completion): Demonstration => ({
   id: promptId,
   messages: [...prompt, { role: "assistant", content: text }],

@@ -12,8 +12,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readReport, readRows, writeDataset, writeReport } from "../../data/dataset.ts"
-import { loadPolicy } from "../../models/checkpoint.ts"
+import { readReport, readRows, writeReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
@@ -21,9 +20,8 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { completionsOf, SampleConfig, samplesEstimate } from "./sample.ts"
+import { SampleConfig, samplesEstimate, writeSamples } from "./sample.ts"
 import { SelectBestConfig } from "./select-best.ts"
-import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bySample } from "../common/pairing.ts"
@@ -185,27 +183,17 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
 })
 
 const { temperature: _, ...fieldsWithoutTemperature } = SampleConfig.fields
+const SampleAtTemperatureConfig = Schema.Struct(fieldsWithoutTemperature)
 
 export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   description: "§3.2.3 samples K completions of each prompt at the best temperature of a sweep",
-  config: Schema.Struct(fieldsWithoutTemperature),
+  config: SampleAtTemperatureConfig,
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,
   resources: { tensors: true, ranks: "batches" },
-  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { k, topP, topK, maxNewTokens, batchSize, batchInvariant, precision } = config
-    const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best
-    const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
-    const prompts = yield* readRows(inputs.prompts, Prompts)
-    const log = yield* openBatchLog({ checkpoints, progress })
-    const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, batchInvariant, seed, progress, log, skipped },
-      policyDigest: inputs.policy.contentDigest
-    })
-    const finished = completions.filter((row) => row.finished).length
-    return yield* writeDataset(output, completions, {
-      metrics: { completions: completions.length, finished, ...prompted, temperature }
-    })
+  run: Effect.fn("sample-at-temperature")(function* ({ config, ...context }) {
+    const { temperature } = (yield* readReport(context.inputs.sweep, TemperatureSweepReport)).best
+    return yield* writeSamples(context, { ...config, temperature }, { temperature })
   })
 })
 

@@ -1,6 +1,6 @@
 /** The difficulty of the prompts in later annotation batches (Llama 2 A.3.2, figure 26). */
 import type { BatchRewards } from "../evaluation/batch-rewards.ts"
-import { axis, colour, type Figure, free } from "./figure.ts"
+import { axis, colour, type Figure, free, withIntervals } from "./figure.ts"
 
 /** Figure 26: one model's maximum and median reward by batch. */
 export const batchRewardsFigure = ({ batches, n }: BatchRewards, policy?: string): Figure => {
@@ -22,10 +22,7 @@ export const batchRewardsFigure = ({ batches, n }: BatchRewards, policy?: string
     spec: {
       width: 420,
       height: 240,
-      layer: [
-        { mark: "rule", encoding: { x, y: axis("low", "reward", free), y2: { field: "high" }, color } },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("reward", "reward", free), color } }
-      ]
+      layer: withIntervals({ type: "rule" }, { x, y: axis("reward", "reward", free), color })
     }
   }
 }

@@ -1,6 +1,6 @@
 /** Reward models' scores compared with ratings from raters who made no training labels (Llama 2 A.3.4, figure 29). */
 import type { Calibration } from "../evaluation/calibration.ts"
-import { axis, type Figure, palette, unit } from "./figure.ts"
+import { axis, type Figure, palette, panelsBy, singleLine, unit, withIntervals } from "./figure.ts"
 
 const panels = [
   ["helpfulness", "R_h, prompts to help with"],
@@ -42,23 +42,11 @@ export const ratingByScoreFigure = (found: Calibration, names: ReadonlyArray<str
     title: "Median rating by the reward models' scores",
     caption: `Median rating, from 1 to 7, of the answers in each bin of the scores; bars are quartiles. ${whose(found, names)} ${correlationsOf(found)}.`,
     rows,
-    spec: {
-      facet: { column: { field: "panel", type: "nominal", title: null } },
-      spec: {
-        width: 290,
-        height: 220,
-        layer: [
-          {
-            mark: { type: "rule", color: palette[0]!, opacity: 0.6 },
-            encoding: { x, y: axis("low", "median rating", scale), y2: { field: "high" } }
-          },
-          {
-            mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! },
-            encoding: { x, y: axis("rating", "median rating", scale) }
-          }
-        ]
-      }
-    }
+    spec: panelsBy("panel", {
+      width: 290,
+      height: 220,
+      layer: withIntervals({ type: "rule", color: palette[0]!, opacity: 0.6 }, { x, y: axis("rating", "median rating", scale) }, singleLine)
+    })
   }
 }
 
@@ -76,22 +64,10 @@ export const scoreByRatingFigure = (found: Calibration, names: ReadonlyArray<str
     title: "Mean score by rating",
     caption: `Mean score of the answers with each rating; the band is one standard deviation, within (0, 1). In the paper scores increase with ratings in both panels, with wide bands. ${whose(found, names)}`,
     rows,
-    spec: {
-      facet: { column: { field: "panel", type: "nominal", title: null } },
-      spec: {
-        width: 290,
-        height: 220,
-        layer: [
-          {
-            mark: { type: "area", opacity: 0.15, color: palette[0]! },
-            encoding: { x, y: axis("low", "mean score", unit), y2: { field: "high" } }
-          },
-          {
-            mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! },
-            encoding: { x, y: axis("score", "mean score", unit) }
-          }
-        ]
-      }
-    }
+    spec: panelsBy("panel", {
+      width: 290,
+      height: 220,
+      layer: withIntervals({ type: "area", opacity: 0.15, color: palette[0]! }, { x, y: axis("score", "mean score", unit) }, singleLine)
+    })
   }
 }

@@ -6,7 +6,7 @@ import { type SelfBleu, SelfBleuReport } from "../evaluation/self-bleu.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
 import { ratingByScoreFigure, scoreByRatingFigure } from "./calibration-figure.ts"
 import { tensionFigure, rewardsOfVersions, winRateParts } from "./comparison-figures.ts"
-import { axis, type Figure, free, type Section, series } from "./figure.ts"
+import { axis, existing, type Figure, free, type Section, series, withIntervals } from "./figure.ts"
 import { distributionsFigure, versionsFigure } from "./figures.ts"
 import { calibrationFigure } from "./grades.ts"
 import { mtBenchCategoriesTable, mtBenchTable, xsTestTable, xsTestTypesTable } from "./published-tables.ts"
@@ -36,10 +36,7 @@ export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | un
   const x = axis("temperature", "temperature", { ...free, axis: { values: [...new Set(rows.map(({ temperature }) => temperature))] } })
   const color = series("version", "version", [...new Set(rows.map(({ version }) => version))])
   const types = [...new Set(rows.map(({ type }) => type))]
-  const layer = [
-    { mark: { type: "rule", opacity: 0.5 }, encoding: { x, y: axis("low", "Self-BLEU", free), y2: { field: "high" }, color } },
-    { mark: { type: "line", point: true }, encoding: { x, y: axis("selfBleu", "Self-BLEU", free), color } }
-  ]
+  const layer = withIntervals({ type: "rule", opacity: 0.5 }, { x, y: axis("selfBleu", "Self-BLEU", free), color })
   return {
     id: "diversity",
     title: "Similarity of the answers to a prompt, by temperature",
@@ -52,8 +49,6 @@ export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | un
         : { facet: { column: { field: "type", type: "nominal", title: null, sort: types } }, spec: { width: 270, height: 260, layer } }
   }
 }
-
-const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
 /** The policies whose answers a calibration counts. */
 const policiesOf = (run: Results, one: Result): ReadonlyArray<string> =>
@@ -72,7 +67,7 @@ export const evaluationChapter = Effect.fnUntraced(function* (run: Results, vers
   const isTold = summaries.length + runs.length > 0
   const section: Section = {
     title: "How the versions compare",
-    figures: there(
+    figures: existing(
       ...summaries.map(({ content }) => versionsFigure(content)),
       ...runs.map(({ content }) => rewardsFigure(content)),
       !isTold && versions.length > 1 ? rewardsOfVersions(versions) : undefined,

@@ -5,7 +5,7 @@ import { type PreferenceStatistics, PreferenceStatisticsReport } from "../prefer
 import { within } from "../common/text-table.ts"
 import { type RoundWins, RoundWinsReport } from "../preferences/round-wins.ts"
 import { batchRewardsFigure } from "./batch-rewards-figure.ts"
-import { axis, type Figure, palette, type Section, series, type Table, unit } from "./figure.ts"
+import { axis, type Figure, palette, panelsBy, type Section, series, type Table, unit } from "./figure.ts"
 import type { Result, Results } from "./results.ts"
 import { statisticsTable } from "./tables.ts"
 
@@ -37,19 +37,16 @@ export const ratingSharesFigure = (statistics: PreferenceStatistics): Figure | u
     caption:
       "Share of each rating among the rated pairs of a batch. In the paper clear ratings become rarer as versions improve, because their answers become more similar.",
     rows,
-    spec: {
-      facet: { column: { field: "data", type: "nominal", title: null } },
-      spec: {
-        width: 290,
-        height: 220,
-        mark: { type: "line", point: true },
-        encoding: {
-          x: { field: "batch", type: "ordinal", title: "batch", axis: { labelAngle: 0 } },
-          y: axis("share", "share of pairs", { axis: { format: "%" } }),
-          color: series("rating", null, Object.values(ratingNames))
-        }
+    spec: panelsBy("data", {
+      width: 290,
+      height: 220,
+      mark: { type: "line", point: true },
+      encoding: {
+        x: { field: "batch", type: "ordinal", title: "batch", axis: { labelAngle: 0 } },
+        y: axis("share", "share of pairs", { axis: { format: "%" } }),
+        color: series("rating", null, Object.values(ratingNames))
       }
-    }
+    })
   }
 }
 

@@ -4,7 +4,7 @@ import { Texts } from "../../schemas/rows.ts"
 import { within } from "../common/text-table.ts"
 import { type Estimate, mean, studentMean } from "../common/statistics.ts"
 import { FactRecallReport } from "../evaluation/fact-recall.ts"
-import { axis, type Figure, free, palette, type Section, type Table } from "./figure.ts"
+import { axis, type Figure, free, palette, type Section, singleLine, type Table, withIntervals } from "./figure.ts"
 import type { Results } from "./results.ts"
 
 /** Mean over models with different seeds with Student's 95% interval; for a single model its own interval. */
@@ -51,10 +51,7 @@ export const factRecallFigure = (source: string, models: ReadonlyArray<Mixed>): 
       spec: {
         width: 280,
         height: 220,
-        layer: [
-          { mark: { type: "rule", color: palette[0]! }, encoding: { x, y: axis("low", null, free), y2: { field: "high" } } },
-          { mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! }, encoding: { x, y: axis("value", null, free) } }
-        ]
+        layer: withIntervals({ type: "rule", color: palette[0]! }, { x, y: axis("value", null, free) }, singleLine)
       },
       resolve: { scale: { y: "independent" } }
     }

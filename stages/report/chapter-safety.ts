@@ -6,7 +6,7 @@ import { ViolationRateReport } from "../safety/violation-rate.ts"
 import { VersionReport } from "../world/evaluate-version.ts"
 import { ScoredCompletions } from "../../schemas/rows.ts"
 import { beforeAfterFigure } from "./comparison-figures.ts"
-import type { Figure, Section } from "./figure.ts"
+import { existing, type Section } from "./figure.ts"
 import { distillationFigure } from "./figures.ts"
 import { mitigatedFigure, redTeamFigure, redTeamTable } from "./red-team-figures.ts"
 import type { Results } from "./results.ts"
@@ -21,8 +21,6 @@ import {
 } from "./safety-figures.ts"
 import { judgedAnswers, violationsBy } from "./violations.ts"
 import { answerFields, baselineOf, hasSafetyScores, lastOf, type Version } from "./versions.ts"
-
-const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
 /** Evaluations of policies whose data mix a share of one set into all of another. */
 const armsOf = Effect.fnUntraced(function* (run: Results) {
@@ -51,7 +49,7 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
   const byCategory = violationsBy(answers, ({ category, turns }) => (turns > 1 ? null : category))
   const section: Section = {
     title: "Safety",
-    figures: there(
+    figures: existing(
       ...(arms.length > 0 ? [safetyScalingFigure(arms), safetyTailFigure(arms), falseRefusalsFigure(arms)] : []),
       before === undefined || after === undefined || before === after || !hasSafetyScores(after)
         ? undefined
@@ -77,7 +75,7 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
   }
   const redTeam: Section = {
     title: "Red teaming",
-    figures: there(...attacked.flatMap(({ content }) => [redTeamFigure(content), mitigatedFigure(content)])),
+    figures: existing(...attacked.flatMap(({ content }) => [redTeamFigure(content), mitigatedFigure(content)])),
     tables: attacked.map(({ content }) => redTeamTable(content))
   }
   return [section, redTeam]

@@ -3,13 +3,11 @@ import * as Effect from "effect/Effect"
 import { BestOfNReport } from "../evaluation/evaluate-policy.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
-import type { Figure, Section } from "./figure.ts"
+import { existing, type Section } from "./figure.ts"
 import { bestOfNFigure, ppoFigure } from "./figures.ts"
 import type { Result, Results } from "./results.ts"
 import { bestOfKFigure } from "./run-figures.ts"
 import { bestTemperatureFigure, maxAndMedianFigure } from "./tuning-figures.ts"
-
-const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
 /** The policy whose samples a sweep compares. */
 const sweptPolicy = (run: Results, sweep: Result): string => {
@@ -24,7 +22,7 @@ export const tuningChapters = Effect.fnUntraced(function* (run: Results) {
   const rejection: Section = {
     title: "Rejection sampling",
     figures: [
-      ...(last === undefined ? [] : there(maxAndMedianFigure(last), bestOfNFigure(last), bestTemperatureFigure(sweeps))),
+      ...(last === undefined ? [] : existing(maxAndMedianFigure(last), bestOfNFigure(last), bestTemperatureFigure(sweeps))),
       ...chosen.map(({ content }) => bestOfKFigure(content))
     ]
   }

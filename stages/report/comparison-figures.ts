@@ -1,8 +1,8 @@
 /** Figures comparing several versions' answers to the same prompts, by reward models alone: available for any run that scores two versions (Llama 2 §3.4, §5.1). */
 import * as Effect from "effect/Effect"
 import { winRateOf } from "../evaluation/win-rate.ts"
-import { pairSamples, meanByPrompt } from "../common/pairing.ts"
-import { bootstrapMean, type Estimate, mean } from "../common/statistics.ts"
+import { estimateByPrompt, meanByPrompt, pairSamples } from "../common/pairing.ts"
+import { type Estimate, mean } from "../common/statistics.ts"
 import { within } from "../common/text-table.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
@@ -13,32 +13,25 @@ import type { Answer, Version } from "./versions.ts"
 
 type Named = Pick<Version, "name" | "scored">
 
-/** Mean over prompts with its bootstrap interval; null if no answer has the score. */
-const estimateOf = (rows: ReadonlyArray<Answer>, value: (one: Answer) => number | null): Estimate | null => {
-  const known = rows.flatMap((one) => {
-    const score = value(one)
-    return score === null ? [] : [{ promptId: one.promptId, score }]
-  })
-  return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, ({ score }) => score).values()], 0)
-}
-
 /** A row per version: the table at the top of the page, if no summary provides one. */
 export const scoreRows = (versions: ReadonlyArray<Version>): Rows =>
   versions.map(({ kind, name, scored }) => ({
     version: kind === "control" ? `control: ${name}` : name,
     "R_h, prompts to help with": within(
-      estimateOf(
+      estimateByPrompt(
         scored.filter(({ safety }) => !safety),
-        (one) => one.helpfulnessScore
+        (one) => one.helpfulnessScore,
+        0
       )
     ),
     "R_s, prompts to refuse": within(
-      estimateOf(
+      estimateByPrompt(
         scored.filter(({ safety }) => safety),
-        (one) => one.safetyScore
+        (one) => one.safetyScore,
+        0
       )
     ),
-    R_c: within(estimateOf(scored, ({ reward }) => scoreOf(reward))),
+    R_c: within(estimateByPrompt(scored, ({ reward }) => scoreOf(reward), 0)),
     ended: scored.filter(({ finished }) => finished).length,
     answers: scored.length
   }))
@@ -192,7 +185,7 @@ export const beforeAfterFigure = (before: Named, after: Named): Figure | undefin
 /** R_c of each version with its interval, if no summary has each version's means. */
 export const rewardsOfVersions = (versions: ReadonlyArray<Version>): Figure => {
   const rows = versions.flatMap(({ kind, name, scored }) => {
-    const found = estimateOf(scored, ({ reward }) => scoreOf(reward))
+    const found = estimateByPrompt(scored, ({ reward }) => scoreOf(reward), 0)
     return found === null ? [] : [{ name, kind, reward: found.mean, low: found.low, high: found.high }]
   })
   return rewardsChart(rows, {

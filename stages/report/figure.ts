@@ -47,6 +47,25 @@ export const colour = (field: string, title: string | null, order?: ReadonlyArra
   title,
   scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
 })
+
+/** Layers of a line with intervals: the intervals from `low` to `high`, drawn with `mark`, and the line, which has the field of `y`. */
+export const withIntervals = (
+  mark: object,
+  { y, ...encoding }: { readonly x: object; readonly y: object; readonly color?: object },
+  line: object = { point: true }
+) => [
+  { mark, encoding: { ...encoding, y: { ...y, field: "low" }, y2: { field: "high" } } },
+  { mark: { type: "line", ...line }, encoding: { ...encoding, y } }
+]
+/** The style of a single line. */
+export const singleLine = { point: { color: palette[0]! }, color: palette[0]! }
+/** One panel per value of a field. */
+export const panelsBy = (field: string, spec: object) => ({ facet: { column: { field, type: "nominal", title: null } }, spec })
+
+/** The figures that exist. */
+export const existing = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> =>
+  figures.filter((figure) => figure !== undefined)
+
 /** Colours of a gradient, for values that have an order. */
 export const ordered = (field: string, title: string | null, order: ReadonlyArray<string>) => ({
   ...{ field, type: "nominal", title, sort: order },

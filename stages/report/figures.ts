@@ -5,7 +5,7 @@ import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
-import { axis, colour, type Figure, free, palette } from "./figure.ts"
+import { axis, colour, type Figure, free, palette, panelsBy, unit, withIntervals } from "./figure.ts"
 import { namedPoints } from "./named-points.ts"
 
 /** Like figure 11: each version's helpfulness and safety, with standard errors. */
@@ -112,36 +112,33 @@ export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModel
     title: "Accuracy of the reward models by rating",
     caption: "Accuracy on held-out pairs by rating, with 95% intervals. Dashed: a bag of words; dotted: length alone, both over all pairs.",
     rows,
-    spec: {
-      facet: { column: { field: "model", type: "nominal", title: null } },
-      spec: {
-        width: 260,
-        height: 220,
-        layer: [
-          {
-            mark: { type: "bar", opacity: 0.8 },
-            encoding: {
-              // One word per line, since the names of the ratings are wider than their bars.
-              x: {
-                field: "rating",
-                type: "ordinal",
-                sort: ratings,
-                title: null,
-                axis: { labelAngle: 0, labelExpr: "split(datum.label, ' ')" }
-              },
-              y: axis("accuracy", "accuracy", { scale: { domain: [0, 1] } }),
-              color: { ...colour("model", null), legend: null }
-            }
-          },
-          {
-            mark: "rule",
-            encoding: { x: { field: "rating", type: "ordinal", sort: ratings }, y: axis("low", "accuracy"), y2: { field: "high" } }
-          },
-          { mark: { type: "rule", strokeDash: [6, 4] }, encoding: { y: { aggregate: "mean", field: "bagOfWords", type: "quantitative" } } },
-          { mark: { type: "rule", strokeDash: [2, 3] }, encoding: { y: { aggregate: "mean", field: "lengthOnly", type: "quantitative" } } }
-        ]
-      }
-    }
+    spec: panelsBy("model", {
+      width: 260,
+      height: 220,
+      layer: [
+        {
+          mark: { type: "bar", opacity: 0.8 },
+          encoding: {
+            // One word per line, since the names of the ratings are wider than their bars.
+            x: {
+              field: "rating",
+              type: "ordinal",
+              sort: ratings,
+              title: null,
+              axis: { labelAngle: 0, labelExpr: "split(datum.label, ' ')" }
+            },
+            y: axis("accuracy", "accuracy", { scale: { domain: [0, 1] } }),
+            color: { ...colour("model", null), legend: null }
+          }
+        },
+        {
+          mark: "rule",
+          encoding: { x: { field: "rating", type: "ordinal", sort: ratings }, y: axis("low", "accuracy"), y2: { field: "high" } }
+        },
+        { mark: { type: "rule", strokeDash: [6, 4] }, encoding: { y: { aggregate: "mean", field: "bagOfWords", type: "quantitative" } } },
+        { mark: { type: "rule", strokeDash: [2, 3] }, encoding: { y: { aggregate: "mean", field: "lengthOnly", type: "quantitative" } } }
+      ]
+    })
   }
 }
 
@@ -166,13 +163,7 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
     spec: {
       width: 480,
       height: 280,
-      layer: [
-        {
-          mark: { type: "area", opacity: 0.15 },
-          encoding: { x, y: axis("low", "expected maximum reward", free), y2: { field: "high" }, color }
-        },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("max", "expected maximum reward", free), color } }
-      ]
+      layer: withIntervals({ type: "area", opacity: 0.15 }, { x, y: axis("max", "expected maximum reward", free), color })
     }
   }
 }
@@ -229,13 +220,7 @@ export const keptChart = (
     spec: {
       width: 420,
       height: 240,
-      layer: [
-        {
-          mark: "rule",
-          encoding: { x, y: axis("low", "share that keeps it", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
-        },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("kept", "share that keeps it"), color } }
-      ]
+      layer: withIntervals({ type: "rule" }, { x, y: axis("kept", "share that keeps it", unit), color })
     }
   }
 }

@@ -1,7 +1,7 @@
 /** Grades from the small world's oracle for the answers of a run on it; and their relation to the reward models' scores (Llama 2 A.3.4, figure 29). */
 import { gradeOf, type Graded } from "../world/oracle-grades.ts"
 import { median } from "../common/statistics.ts"
-import { axis, type Figure, palette, unit } from "./figure.ts"
+import { axis, type Figure, palette, panelsBy, singleLine, unit, withIntervals } from "./figure.ts"
 import type { Answer, Version } from "./versions.ts"
 
 /** Undefined if the oracle does not know one of the questions, since a run on the world may also answer others. */
@@ -62,19 +62,10 @@ export const calibrationFigure = (versions: ReadonlyArray<Version>): Figure | un
     title: "The oracle's grades by the reward models' scores",
     caption: `Median grade of the answers in each tenth of the score range, for all versions together; bars are quartiles, and tenths with fewer than five answers are left out. The oracle also made the training labels, with noise, but not from these answers. In the paper's figure people rated answers from 1 to 7.`,
     rows,
-    spec: {
-      facet: { column: { field: "model", type: "nominal", title: null } },
-      spec: {
-        width: 290,
-        height: 220,
-        layer: [
-          {
-            mark: { type: "rule", color: palette[0]!, opacity: 0.6 },
-            encoding: { x, y: axis("low", "grade", unit), y2: { field: "high" } }
-          },
-          { mark: { type: "line", point: { color: palette[0]! }, color: palette[0]! }, encoding: { x, y: axis("grade", "grade", unit) } }
-        ]
-      }
-    }
+    spec: panelsBy("model", {
+      width: 290,
+      height: 220,
+      layer: withIntervals({ type: "rule", color: palette[0]!, opacity: 0.6 }, { x, y: axis("grade", "grade", unit) }, singleLine)
+    })
   }
 }

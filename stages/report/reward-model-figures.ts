@@ -4,7 +4,7 @@ import { within } from "../common/text-table.ts"
 import type { PairScore } from "../../schemas/rows.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import type { RewardAccuracy, SafetyRecall } from "../reward/evaluate-reward.ts"
-import { axis, type Figure, free, palette, type Rows, series, type Table, unit } from "./figure.ts"
+import { axis, type Figure, free, palette, panelsBy, type Rows, series, type Table, unit, withIntervals } from "./figure.ts"
 
 export interface NamedScores {
   readonly name: string
@@ -60,11 +60,7 @@ export const chosenFrequencyFigure = (models: ReadonlyArray<NamedScores>): Figur
           mark: { type: "line", strokeDash: [4, 3], strokeWidth: 1, color: palette[6]! },
           encoding: { x: { field: "a", type: "quantitative" }, y: { field: "a", type: "quantitative" } }
         },
-        {
-          mark: "rule",
-          encoding: { x, y: axis("low", "share chosen", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
-        },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("chosen", "share chosen"), color } }
+        ...withIntervals({ type: "rule" }, { x, y: axis("chosen", "share chosen", unit), color })
       ]
     }
   }
@@ -140,17 +136,11 @@ export const rewardScalingFigure = (models: ReadonlyArray<SizedAccuracy>): Figur
     caption:
       "On the same held-out pairs, with 95% Wilson intervals; the x axis is logarithmic. In the paper larger models are better on the same data, and none has reached a plateau.",
     rows,
-    spec: {
-      facet: { column: { field: "over", type: "nominal", title: null } },
-      spec: {
-        width: 280,
-        height: 250,
-        layer: [
-          { mark: { type: "rule", opacity: 0.5 }, encoding: { x, y: axis("low", "accuracy", free), y2: { field: "high" }, color } },
-          { mark: { type: "line", point: true }, encoding: { x, y: axis("accuracy", "accuracy", free), color } }
-        ]
-      }
-    }
+    spec: panelsBy("over", {
+      width: 280,
+      height: 250,
+      layer: withIntervals({ type: "rule", opacity: 0.5 }, { x, y: axis("accuracy", "accuracy", free), color })
+    })
   }
 }
 

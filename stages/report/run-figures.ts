@@ -3,7 +3,7 @@ import { within } from "../common/text-table.ts"
 import type { BestOfN } from "../evaluation/evaluate-policy.ts"
 import type { RunSummary } from "../evaluation/run-summary.ts"
 import { allVersions } from "../evaluation/run-summary-text.ts"
-import { axis, colour, type Figure, free, palette, type Table } from "./figure.ts"
+import { axis, colour, type Figure, free, palette, singleLine, type Table, withIntervals } from "./figure.ts"
 
 /** The table at the top of the page. */
 export const runRows = (summary: RunSummary): Table["rows"] =>
@@ -73,8 +73,7 @@ export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
       width: 480,
       height: 260,
       layer: [
-        { mark: { type: "area", opacity: 0.15, color: palette[0] }, encoding: { x, y: axis("low", title, free), y2: { field: "high" } } },
-        { mark: { type: "line", point: { color: palette[0] }, color: palette[0] }, encoding: { x, y: axis("reward", title, free) } },
+        ...withIntervals({ type: "area", opacity: 0.15, color: palette[0] }, { x, y: axis("reward", title, free) }, singleLine),
         { mark: { type: "line", strokeDash: [6, 4], color: palette[1] }, encoding: { x, y: axis("mean", title, free) } }
       ]
     }

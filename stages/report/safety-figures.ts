@@ -4,7 +4,7 @@ import { proportion, unitHistogram } from "../common/statistics.ts"
 import { within } from "../common/text-table.ts"
 import type { DistillationGain } from "../safety/distillation-gain.ts"
 import type { VersionEvaluation } from "../world/evaluate-version.ts"
-import { axis, type Figure, free, ordered, palette, series, type Table, unit } from "./figure.ts"
+import { axis, type Figure, free, ordered, palette, series, type Table, unit, withIntervals } from "./figure.ts"
 import type { Answer } from "./versions.ts"
 
 /** A model tuned on all of the helpfulness data and a share of the safety data. */
@@ -93,10 +93,7 @@ export const falseRefusalsFigure = (arms: ReadonlyArray<ByShare>): Figure | unde
     spec: {
       width: 480,
       height: 260,
-      layer: [
-        { mark: "rule", encoding: { x, y: axis("low", "rate", free), y2: { field: "high" }, color } },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("rate", "rate", free), color } }
-      ]
+      layer: withIntervals({ type: "rule" }, { x, y: axis("rate", "rate", free), color })
     }
   }
 }

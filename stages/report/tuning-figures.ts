@@ -1,6 +1,6 @@
 /** Figures of rejection sampling, from its stages' reports (Llama 2 §3.2.3). */
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
-import { axis, colour, type Figure, free, series } from "./figure.ts"
+import { axis, colour, type Figure, free, series, withIntervals } from "./figure.ts"
 
 /** Figure 7: the expected maximum of N rewards, and the median of all, at the best temperature. */
 export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): Figure | undefined => {
@@ -23,10 +23,7 @@ export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): F
     spec: {
       width: 480,
       height: 260,
-      layer: [
-        { mark: { type: "area", opacity: 0.15 }, encoding: { x, y: axis("low", "reward", free), y2: { field: "high" }, color } },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("reward", "reward", free), color } }
-      ]
+      layer: withIntervals({ type: "area", opacity: 0.15 }, { x, y: axis("reward", "reward", free), color })
     }
   }
 }
@@ -64,11 +61,7 @@ export const bestTemperatureFigure = (
       width: 480,
       height: 300,
       layer: [
-        {
-          mark: { type: "rule", opacity: 0.4 },
-          encoding: { x, y: axis("low", "maximum reward of the samples", free), y2: { field: "high" }, color }
-        },
-        { mark: { type: "line", point: true }, encoding: { x, y, color } },
+        ...withIntervals({ type: "rule", opacity: 0.4 }, { x, y, color }),
         { transform: [{ filter: "datum.best" }], mark: { type: "point", size: 160, strokeWidth: 1.5 }, encoding: { x, y, color } }
       ]
     }

@@ -46,16 +46,12 @@ export const judgePairs = Stage.make("judge-pairs", {
       const chosenFirst = new Random(seed, "judge pairs", pair.id).next() < 0.5
       return { chosenFirst, text: choiceQuestion(pair, chosenFirst, config.guideline) }
     })
-    const said = yield* askJudge(
-      { ...config, environment: process.env, progress, checkpoints },
-      asked.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
-      {
-        what: { one: "pair", many: "pairs" },
-        schema: Schema.NullOr(Schema.Literals([1, 2])),
-        read: readChoice,
-        isUnreadable: (choice) => choice === null
-      }
-    )
+    const said = yield* askJudge({ ...config, environment: process.env, progress, checkpoints }, asked, {
+      what: { one: "pair", many: "pairs" },
+      schema: Schema.NullOr(Schema.Literals([1, 2])),
+      read: readChoice,
+      isUnreadable: (choice) => choice === null
+    })
     const rows = pairs.flatMap((pair, i): Array<PairScore> => {
       const choice = said[i] ?? null
       if (choice === null) {

@@ -145,7 +145,6 @@ export class Pairs implements Sequence<PromptedPair> {
   }
 }
 
-/** Reads the pairs of a dataset. */
 export const readPairs = Effect.fn("readPairs")(function* (
   ref: ArtifactRef<Dataset<Preference>>,
   options: PairOptions

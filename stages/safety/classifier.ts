@@ -35,6 +35,7 @@ import {
   verdictText
 } from "./classifier-task.ts"
 import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
+import { schemaIssues } from "../../schemas/schema-issues.ts"
 
 /** Tokens, of which the log-probabilities from `from` up to `to` are needed. */
 export interface Continuation {
@@ -238,7 +239,12 @@ export const loadClassifier = Effect.fn("loadClassifier")(function* (
   })
   const { tasks } = yield* Schema.decodeUnknownEffect(Schema.fromJsonString(TasksFile))(text).pipe(
     Effect.mapError((error) =>
-      ClassifierError.of({ doing, expected: `a list of tasks in ${path}`, found: error.message, hint: "Train the classifier again." })
+      ClassifierError.of({
+        doing,
+        expected: `a list of tasks in ${path}`,
+        found: schemaIssues(error.message),
+        hint: "Train the classifier again."
+      })
     )
   )
   for (const each of kinds) {

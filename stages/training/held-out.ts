@@ -45,7 +45,7 @@ export const patienceNeedsHeldOut = Schema.makeFilter(
       : [
           {
             path: ["patience"],
-            issue: `patience ${patience} has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05, or remove patience`
+            issue: `${patience} has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05, or remove patience`
           }
         ]
 )

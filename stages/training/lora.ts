@@ -31,7 +31,7 @@ export const targetsNeedRank = Schema.makeFilter(({ loraRank, loraTargets }: Lor
     : [
         {
           path: ["loraTargets"],
-          issue: `loraTargets ${loraTargets} has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets`
+          issue: `${loraTargets} has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets`
         }
       ]
 )

@@ -35,18 +35,18 @@ export const microBatches = <A>(rows: ReadonlyArray<A>, microBatch: MicroBatch, 
 
 /**
  * This rank's micro-batches of rows that are distributed over all ranks. Every rank has the same number of micro-batches, because the ranks gather
- * weights together: a rank with fewer repeats the first row as blank micro-batches, whose loss must count as 0.
+ * weights together: a rank with fewer repeats the first row as blank micro-batches. `counted` of a number computed from a blank one is 0.
  */
 export const microBatchesOfRank = <A>(
   rows: ReadonlyArray<A>,
   microBatch: MicroBatch,
   tokensOf: (row: A) => number
-): { readonly parts: ReadonlyArray<ReadonlyArray<A>>; readonly isBlank: (part: ReadonlyArray<A>) => boolean } => {
+): { readonly parts: ReadonlyArray<ReadonlyArray<A>>; readonly counted: (x: Tensor, part: ReadonlyArray<A>) => Tensor } => {
   const all = Array.from({ length: ranks() }, (_, to) => microBatches(rowsOfRank(rows, to), microBatch, tokensOf))
   const mine = all[rank()]!
   const most = Math.max(...all.map(({ length }) => length))
   const blanks = new Set<ReadonlyArray<A>>(Array.from({ length: most - mine.length }, () => rows.slice(0, 1)))
-  return { parts: [...mine, ...blanks], isBlank: (part) => blanks.has(part) }
+  return { parts: [...mine, ...blanks], counted: (x, part) => (blanks.has(part) ? x.mul(0) : x) }
 }
 
 /** This rank's micro-batches as functions that compute their loss, a tensor of one element: `loss` of the rows, times 0 for a blank one. */
@@ -56,8 +56,8 @@ export const lossesOfRank = <A>(
   tokensOf: (row: A) => number,
   loss: (rows: ReadonlyArray<A>) => Tensor
 ): ReadonlyArray<() => Tensor> => {
-  const { isBlank, parts } = microBatchesOfRank(rows, microBatch, tokensOf)
-  return parts.map((part) => () => (isBlank(part) ? loss(part).mul(0) : loss(part)))
+  const { counted, parts } = microBatchesOfRank(rows, microBatch, tokensOf)
+  return parts.map((part) => () => counted(loss(part), part))
 }
 
 /** A step does not fit in memory. */

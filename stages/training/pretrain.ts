@@ -42,17 +42,33 @@ const misfits = ({
   kvHeads,
   sequenceLength
 }: Readonly<Record<"contextLength" | "dim" | "heads" | "kvHeads" | "sequenceLength", number>>): ReadonlyArray<Schema.FilterIssue> => {
+  // Rotary embeddings need an even head dimension.
+  const below = 2 * heads * Math.floor(dim / (2 * heads))
+  const dims = below === 0 ? `${2 * heads}` : `${below} or ${below + 2 * heads}`
+  const divisors = dim % 2 === 0 ? `, or heads to ${nearestDivisors(dim / 2, heads)}` : ""
   const found: Array<readonly [boolean, path: string, issue: string]> = [
-    [dim % heads !== 0, "dim", `dim ${dim} is not a multiple of heads ${heads}`],
+    [dim % heads !== 0, "dim", `${dim} is not a multiple of heads ${heads}: set dim to ${dims}${divisors}`],
     [
       dim % heads === 0 && (dim / heads) % 2 !== 0,
       "dim",
-      `dim ${dim} / heads ${heads} is ${dim / heads}, and rotary embeddings need an even head dimension`
+      `${dim} / heads ${heads} is ${dim / heads}, but rotary embeddings need an even head dimension: set dim to ${dims}${divisors}`
     ],
-    [heads % kvHeads !== 0, "kvHeads", `heads ${heads} is not a multiple of kvHeads ${kvHeads}`],
-    [sequenceLength > contextLength, "sequenceLength", `sequenceLength ${sequenceLength} is more than contextLength ${contextLength}`]
+    [heads % kvHeads !== 0, "kvHeads", `${kvHeads} does not divide heads ${heads}: set kvHeads to ${nearestDivisors(heads, kvHeads)}`],
+    [
+      sequenceLength > contextLength,
+      "sequenceLength",
+      `${sequenceLength} is more than contextLength ${contextLength}: lower sequenceLength or raise contextLength`
+    ]
   ]
   return found.flatMap(([isWrong, path, issue]) => (isWrong ? [{ path: [path], issue }] : []))
+}
+
+/** The divisors of `n` just below and above `near`, in words: "4 or 8". Only those up to 1024 are considered. */
+const nearestDivisors = (n: number, near: number): string => {
+  const divisors = Array.from({ length: Math.min(n, 1024) }, (_, i) => i + 1).filter((divisor) => n % divisor === 0)
+  return [divisors.findLast((divisor) => divisor < near), divisors.find((divisor) => divisor > near)]
+    .filter((divisor) => divisor !== undefined)
+    .join(" or ")
 }
 
 /** Sequences per micro-batch on the CPU. */

@@ -69,7 +69,9 @@ describe("--adapter", () => {
 
   it("reports a result without an adapter, and a path that is not a result", async () => {
     const says = async (text: string) => (await logprobs(base, "--adapter", text)).stderr
-    expect(await says("latest:tuned/adaptor")).toContain('Looking for "latest:tuned/adaptor": the result has no folder adaptor.')
+    expect(await says("latest:tuned/adaptor")).toContain(
+      'Looking for "latest:tuned/adaptor": the result has no folder "adaptor". Did you mean "adapter"?'
+    )
     expect(await says("tuned/../adapter")).toContain("no such file or folder")
     expect(await says("luned/adapter")).toContain("no such file or folder")
   })

@@ -138,7 +138,9 @@ describe("an unpinned node of which only the code changed", () => {
     expect(other.status).toBe(1)
     expect(JSON.parse(other.stdout)).toMatchObject({ verdict: "refused", recorded: false, why: ["config n: 1 -> 5"], digest: null })
     expect(on("bless", "train", "--set", "n=2").stdout).toBe("train (pinned v3) can't be blessed: config n: 1 -> 2\n")
-    expect(on("bless", "score", "--set", "n=2").stdout).toMatch(/^score can't be blessed: .* train would run\. Bless or run that first\n$/)
+    expect(on("bless", "score", "--set", "n=2").stdout).toMatch(
+      /^score can't be blessed: .* train would run\. Bless or run that first\.\n$/
+    )
     const unknown = on("bless", "scoer")
     expect([unknown.status, unknown.stderr]).toEqual([2, expect.stringMatching(/has no such node or output\. Did you mean "score"\?/)])
     expect(on("plan").stdout).toMatch(/^run {3}score/m)

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
 
 const root = new URL("../../", import.meta.url).pathname
 export const command = join(root, "cli/caravan.js")
@@ -34,6 +35,11 @@ export const caravan = (folder: string, ...args: ReadonlyArray<string>): Finishe
 
 export const start = (folder: string, ...args: ReadonlyArray<string>): ChildProcess =>
   spawn(process.execPath, [command, ...args], { cwd: folder, env: environmentOf(folder), stdio: ["ignore", "pipe", "pipe"] })
+
+/** Resolves once `what` is true; fails after some seconds. */
+export const waitFor = async (what: () => boolean, milliseconds = 20_000): Promise<void> => {
+  for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+}
 
 export interface RunDocument {
   readonly status: string

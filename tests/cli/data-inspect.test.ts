@@ -82,7 +82,7 @@ describe("one JSON document", () => {
         safety: { "safe, unsafe": 2, "unlabelled, unlabelled": 1, "safe, safe": 1 }
       }
     })
-    expect(found.columns).toContainEqual({ name: "chosenSafe", type: "yes or no", missing: 1 })
+    expect(found.columns).toContainEqual({ name: "chosenSafe", type: "boolean", missing: 1 })
     expect(found.given!.examples).toHaveLength(2)
     expect(found.given!.examples[0]).toMatchObject({ id: "1", chosen: "2" })
   })
@@ -109,7 +109,7 @@ describe("one JSON document", () => {
     put("whole.jsonl", pair("q", "a", "b"))
     put("cut.jsonl.gz", gzipSync(pair("q", "a", "b").repeat(9000)).subarray(0, 60))
     const found = jsonOf("whole.jsonl", "cut.jsonl.gz")
-    expect(found).toMatchObject({ status: 1, rows: 1, problemCounts: { "a file at fault": 1 } })
+    expect(found).toMatchObject({ status: 1, rows: 1, problemCounts: { "invalid file": 1 } })
     expect(found.problems[0]).toMatchObject({ file: "cut.jsonl.gz", line: null })
     expect(found.problems[0]!.reason).toMatch(/found unexpected end of file/)
     const labelled = jsonOf(put("labels.jsonl", pair("q", "a", "b", { rating: 1 }) + pair("q", "a", "c", { rating: 9 })))

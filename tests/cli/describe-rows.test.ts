@@ -85,7 +85,7 @@ describe("caravan rows", () => {
   it("of something that is not a dataset, or a damaged one: what was expected", async () => {
     expect(await says(2, "rows", "counts")).toMatch(/Reading the rows of counts: expected a dataset, a folder with the file data\.arrow/)
     expect(await says(2, "rows", "luod")).toMatch(/Did you mean "loud"\?/)
-    expect(await says(2, "rows", "loud", "--head", "0")).toMatch(/--head must be a whole number of at least 1/)
+    expect(await says(2, "rows", "loud", "--head", "0")).toMatch(/--head must be an integer of at least 1/)
     const copy = join(folder, "cut.arrow")
     copyFileSync(join(ran.outputs.loud!.path, "data.arrow"), copy)
     truncateSync(copy, 100)

@@ -2,11 +2,10 @@
 import { type ChildProcess, spawn } from "node:child_process"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
 import { main } from "../../cli/main.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
-import { caravan, command, removeFolder, runJson, start, statuses } from "./caravan.ts"
+import { caravan, command, removeFolder, runJson, start, statuses, waitFor } from "./caravan.ts"
 
 let folder: string
 beforeEach(() => {
@@ -17,9 +16,6 @@ afterEach(() => removeFolder(folder))
 const ended = (child: ChildProcess) =>
   new Promise<number | string | null>((resolve) => child.on("exit", (code, signal) => resolve(code ?? signal)))
 const firstOf = (stream: NodeJS.ReadableStream | null) => new Promise<unknown>((resolve) => stream!.once("data", resolve))
-const waitFor = async (what: () => boolean) => {
-  for (const end = Date.now() + 50_000; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
-}
 
 describe("a command whose reader exits", { timeout: 60_000 }, () => {
   it("continues if it does work, and its exit code reports the outcome", async () => {
@@ -61,7 +57,7 @@ describe.skipIf(process.platform === "win32")("a run whose process group gets a 
       detached: true
     })
     const end = ended(child)
-    await waitFor(() => existsSync(steps) && readFileSync(steps, "utf8").split("\n").length > 4)
+    await waitFor(() => existsSync(steps) && readFileSync(steps, "utf8").split("\n").length > 4, 50_000)
     process.kill(-child.pid!, signal)
     // Like a service manager that signals the group after its first process.
     child.kill(signal)

@@ -46,7 +46,7 @@ describe("a result", () => {
     expect(await json("unpin", "latest:loud")).toMatchObject({ unpinned: [now] })
   })
   it("that is missing suggests the nearest name", async () => {
-    expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": expected .*\. Did you mean "loud"\?/)
+    expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": no such node, .*\. Did you mean "loud"\?/)
     expect(await says(2, "lineage", "latest:luod")).toMatch(/run [0-9a-f]{8} \(fixture\) has no node or output "luod"/)
     expect(await says(2, "lineage", "fixture:luod")).toContain('Pipeline "fixture" has no node or output "luod". Did you mean "loud"?')
     expect(await says(2, "show", "fixture:shuot")).toContain('Pipeline "fixture" has no node or output "shuot". Did you mean "shout"?')

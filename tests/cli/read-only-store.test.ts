@@ -195,7 +195,7 @@ describe("a journal", () => {
     expect(await essential(home)).toEqual([
       {
         what: expect.stringMatching(/^The journal .*garbage\/journal\.db can't be used: file is not a database\.$/),
-        mend: expect.stringMatching(
+        fix: expect.stringMatching(
           /^restore a copy of journal\.db if you have one; otherwise mkdir .* && mv .*: runs then recompute the results$/
         ),
         essential: true
@@ -226,7 +226,7 @@ describe("a journal", () => {
 
   it("that is empty or missing next to results is reported by doctor; an empty store is in order", async () => {
     const home = broken("empty", "")
-    const known = { mend: expect.stringMatching(/^restore a copy of journal\.db/), essential: false }
+    const known = { fix: expect.stringMatching(/^restore a copy of journal\.db/), essential: false }
     expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is empty \(0 bytes\), but the store has results/), ...known }])
     rmSync(join(home, "journal.db"))
     expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is missing, but the store has results/), ...known }])
@@ -243,7 +243,7 @@ describe("a journal", () => {
     expect(await essential(home)).toEqual([
       {
         what: expect.stringMatching(/The leases .* file is not a database/),
-        mend: expect.stringMatching(/^rm .*leases\.db\* while nothing runs/),
+        fix: expect.stringMatching(/^rm .*leases\.db\* while nothing runs/),
         essential: true
       }
     ])

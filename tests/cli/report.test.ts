@@ -125,7 +125,7 @@ export default Pipeline.make("bare", { params: Schema.Struct({}) }, () => ({ res
       "Writing the report to hostile: the folder is not empty. Choose a new folder, or replace its content with --force."
     ],
     ["a file", ["latest", "--to", "words.txt"], "Writing the report to words.txt: it is a file. Choose a new folder."],
-    ["an invalid number", ["latest", "--dialogues", "many"], '--dialogues must be a whole number, got "many".']
+    ["an invalid number", ["latest", "--dialogues", "many"], '--dialogues must be an integer from 0 to 9999, got "many".']
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = report(...args)
     expect(stderr).toContain(message)

@@ -164,7 +164,7 @@ describe("a dialogue", () => {
 
 describe("a request that can't be sampled", () => {
   it.each([
-    [["nowhere"], /no run, node, output or digest has that name|the store of this folder .* does not exist/],
+    [["nowhere"], /no run, node, output or digest has that name|there is no store at/],
     [["policy", "--temperature=-1"], /--temperature must be a number from 0, got "-1"/],
     [["policy", "--top-p", "2"], /--top-p must be a number from 0 to 1/],
     [["policy", "--json"], /--json needs --prompts/],

@@ -28,7 +28,9 @@ it("stop the run, which says how many, why and where they are; show and log repo
   for (const text of [stdout, stderr, caravan(folder, "show", "latest").stdout, caravan(folder, "log", "pairs").stdout]) {
     expect(text).toContain(`Stage import-preferences ${counted}. The first: line 1 of `)
     expect(text).toContain("At most 20% may be skipped.")
-    const rows = listed(/skipped are in (\S+\.jsonl)\. Fix the data, or raise the limit with --max-skipped/.exec(text)![1]!)
+    const rows = listed(
+      /skipped are in (\S+\.jsonl)\. Fix the data, or raise the limit \(a fraction, 0 to 1\) with --max-skipped/.exec(text)![1]!
+    )
     expect([rows.length, rows[89]!.line, rows[89]!.row.chosen]).toEqual([90, 90, "\n\nHuman: What is [INST]? 89\n\nAssistant: Yes."])
   }
 })

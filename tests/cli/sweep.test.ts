@@ -180,10 +180,10 @@ describe("the flags of a run", () => {
     ["timeout", "1e99", "--timeout must be a number of seconds above 0 and at most 1073741824"],
     ["memory", "lots", "--memory must be a number of MiB above 0 and at most 1073741824"],
     ["memory", "9999999999999", "--memory must be a number of MiB above 0 and at most 1073741824"],
-    ["retries", "1.5", "--retries must be a whole number of at least 0"],
-    ["checkpoint-steps", "0", "--checkpoint-steps must be a whole number of at least 1"],
-    ["checkpoint-seconds", "soon", "--checkpoint-seconds must be a whole number of at least 0"],
-    ["jobs", "0", "--jobs must be a whole number of at least 1"]
+    ["retries", "1.5", "--retries must be an integer of at least 0"],
+    ["checkpoint-steps", "0", "--checkpoint-steps must be an integer of at least 1"],
+    ["checkpoint-seconds", "soon", "--checkpoint-seconds must be an integer of at least 0"],
+    ["jobs", "0", "--jobs must be an integer of at least 1"]
   ])("--%s %s is rejected", (name, value, message) => {
     expect(() => options(`--${name}`, value)).toThrow(`${message}, got "${value}".`)
   })

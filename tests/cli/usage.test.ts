@@ -1,12 +1,11 @@
 /** Help, wrong usage and quiet modes of the command line. */
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { command as plan } from "../../cli/commands/plan.ts"
 import { numberFlag, parse } from "../../cli/command.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
-import { caravan, removeFolder, start } from "./caravan.ts"
+import { caravan, removeFolder, start, waitFor } from "./caravan.ts"
 import { inProcess } from "./in-process.ts"
 
 let folder: string
@@ -120,7 +119,7 @@ describe("an interrupted run", { timeout: 60_000 }, () => {
       readdirSync(logs).some(
         (run) => existsSync(join(logs, run, "wait.log")) && readFileSync(join(logs, run, "wait.log"), "utf8").includes("total 100000")
       )
-    for (const end = Date.now() + 50_000; !hasStepped(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+    await waitFor(hasStepped, 50_000)
     const ended = new Promise<number | null>((resolve) => child.on("exit", resolve))
     child.kill("SIGINT")
     expect(await ended).toBe(130)

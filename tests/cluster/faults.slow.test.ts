@@ -24,7 +24,6 @@ afterAll(() => {
   if (typeof found !== "string") found.down()
 })
 
-/** A pipeline that trains. */
 const trains = new URL("../resume/pipeline.ts", import.meta.url).pathname
 
 const profile = { partition: "low", cpus: 1, memory: 500 }

@@ -107,7 +107,7 @@ describe.skipIf(why !== "")(`ranks on two nodes${why}`, { timeout: 240_000 }, ()
     // The worker first: it would report the end of its stage.
     for (const pid of processesOf(1, second).toSorted((a, b) => a - b)) process.kill(pid, "SIGKILL")
     const said = await expectRight(driver)
-    expect(said).toMatch(new RegExp(`marched: failed; retrying \\(1 of 1\\): Rank 1 of 2 on ${second}: its process is gone \\(killed\\)`))
+    expect(said).toMatch(new RegExp(`marched: failed; retrying \\(1 of 1\\): Rank 1 of 2 on ${second}: its process has ended \\(killed\\)`))
     expect(said).toMatch(/goes on after step \d+/)
   })
 

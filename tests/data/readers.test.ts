@@ -7,11 +7,13 @@ import * as Schema from "effect/Schema"
 import { afterAll, describe, expect, it } from "vitest"
 import { BadLabel } from "../../data/shapes/fields.ts"
 import { parseMessages } from "../../data/shapes/messages.ts"
-import { joinTranscript, parseHhRlhf, parsePromptChosenRejected, splitTranscript } from "../../data/shapes/pairs.ts"
+import { parseHhRlhf, parsePromptChosenRejected, splitTranscript } from "../../data/shapes/pairs.ts"
 import { BadRow, newCounts, readParsed, readRecords } from "../../data/records.ts"
 import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
 import { toBatch } from "../../schemas/arrow-rows.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { all, jsonl, parquetOf } from "./read/files.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-readers-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
@@ -21,24 +23,17 @@ const file = (content: string | Uint8Array, name = "rows"): string => {
   writeFileSync(path, content)
   return path
 }
-const jsonl = (rows: ReadonlyArray<unknown>) => rows.map((row) => `${JSON.stringify(row)}\n`).join("")
+
+/** The inverse of splitTranscript. */
+const joinTranscript = (turns: ReadonlyArray<Message>): string =>
+  turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
 
 /** A Parquet file with these rows, in row groups of the given size. */
-const parquet = async (row: Schema.Top, rows: ReadonlyArray<unknown>, rowGroup = 1000): Promise<Uint8Array> => {
-  const { Table, WriterPropertiesBuilder, writeParquet } = await import("parquet-wasm/node")
+const parquet = (row: Schema.Top, rows: ReadonlyArray<unknown>, rowGroup?: number): Promise<Uint8Array> => {
   const kind = columnsOf(row)
-  const table = new arrow.Table([toBatch(kind, arrowSchema(kind), rows)])
-  return writeParquet(
-    Table.fromIPCStream(arrow.tableToIPC(table, "stream")),
-    new WriterPropertiesBuilder().setMaxRowGroupSize(rowGroup).build()
-  )
+  return parquetOf(new arrow.Table([toBatch(kind, arrowSchema(kind), rows)]), rowGroup)
 }
 
-const all = async <A>(rows: AsyncIterable<A>): Promise<Array<A>> => {
-  const out: Array<A> = []
-  for await (const row of rows) out.push(row)
-  return out
-}
 const errorOf = async (rows: AsyncIterable<unknown>): Promise<ArtifactError> => {
   try {
     await all(rows)

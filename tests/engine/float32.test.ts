@@ -11,6 +11,7 @@ import { draw } from "../../models/sampler.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
 import { logProbabilitiesOf, responseLogProbabilities, responseValues } from "../../stages/ppo/models.ts"
 import { largestDifference, smallConfig } from "../models/small.ts"
+import { sharpen } from "../models/tensors.ts"
 
 /**
  * For numbers of size 4 to 8, bfloat16 has a resolution of 1/64 to 1/32: rounding to it causes errors of up to 0.016. Float32 has errors of 5e-7; sums of a few dozen
@@ -65,11 +66,7 @@ describe("logits in bfloat16", () => {
 
 describe("models in bfloat16", () => {
   const config = smallConfig()
-  const model = (): Llama => {
-    const made = initLlama(config, { seed: 3, dtype: "bfloat16" })
-    for (const [name, weight] of Object.entries(made.parameters)) if (!name.includes("norm")) noGrad(() => weight.mul_(10))
-    return made
-  }
+  const model = (): Llama => sharpen(initLlama(config, { seed: 3, dtype: "bfloat16" }), 10)
   const options = { padId: 0, device: "cpu" as const, config: { temperature: 1, terminal: "past-end" as const, inferenceBatchSize: 64 } }
   // One prompt with every token of the vocabulary as its response: the probabilities form one distribution.
   const responses = Array.from({ length: config.vocabSize }, (_, token) => ({ prompt: [1, 5, 9], response: [token] }))

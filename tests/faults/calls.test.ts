@@ -17,12 +17,14 @@ import {
   requestOf,
   Runner,
   shim,
-  without
+  without,
+  withRunner
 } from "./harness.ts"
 import { broken, type Clean } from "./invariants.ts"
 
 const hour = 3_600_000
 const folder = faultFolder()
+const shimmed = { below: folder }
 let sound: Runner
 let clean: Clean
 beforeAll(async () => {
@@ -41,15 +43,6 @@ const countOf = async (runner: Runner, fault: Omit<Fault, "mode">, home: string)
   expect(outcome.end).toMatchObject({ type: "done", status: "succeeded" })
   return outcome.count
 }
-const withRunner = async <A>(use: (runner: Runner) => Promise<A>): Promise<A> => {
-  const runner = new Runner({ below: folder })
-  try {
-    await runner.ready()
-    return await use(runner)
-  } finally {
-    await runner.close()
-  }
-}
 
 describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
   const kills = [
@@ -62,7 +55,7 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
     it(`${title} each call that changes a file or folder, in a run with an empty store`, { timeout: hour }, async () => {
       const home = join(folder, "killed")
       const request = { ...requestOf(folder, home, settings), options }
-      const { count, end } = await withRunner((runner) =>
+      const { count, end } = await withRunner(shimmed, (runner) =>
         runner.run({ ...request, home: join(folder, `counted ${title}`) }, { mask: changing, mode: mode.nothing })
       )
       expect(end).toMatchObject({ type: "done", status: "succeeded" })
@@ -70,10 +63,10 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
       const found: Array<string> = []
       let [tried, fired] = [0, 0]
       // Each starts while the previous one is checked.
-      let next = new Runner({ below: folder })
+      let next = new Runner(shimmed)
       for (const at of numbers(count, 2)) {
         const runner = next
-        next = new Runner({ below: folder })
+        next = new Runner(shimmed)
         rmSync(home, { recursive: true, force: true })
         await runner.ready()
         const outcome = await runner.run(request, { mode: when, mask: changing, at })
@@ -153,7 +146,7 @@ describe.skipIf(!("path" in shim))(`in a run with an empty store,${without}`, ()
     async ({ title, fault, sample }) => {
       const found: Array<string> = []
       const home = join(folder, "refused")
-      await withRunner(async (runner) => {
+      await withRunner(shimmed, async (runner) => {
         // The first run loads what later ones have loaded.
         await runner.run(requestOf(folder, join(folder, `loaded ${title}`)))
         const count = await countOf(runner, fault, join(folder, `counted ${title}`))
@@ -182,7 +175,7 @@ describe.skipIf(!("path" in shim))(`in a run that finds one result and makes two
     const found: Array<string> = []
     const home = join(folder, "warm")
     const changed = { times: "2" }
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       // As after a run with other settings; its code is cached, so that few calls remain.
       const before = join(folder, `before ${title}`)
       const made = digestsOf(await runner.run(requestOf(folder, before)))

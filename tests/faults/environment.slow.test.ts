@@ -20,13 +20,15 @@ import {
   Runner,
   shim,
   statusesOf,
-  without
+  without,
+  withRunner
 } from "./harness.ts"
 import { broken, type Clean } from "./invariants.ts"
 
 const hour = 3_600_000
 const day = 86_400
 const folder = realpathSync(faultFolder())
+const shimmed = { below: folder }
 let sound: Runner
 let clean: Clean
 beforeAll(async () => {
@@ -38,15 +40,6 @@ afterAll(async () => {
   await sound.close()
   remove(folder)
 })
-const withRunner = async <A>(use: (runner: Runner) => Promise<A>): Promise<A> => {
-  const runner = new Runner({ below: folder })
-  try {
-    await runner.ready()
-    return await use(runner)
-  } finally {
-    await runner.close()
-  }
-}
 const hits = Object.fromEntries(["read", "spread", "gather", "climb"].map((node) => [node, "hit"]))
 
 describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
@@ -55,7 +48,7 @@ describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
     ["right, then a day behind", 0, -day],
     ["a day behind, then a day ahead", -day, day]
   ])("(%s) reruns nothing and changes nothing", async (title, before, after) => {
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const request = requestOf(folder, join(folder, title))
       runner.control!.moveClock(before)
       expect(digestsOf(await runner.run(request))).toEqual(clean)
@@ -66,7 +59,7 @@ describe.skipIf(!("path" in shim))(`a clock that is wrong${without}`, () => {
   })
 
   it("that jumps while another run waits changes nothing either", async () => {
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const request = requestOf(folder, join(folder, "jumps"), { apart: "true" })
       const other = new Runner()
       try {
@@ -96,7 +89,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
     ["a read-only file system", errno.EROFS],
     ["no permission", errno.EACCES]
   ])("(%s) is rejected immediately, with what to do, before and after there is something in it", async (title, error) => {
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const request = requestOf(folder, join(folder, title))
       const refused = { type: "refused", tag: "StoreError", message: expect.stringMatching(/(Make the|Fix the) folder/) }
       const fault = { mode: mode.refuseFrom, error, at: 1, mask: changing }
@@ -108,7 +101,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
   })
 
   it("during a run stops it; earlier results are kept", { timeout: hour }, async () => {
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const home = join(folder, "becomes read-only")
       const { count } = await runner.run(requestOf(folder, join(folder, "counted")), { mode: mode.nothing, mask: changing })
       for (const at of numbers(count, 3).filter((n) => !everything || n % 10 === 0)) {
@@ -187,7 +180,7 @@ describe.skipIf(!("path" in shim))(`a cache that is deleted during a run${withou
   it("at any call makes the next run rerun everything", { timeout: hour }, async () => {
     const found: Array<string> = []
     const home = join(folder, "deleted")
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const { count } = await runner.run(requestOf(folder, join(folder, "counted for deletion")), { mode: mode.nothing, mask: changing })
       const chosen = numbers(count, 6).filter((at) => !everything || at % 4 === 0)
       let succeeded = 0
@@ -257,7 +250,7 @@ describe("a home", () => {
 
 describe.skipIf(!("path" in shim))(`a rename across file systems (EXDEV)${without}`, () => {
   it("fails the node whose result was to be kept, and nothing is recorded", async () => {
-    await withRunner(async (runner) => {
+    await withRunner(shimmed, async (runner) => {
       const request = requestOf(folder, join(folder, "across"))
       const { end } = await runner.run(request, { mode: mode.refuseOnce, error: 18, at: 1, mask: call.rename })
       expect(end).toMatchObject({

@@ -3,22 +3,14 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { damageOf } from "../../runtime/store/objects.ts"
-import { digestsOf, everything, faultFolder, remove, requestOf, Runner, statusesOf } from "./harness.ts"
+import { digestsOf, everything, faultFolder, remove, requestOf, Runner, statusesOf, withRunner } from "./harness.ts"
 import { wrongRecords } from "./invariants.ts"
 
 const hour = 3_600_000
 const folder = faultFolder()
 afterAll(() => remove(folder))
+const patient = { patience: 20 * 60_000 }
 
-const withRunner = async <A>(use: (runner: Runner) => Promise<A>): Promise<A> => {
-  const runner = new Runner({ patience: 20 * 60_000 })
-  try {
-    await runner.ready()
-    return await use(runner)
-  } finally {
-    await runner.close()
-  }
-}
 /** Three lines; the pieces are 0, 3, 6 ... */
 const sumOf = (pieces: number) => 3 * Array.from({ length: pieces }, (_, i) => i).reduce((sum, i) => sum + i, 0)
 const totalIn = (home: string, digest: string) =>
@@ -26,7 +18,7 @@ const totalIn = (home: string, digest: string) =>
 
 describe("a fan-out", () => {
   it.each([0, 1])("of only %d nodes works too", async (pieces) => {
-    await withRunner(async (runner) => {
+    await withRunner(patient, async (runner) => {
       const home = join(folder, String(pieces))
       const request = requestOf(folder, home, { pieces: String(pieces) })
       const digests = digestsOf(await runner.run(request))
@@ -41,13 +33,13 @@ describe("a fan-out", () => {
     const home = join(folder, String(many))
     const request = requestOf(folder, home, { pieces: String(many) })
     let said = 0
-    await withRunner(async (runner) => {
+    await withRunner(patient, async (runner) => {
       const { end } = await runner.run(request, undefined, (answer) => {
         if (answer.type === "finished" && ++said === many / 2) runner.process.kill("SIGKILL")
       })
       expect(end).toMatchObject({ type: "died", signal: "SIGKILL" })
     })
-    await withRunner(async (runner) => {
+    await withRunner(patient, async (runner) => {
       const started = performance.now()
       const second = await runner.run(request)
       const digests = digestsOf(second)
@@ -80,8 +72,8 @@ describe("a fan-out", () => {
         return end.type
       }
       // One or none has no middle.
-      expect(count > 1 ? await withRunner(killed) : "died").toBe("died")
-      await withRunner(async (runner) => {
+      expect(count > 1 ? await withRunner(patient, killed) : "died").toBe("died")
+      await withRunner(patient, async (runner) => {
         const started = performance.now()
         const digests = digestsOf(await runner.run(request))
         console.log(`${count} shards, ${told} of them before a kill, the rest in ${((performance.now() - started) / 1000).toFixed(1)} s`)

@@ -189,6 +189,14 @@ export interface Outcome {
 /** Time after which a run of these small pipelines counts as hanging, in milliseconds. */
 const patience = 60_000
 
+export interface RunnerOptions {
+  /** Calls on files below this folder go through the shim. */
+  readonly below?: string
+  readonly patience?: number
+  readonly log?: string
+  readonly environment?: Readonly<Record<string, string>>
+}
+
 /** A process that runs the pipeline on request, with or without the shim. */
 export class Runner {
   readonly process: ChildProcess
@@ -199,14 +207,7 @@ export class Runner {
   #stderr = ""
 
   readonly #patience: number
-  constructor(
-    options: {
-      readonly below?: string
-      readonly patience?: number
-      readonly log?: string
-      readonly environment?: Readonly<Record<string, string>>
-    } = {}
-  ) {
+  constructor(options: RunnerOptions = {}) {
     this.#patience = options.patience ?? patience
     const environment: Record<string, string> = {}
     if (options.below !== undefined) {
@@ -309,6 +310,17 @@ export class Runner {
       this.control.close()
       rmSync(join(this.control.path, ".."), { recursive: true, force: true })
     }
+  }
+}
+
+/** Calls `use` with a process that is ready, and ends the process. */
+export const withRunner = async <A>(options: RunnerOptions, use: (runner: Runner) => Promise<A>): Promise<A> => {
+  const runner = new Runner(options)
+  try {
+    await runner.ready()
+    return await use(runner)
+  } finally {
+    await runner.close()
   }
 }
 

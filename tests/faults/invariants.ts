@@ -6,7 +6,7 @@ import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { damageOf } from "../../runtime/store/objects.ts"
-import { digestsOf, type Outcome, type Request, type Runner, statusesOf } from "./harness.ts"
+import { digestsOf, type Outcome, remove, type Request, type Runner, statusesOf } from "./harness.ts"
 
 /** Node -> digest, of an undisturbed run. */
 export type Clean = Readonly<Record<string, string | null>>
@@ -61,6 +61,9 @@ export const checkRecords = async (home: string): Promise<void> => {
   const wrong = await wrongRecords(home)
   if (wrong.length > 0) throw new Error(`After the test, in ${home}: ${wrong.join("; ")}`)
 }
+
+/** After a test: fails if the records in the home of this folder are wrong (docs/faults.md), and deletes the folder. */
+export const checkAndRemove = (folder: string): Promise<void> => checkRecords(join(folder, "home")).finally(() => remove(folder))
 
 export interface After {
   readonly clean: Clean

@@ -7,7 +7,20 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
 import { caravan, command, removeFolder, runJson, statuses } from "../cli/caravan.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
-import { changing, digestsOf, faultFolder, mode, numbers, remove, requestOf, Runner, shim, statusesOf, without } from "./harness.ts"
+import {
+  changing,
+  digestsOf,
+  faultFolder,
+  mode,
+  numbers,
+  remove,
+  requestOf,
+  Runner,
+  shim,
+  statusesOf,
+  without,
+  withRunner
+} from "./harness.ts"
 import { broken, wrongRecords } from "./invariants.ts"
 
 const hour = 3_600_000
@@ -124,9 +137,7 @@ describe.skipIf(!("path" in shim))(`a stage's process${without}`, () => {
   it("that is killed before any of its calls fails its node and no other; the next run makes it", { timeout: hour }, async () => {
     const request = requestOf(folder, join(folder, "home"), { apart: "true" })
     const clean = digestsOf(await sound.run({ ...request, home: join(folder, "clean") }))
-    const runner = new Runner({ below: folder })
-    try {
-      await runner.ready()
+    await withRunner({ below: folder }, async (runner) => {
       const of = { mask: changing, of: "children" } as const
       const { count } = await runner.run({ ...request, home: join(folder, "counted") }, { ...of, mode: mode.nothing })
       expect(count).toBeGreaterThan(0)
@@ -143,8 +154,6 @@ describe.skipIf(!("path" in shim))(`a stage's process${without}`, () => {
           expect(await broken({ clean, finished, runner: sound, request })).toEqual([])
         }
       console.log(`a stage's process killed before and after each of its ${count} calls: ${tried} times`)
-    } finally {
-      await runner.close()
-    }
+    })
   })
 })

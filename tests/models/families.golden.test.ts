@@ -10,13 +10,14 @@ import { fromHuggingFace, toHuggingFace } from "../../models/config-file.ts"
 import type { Llama } from "../../models/llama.ts"
 import { initRewardModel } from "../../models/reward-model.ts"
 import { initLora, linearLayers } from "../../models/lora.ts"
-import { openSafetensors, writeSafetensors } from "../../models/safetensors.ts"
+import { writeSafetensors } from "../../models/safetensors.ts"
 import { generate } from "../../models/sampler.ts"
 import { loadLlama, loadScalarModel } from "../../models/weights.ts"
 import { languageModelLoss } from "../../stages/common/sequences.ts"
 import { devices } from "../devices.ts"
 import { float32 } from "../tolerances.ts"
 import { largestDifference } from "./small.ts"
+import { tensorsIn } from "./tensors.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-families-"))
 afterAll(() => rmSync(root, { recursive: true }))
@@ -24,11 +25,7 @@ const run = Effect.runPromise
 
 const golden = async (name: string) => {
   const folder = fileURLToPath(new URL(`../golden/families/${name}/`, import.meta.url))
-  const file = await run(openSafetensors(join(folder, "expected.safetensors")))
-  const expected: Record<string, Tensor> = {}
-  for (const key of file.entries.keys()) expected[key] = await run(file.read(key))
-  await file.close()
-  return { folder: join(folder, "model"), expected }
+  return { folder: join(folder, "model"), expected: await tensorsIn(join(folder, "expected.safetensors")) }
 }
 
 /** Rows of equal length. */

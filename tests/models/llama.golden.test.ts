@@ -5,20 +5,16 @@ import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { clearGradients, crossEntropy, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
-import { openSafetensors } from "../../models/safetensors.ts"
 import { generate } from "../../models/sampler.ts"
 import { loadLlama } from "../../models/weights.ts"
 import { devices } from "../devices.ts"
 import { float32 } from "../tolerances.ts"
 import { largestDifference } from "./small.ts"
+import { tensorsIn } from "./tensors.ts"
 
 const golden = async (name: string) => {
   const folder = new URL(`../golden/${name}/`, import.meta.url).pathname
-  const file = await Effect.runPromise(openSafetensors(`${folder}expected.safetensors`))
-  const expected: Record<string, Tensor> = {}
-  for (const key of file.entries.keys()) expected[key] = await Effect.runPromise(file.read(key))
-  await file.close()
-  return { folder: `${folder}model`, expected }
+  return { folder: `${folder}model`, expected: await tensorsIn(`${folder}expected.safetensors`) }
 }
 
 for (const { device, skip } of devices) {

@@ -6,6 +6,7 @@ import { type ForwardOptions, initLlama, Llama } from "../../models/llama.ts"
 import { devices } from "../devices.ts"
 import { bfloat16, sameInFloat32 } from "../tolerances.ts"
 import { largestDifference, smallConfig } from "./small.ts"
+import { sharpen } from "./tensors.ts"
 
 const shapes = [
   ["grouped-query attention", smallConfig()],
@@ -40,13 +41,15 @@ for (const { device, skip } of devices) {
   const padRight = (filler: (i: number) => number) =>
     sequences.map((sequence) => [...sequence, ...Array.from({ length: length - sequence.length }, (_, i) => filler(i))])
 
+  /** The mask of padding on the left. */
+  const maskLeft = sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))
+
   describe.skipIf(skip)(`a Llama on ${device}`, () => {
     for (const [name, config] of shapes) {
       it(`gives a padded sequence the same logits as alone, with any padding on either side (${name})`, () => {
         const model = initLlama(config, { seed: 3, device })
         const alone = sequences.map((sequence) => logits(model, [sequence])[0]!)
         for (const filler of [() => 0, (i: number) => 17 + i]) {
-          const maskLeft = sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))
           const left = logits(model, padLeft(filler), () => ({ attentionMask: ids(maskLeft) }))
           const right = logits(model, padRight(filler), () => ({ attentionMask: ids(maskLeft.map((row) => row.toReversed())) }))
           const rightUnmasked = logits(model, padRight(filler))
@@ -71,9 +74,8 @@ for (const { device, skip } of devices) {
 
     // Rotary embeddings depend only on distances: padding at one end shifts all positions equally, and would not show whether they follow the mask.
     it("counts positions by the mask: a gap in the middle of a sequence changes nothing, whatever it contains (detail 2)", () => {
-      const model = initLlama(smallConfig(), { seed: 3, device })
-      // Ten times larger weights than new ones, so that attention depends on positions.
-      for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
+      // Attention depends on positions.
+      const model = sharpen(initLlama(smallConfig(), { seed: 3, device }), 10)
       const sequence = sequences[0]!
       const alone = logits(model, [sequence])[0]!
       const gap = [...sequence.slice(0, 3), 50, 17, 0, 50, ...sequence.slice(3)]
@@ -94,7 +96,7 @@ for (const { device, skip } of devices) {
       const model = initLlama(smallConfig({ tiedEmbeddings: false }), { seed: 3, device })
       const gradients = (filler: number): Array<number> => {
         scoped(() => {
-          const mask = ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1))))
+          const mask = ids(maskLeft)
           const hidden = model.hidden(ids(padLeft(() => filler)), { attentionMask: mask })
           model
             .logits(hidden)
@@ -119,7 +121,7 @@ for (const { device, skip } of devices) {
       )
       expect(rounded.dtype).toBe("bfloat16")
       const mask = () => ({
-        attentionMask: ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1))))
+        attentionMask: ids(maskLeft)
       })
       const [a, b] = [exact, rounded].map((model) =>
         logits(

@@ -7,6 +7,7 @@ import { type GenerateOptions, generate } from "../../models/sampler.ts"
 import { devices } from "../devices.ts"
 import { sameInFloat32 } from "../tolerances.ts"
 import { largestDifference, smallConfig } from "./small.ts"
+import { sharpen } from "./tensors.ts"
 
 const eosId = 2
 const prompts = [
@@ -20,12 +21,8 @@ const seeds = prompts.map((_, i) => 100 + i)
 const base: GenerateOptions = { maxNewTokens: 20, temperature: 1, seeds, eosId, padId: 0 }
 
 for (const { device, skip } of devices) {
-  /** New weights are so small that all tokens are equally likely; ten times as large, some are likely and some are unlikely. */
-  const sharp = (over = {}): Llama => {
-    const model = initLlama(smallConfig(over), { seed: 3, device })
-    for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
-    return model
-  }
+  /** Some tokens are likely and some are unlikely. */
+  const sharp = (over = {}): Llama => sharpen(initLlama(smallConfig(over), { seed: 3, device }), 10)
 
   /** Log-probabilities of the tokens after the prompt from a full forward pass, under the distribution given by the options. */
   const teacherForced = (

@@ -7,6 +7,7 @@ import { generate } from "../../models/sampler.ts"
 import { type StreamedToken, Streamer, type StreamOptions } from "../../models/stream.ts"
 import { devices } from "../devices.ts"
 import { smallConfig } from "./small.ts"
+import { sharpen } from "./tensors.ts"
 
 const eosId = 2
 const prompts = [[1, 5, 9, 13, 60, 3, 7], [1], [1, 8, 8, 30, 21]]
@@ -20,12 +21,8 @@ const collect = async (answer: AsyncIterable<StreamedToken>): Promise<Array<Stre
 
 for (const { device, skip } of devices)
   describe.skipIf(skip)(`a stream of tokens on ${device}`, () => {
-    /** Ten times larger than new weights: some tokens are likely and some are unlikely. */
-    const sharp = (over = {}): Llama => {
-      const model = initLlama(smallConfig(over), { seed: 3, device })
-      for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
-      return model
-    }
+    /** Some tokens are likely and some are unlikely. */
+    const sharp = (over = {}): Llama => sharpen(initLlama(smallConfig(over), { seed: 3, device }), 10)
 
     /** Call after a first answer: the model keeps the tables of its rotary embedding. */
     const used = async (model: Llama): Promise<Streamer> => {

@@ -222,7 +222,7 @@ describe("files", () => {
     const empty = mkdtempSync(join(folder, "empty-"))
     expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece) or tokenizer.json, found neither")
     writeFileSync(join(empty, "tokenizer.json"), "{}")
-    expect(await errorOf(empty)).toContain("expected a Hugging Face tokenizer, found Missing key")
+    expect(await errorOf(empty)).toContain("expected a Hugging Face tokenizer, found added_tokens: missing key")
   })
 })
 

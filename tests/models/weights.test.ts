@@ -16,6 +16,7 @@ import { ArtifactError, type ArtifactRef, type ArtifactType, type Checkpoint } f
 import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { devices } from "../devices.ts"
 import { smallConfig, smallTokenizer } from "./small.ts"
+import { tensorsIn } from "./tensors.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-weights-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
@@ -28,20 +29,11 @@ const tokenizer = smallTokenizer()
 const config = smallConfig({ vocabSize: tokenizer.vocabSize })
 const policy = initLlama(config, { seed: 1 })
 
-/** The tensors of a file, by name. */
-const read = async (path: string): Promise<Record<string, Tensor>> => {
-  const file = await run(openSafetensors(path))
-  const tensors: Record<string, Tensor> = {}
-  for (const name of file.entries.keys()) tensors[name] = await run(file.read(name))
-  await file.close()
-  return tensors
-}
-
 /** A copy of a model's folder with its weights changed. */
 const changed = async (change: (tensors: Record<string, Tensor>) => Record<string, Tensor>, name = "llama-gqa"): Promise<string> => {
   const directory = folder()
   cpSync(golden(name), directory, { recursive: true })
-  await writeSafetensors(join(directory, "model.safetensors"), change(await read(join(golden(name), "model.safetensors"))))
+  await writeSafetensors(join(directory, "model.safetensors"), change(await tensorsIn(join(golden(name), "model.safetensors"))))
   return directory
 }
 
@@ -62,7 +54,7 @@ describe("safetensors", () => {
       )
     tensors.bool = tensor([true, false, true])
     await writeSafetensors(path, tensors)
-    const back = await read(path)
+    const back = await tensorsIn(path)
     expect(Object.keys(back)).toEqual(Object.keys(tensors).sort())
     for (const [name, wanted] of Object.entries(tensors)) {
       expect([name, back[name]!.dtype, back[name]!.shape]).toEqual([name, wanted.dtype, wanted.shape])
@@ -87,8 +79,8 @@ describe("safetensors", () => {
   it("written by PyTorch's library are unchanged when written again", async () => {
     const original = join(golden("llama-gqa"), "model.safetensors")
     const again = join(folder(), "again.safetensors")
-    await writeSafetensors(again, await read(original))
-    const [a, b] = [await read(original), await read(again)]
+    await writeSafetensors(again, await tensorsIn(original))
+    const [a, b] = [await tensorsIn(original), await tensorsIn(again)]
     expect(Object.keys(b)).toEqual(Object.keys(a))
     for (const name of Object.keys(a)) expect(b[name]!.toBytes()).toEqual(a[name]!.toBytes())
   })
@@ -113,7 +105,7 @@ describe("a safetensors file", () => {
     const path = join(folder(), "x.safetensors")
     const turned = long.slice(0, 0, 1_200_000).reshape(1000, 1200).transpose(0, 1)
     await writeSafetensors(path, { long, turned })
-    const back = await read(path)
+    const back = await tensorsIn(path)
     expect(Buffer.compare(back.long!.toBytes(), long.toBytes())).toBe(0)
     expect(back.turned!.shape).toEqual([1200, 1000])
     expect(Buffer.compare(back.turned!.toBytes(), turned.contiguous().toBytes())).toBe(0)
@@ -199,7 +191,7 @@ describe("a model's folder", () => {
       const [wide, narrow] = [await run(loadLlama(directory)), await run(loadLlama(directory, { dtype: "bfloat16" }))]
       expect([wide.dtype, narrow.dtype]).toEqual(["float32", "bfloat16"])
       const name = "model.layers.1.mlp.down_proj.weight"
-      const original = (await read(join(golden("llama-gqa"), "model.safetensors")))[name]!
+      const original = (await tensorsIn(join(golden("llama-gqa"), "model.safetensors")))[name]!
       expect(wide.parameter(name).toNumbers()).toEqual(original.to({ dtype }).toNumbers())
     }
   })
@@ -207,7 +199,7 @@ describe("a model's folder", () => {
   it("may have its weights in shards", async () => {
     const directory = folder()
     cpSync(golden("llama-gqa"), directory, { recursive: true })
-    const tensors = await read(join(directory, "model.safetensors"))
+    const tensors = await tensorsIn(join(directory, "model.safetensors"))
     rmSync(join(directory, "model.safetensors"))
     const names = Object.keys(tensors)
     const shards = ["model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"]
@@ -329,7 +321,7 @@ describe("a checkpoint", () => {
         { role: type.name.replace("checkpoint:", "") },
         undefined
       ])
-      const names = Object.keys(await read(join(slot.path, "model.safetensors")))
+      const names = Object.keys(await tensorsIn(join(slot.path, "model.safetensors")))
       expect(names).toContain("score.weight")
       expect(names).not.toContain("lm_head.weight")
     }
@@ -390,7 +382,7 @@ for (const { device, skip } of devices) {
     expect(model.device).toBe(device)
     const path = join(folder(), "model.safetensors")
     await writeSafetensors(path, model.parameters)
-    const [a, b] = [await read(path), await read(join(golden("llama-gqa"), "model.safetensors"))]
+    const [a, b] = [await tensorsIn(path), await tensorsIn(join(golden("llama-gqa"), "model.safetensors"))]
     for (const name of Object.keys(b)) expect(a[name]!.toBytes()).toEqual(b[name]!.toBytes())
     expect(await run(loadConfig(golden("llama-gqa")))).toEqual(model.config)
   })

@@ -123,10 +123,10 @@ describe("a dataset", () => {
 
   it("rejects a row that does not match its schema, with the row and the reason", async () => {
     expect(await refusal([prompt, { ...prompt, id: null }], Rows.Prompts)).toMatch(
-      /Writing a dataset:prompt\/2: .* row 2: Expected string at \["id"\]/
+      /Writing a dataset:prompt\/2: .* row 2: id: expected string\./
     )
     const robot = { ...prompt, messages: [{ role: "robot", content: "" }] }
-    expect(await refusal([robot], Rows.Prompts)).toMatch(/row 1: .*"user".* at \["messages"\]\[0\]\["role"\]/)
+    expect(await refusal([robot], Rows.Prompts)).toMatch(/row 1: messages\[0\]\.role: expected .*"user"/)
     expect(await refusal([{ id: "a", messages: [] }], Rows.Prompts)).toMatch(/row 1: .*safety/)
   })
 

@@ -6,11 +6,11 @@ import type { AnyStage } from "../../runtime/define/stage.ts"
 const folder = new URL("../../stages/", import.meta.url)
 
 /**
- * Fields that a source never reads: as `config.field`, by destructuring `config`, or, if `config` is passed to a function with another
+ * Fields that a source never reads: as `config.field`, by destructuring `config` or `settings`, or, if `config` is passed to a function with another
  * parameter name, as `options.field`, or by a function of an imported file that destructures its parameter, or its `settings`, or reads `settings.field`.
  */
 const unread = (fields: ReadonlyArray<string>, source: string, imported = ""): Array<string> => {
-  const apart = [...source.matchAll(/\{([^{}]*)\} = config\b/g)].flatMap(([, names]) =>
+  const apart = [...source.matchAll(/\{([^{}]*)\} = (?:config|settings)\b/g)].flatMap(([, names]) =>
     names!.split(",").map((name) => name.split(":")[0]!.trim())
   )
   const handedOn = /\(config\)|, config\)|, config,|\{ \.\.\.config,/.test(source)

@@ -1,5 +1,4 @@
 /** Every stage that computes with tensors, on small inputs, with several steps each, for tests of resuming. */
-import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
@@ -46,6 +45,7 @@ import { sampleAtTemperature, sweepOf, TemperatureSweepReport } from "../../stag
 import { artifact, type Inputs, rowsArtifact, runStage } from "./running.ts"
 import { ask, scored } from "./samples.ts"
 import { talkingPolicy, tokenizer } from "./talking.ts"
+import { sharpen } from "../models/tensors.ts"
 
 export interface Resumable {
   readonly name: string
@@ -110,9 +110,7 @@ const scalarModel = (seed: number) => {
     llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
     { seed }
   )
-  const model = initRewardModel(backbone, { seed })
-  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
-  return model
+  return sharpen(initRewardModel(backbone, { seed }), 8)
 }
 
 /** Short, so that it fits in the small context. */

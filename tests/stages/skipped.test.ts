@@ -5,7 +5,6 @@
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 import { beforeAll, describe, expect, it } from "vitest"
-import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
@@ -51,6 +50,7 @@ import { sft } from "../../stages/training/sft.ts"
 import { artifact, failureOf, type Inputs, rowsArtifact, runStage } from "./running.ts"
 import { ask, assistant, completion, responsePair, scored, user } from "./samples.ts"
 import { talkingPolicy, tokenizer } from "./talking.ts"
+import { sharpen } from "../models/tensors.ts"
 
 const context = 160
 const tag = "with a tag of the chat format in the text"
@@ -74,14 +74,8 @@ const answered = (messages: ReadonlyArray<Message>, answers: number) => ({
 })
 
 const backbone = (seed: number) => {
-  const model = initRewardModel(
-    initLlama(llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: context }), {
-      seed
-    }),
-    { seed }
-  )
-  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
-  return model
+  const config = llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: context })
+  return sharpen(initRewardModel(initLlama(config, { seed }), { seed }), 8)
 }
 
 interface Case {

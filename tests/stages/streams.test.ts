@@ -1,9 +1,6 @@
 /** Stages use independent random numbers where they say so: for each checkpoint, prompt and attempt, each held-out prompt, each epoch. */
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
-import { saveCheckpoint } from "../../models/checkpoint.ts"
-import { initLlama } from "../../models/llama.ts"
-import { initRewardModel } from "../../models/reward-model.ts"
 import { saveTokenizer } from "../../models/tokenizer/files.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
@@ -16,10 +13,9 @@ import { ppo } from "../../stages/ppo/ppo.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { selectRandom } from "../../stages/rejection-sampling/select-best.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
-import { smallConfig } from "../models/small.ts"
 import { artifact, reportIn, rowsArtifact, rowsIn, runStage, stageEffect } from "./running.ts"
 import { ask, completion } from "./samples.ts"
-import { talkingPolicy, tokenizer } from "./talking.ts"
+import { newReward, talkingPolicy, tokenizer } from "./talking.ts"
 
 let policy: ArtifactRef<any>
 let twins: ArtifactRef<any>
@@ -52,8 +48,7 @@ describe("pairs of responses of one checkpoint at one temperature", () => {
 
 describe("ppo's held-out prompts", () => {
   it("have separate answers, even with the same text: their mean reward is not that of the first", async () => {
-    const reward = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed: 2 }), { seed: 2 })
-    const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward, tokenizer }))
+    const helpfulness = await newReward(HelpfulnessReward, 2)
     const first = async (heldOut: ArtifactRef<any>) => {
       const config = { iterations: 1, batchSize: 2, miniBatchSize: 2, maxNewTokens: 5 }
       const made = await runStage(ppo, { policy, helpfulness, prompts: twins, heldOut }, config)

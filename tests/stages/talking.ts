@@ -4,12 +4,14 @@ import { noGrad, scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
-import { Policy } from "../../schemas/checkpoint.ts"
+import { initRewardModel } from "../../models/reward-model.ts"
+import { type GeneralReward, type HelpfulnessReward, Policy, type SafetyReward } from "../../schemas/checkpoint.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { packedBatches } from "../../stages/training/sft.ts"
 import { languageModelLoss } from "../../stages/common/sequences.ts"
 import { train } from "../../stages/training/train.ts"
-import { smallTokenizer } from "../models/small.ts"
+import { smallConfig, smallTokenizer } from "../models/small.ts"
+import { sharpen } from "../models/tensors.ts"
 import { encodeDemonstrations, packExamples } from "./encoded.ts"
 import { artifact } from "./running.ts"
 
@@ -21,8 +23,7 @@ export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<Reado
     llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
     { seed }
   )
-  if (dialogues.length === 0)
-    scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
+  if (dialogues.length === 0) sharpen(model, 8)
   else {
     const { examples } = encodeDemonstrations(
       tokenizer,
@@ -47,4 +48,15 @@ export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<Reado
     )
   }
   return artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer }))
+}
+
+/** A new reward model; a larger `factor` makes its scores differ more. */
+export const newReward = (
+  type: typeof HelpfulnessReward | typeof SafetyReward | typeof GeneralReward,
+  seed: number,
+  { factor = 1, maxPositions = 160 }: { readonly factor?: number; readonly maxPositions?: number } = {}
+) => {
+  const model = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions }), { seed }), { seed })
+  scoped(() => noGrad(() => void model.head.mul_(factor)))
+  return artifact<any>(type, (slot) => saveCheckpoint(slot, { model, tokenizer }))
 }

@@ -44,7 +44,7 @@ export const reading = (what: string, model: CostedModel, precision: Precision, 
 }
 
 /** `recompute` blocks compute their forward pass a second time in the backward pass. */
-export const training = (what: string, model: CostedModel, precision: Precision, rows: number, length: number, recompute = 0): Work => {
+export const training = (what: string, model: CostedModel, precision: Precision, rows: number, length: number, recompute: number): Work => {
   const tokens = rows * length
   const recomputed = (forwardFlops(model, tokens, length) * recompute) / model.config.layers
   return { what, tokens, flops: trainingFlops(model, tokens, length), recomputed, traffic: 0, precision }

@@ -132,16 +132,12 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
       { oursIs: "A" as const, question, turn, text: comparisonQuestion(question, turn, ours, opponent) },
       { oursIs: "B" as const, question, turn, text: comparisonQuestion(question, turn, opponent, ours) }
     ])
-    const judged = yield* askJudge(
-      { ...config, environment: process.env, progress, checkpoints },
-      toJudge.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
-      {
-        what: { one: "pair", many: "pairs" },
-        schema: Judgement,
-        read: (said) => ({ said, choice: readChoice(said) }),
-        isUnreadable: ({ choice }) => choice === null
-      }
-    )
+    const judged = yield* askJudge({ ...config, environment: process.env, progress, checkpoints }, toJudge, {
+      what: { one: "pair", many: "pairs" },
+      schema: Judgement,
+      read: (said) => ({ said, choice: readChoice(said) }),
+      isUnreadable: ({ choice }) => choice === null
+    })
     const outcomes = new Map(open.map((one, i) => [one, outcomeOf(judged[2 * i]!.choice, judged[2 * i + 1]!.choice)]))
     const lines = toJudge.map(({ oursIs, question: { category, id }, turn }, i) => ({
       id,

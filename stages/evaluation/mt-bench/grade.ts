@@ -90,16 +90,12 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
     const [first, second] = [yield* readRows(inputs.first, Completions), yield* readRows(inputs.second, Completions)]
     const answered = yield* answeredOf(questions, first, second, "Grading answers to MT-Bench")
     const toJudge = questionsFor(answered)
-    const judged = yield* askJudge(
-      { ...config, environment: process.env, progress, checkpoints },
-      toJudge.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
-      {
-        what: { one: "answer", many: "answers" },
-        schema: Judgement,
-        read: (said) => ({ said, grade: readGrade(said) }),
-        isUnreadable: ({ grade }) => grade === null
-      }
-    )
+    const judged = yield* askJudge({ ...config, environment: process.env, progress, checkpoints }, toJudge, {
+      what: { one: "answer", many: "answers" },
+      schema: Judgement,
+      read: (said) => ({ said, grade: readGrade(said) }),
+      isUnreadable: ({ grade }) => grade === null
+    })
     const byTurn = new Map(toJudge.map(({ question, turn }, i) => [JSON.stringify([question.id, turn]), judged[i]!]))
     const turns = answered.flatMap(({ answers, question: { category, id } }) =>
       answers.map((text, turn): GradedTurn => {

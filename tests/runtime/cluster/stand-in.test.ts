@@ -85,10 +85,18 @@ it("a job whose node has other numerics deletes the cached ones, and reports tha
   mkdirSync(join(home, "numerics"), { recursive: true })
   for (const name of ["slurm-1.json", "here.json"]) writeFileSync(join(home, "numerics", name), "{}")
   expect(await execute()).toBe(
-    "Its job 1 can't run on n1: it failed. If the nodes have been updated, run again: a node is asked for its numerics again."
+    "Its job 1 can't run on n1: it failed. If the nodes have been updated, run again: a node's numerics are then checked again."
   )
   expect(readdirSync(join(home, "numerics"))).toEqual(["here.json"])
   expect(await execute()).toBe("Its job 2 can't run on n1: it failed.")
+})
+
+it("a machine without a Slurm configuration is reported as that, not as a refused request", async () => {
+  program("sbatch", 'echo "sbatch: fatal: Could not establish a configuration source" >&2; exit 1')
+  program("squeue", "")
+  expect(await execute()).toMatch(
+    /^Submitting the job of node "node": Slurm is not configured on this machine: .*set SLURM_CONF to the path of slurm\.conf\.$/
+  )
 })
 
 it("a node's numerics are cached for one version of the engine", async () => {

@@ -50,7 +50,7 @@ const mistake = (outputs: () => unknown, settings: Record<string, string> = {}):
 
 describe("a node's placement", () => {
   it.each([
-    [{ gpus: 0 }, /on\(\{ gpus: 0 \}\): expected a whole number from 1/],
+    [{ gpus: 0 }, /on\(\{ gpus: 0 \}\): expected an integer from 1/],
     [{ executor: "ray" }, /on\(\{ executor: ray \}\): expected "local" or "slurm"/],
     [{ gpu: 1 }, /on\(\{ gpu: 1 \}\): expected one of executor, profile, gpus, nodes, cpus, workers/]
   ])("that is impossible is rejected: %j", (placement, message) => {
@@ -62,7 +62,7 @@ describe("a node's limits", () => {
   it.each([
     [{ seconds: -1 }, /limited\(\{ seconds: -1 \}\): expected a number of seconds above 0/],
     [{ memory: Number.NaN }, /limited\(\{ memory: NaN \}\): expected a number of MiB above 0/],
-    [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected a whole number, 0 or more/],
+    [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected an integer, 0 or more/],
     [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a fraction from 0 to 1/],
     [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected one of seconds, memory, retries, skipped/],
     [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected one of seconds, memory, retries, skipped/]

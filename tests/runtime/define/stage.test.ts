@@ -59,7 +59,7 @@ describe("Stage.map", () => {
     expect(map({ over: "words", rows: 2 })).toThrow(/Stage\.map\(upper, .*no input "words", only texts, more/)
     expect(map({ over: "more", rows: 2 })).toThrow(/the input "more" is not a single dataset/)
     expect(map({ over: "file", rows: 2 }, lines)).toThrow(/the input "file" is not a single dataset/)
-    expect(map({ over: "texts", rows: 0 })).toThrow(/rows must be a whole number, 1 or more/)
+    expect(map({ over: "texts", rows: 0 })).toThrow(/rows must be an integer, 1 or more/)
     expect(map({ over: "texts", rows: 2.5 })).toThrow(/rows must be/)
     expect(map({ over: "texts", rows: 3 }, upperBy2)).toThrow(/already mapped/)
   })

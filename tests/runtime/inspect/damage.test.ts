@@ -4,8 +4,7 @@ import { dirname, join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { describeDamage, findDamage } from "../../../runtime/inspect/damage.ts"
 import { verifyStore } from "../../../runtime/inspect/verify-store.ts"
-import { removeFolder } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import {
   anything,
   digests,
@@ -31,7 +30,7 @@ beforeEach(async () => {
 })
 afterEach(async () => {
   opened.close()
-  await checkRecords(home).finally(() => removeFolder(fixture.folder))
+  await checkAndRemove(fixture.folder)
 })
 
 const digestOf = (node: string): string => digests(first)[node]!

@@ -12,18 +12,14 @@ import type { AnyPipeline } from "../../../runtime/define/pipeline.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { plan } from "../../../runtime/run/plan.ts"
 import { verify, type VerifyOptions } from "../../../runtime/inspect/verify.ts"
-import { removeFolder } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { digests, edit, type Fixture, fixtureFolder, invert, loadFixture, objectFile, statuses, services } from "../fixture.ts"
 
 let fixture: Fixture
 beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
-afterEach(async () => {
-  // After each fault, the records name existing, reported results (docs/faults.md).
-  await checkRecords(join(fixture.folder, "home")).finally(() => removeFolder(fixture.folder))
-})
+afterEach(() => checkAndRemove(fixture.folder))
 
 const load = async (name: string) =>
   ((await import(pathToFileURL(join(fixture.folder, name)).href)) as { readonly default: AnyPipeline }).default

@@ -14,9 +14,8 @@ import { Curve, writeCurve } from "../../../runtime/run/curve.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
-import { removeFolder } from "../../cli/caravan.ts"
 import { measured, rowsIn } from "../../curve-rows.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { fixtureFolder, services } from "../fixture.ts"
 import { descend, descendBy10, descendInChild } from "../fixtures/descending.ts"
 import { lines } from "../fixtures/mapped.ts"
@@ -26,9 +25,7 @@ beforeEach(() => {
   folder = fixtureFolder()
   writeFileSync(join(folder, "words.txt"), Array.from({ length: 25 }, (_, i) => `word ${i}`).join("\n"))
 })
-afterEach(async () => {
-  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
-})
+afterEach(() => checkAndRemove(folder))
 
 type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
 const go = async (stage: Application, config: object = {}, options: RunOptions = {}) => {

@@ -16,8 +16,8 @@ import { run } from "../../../runtime/run/run.ts"
 import { runStage } from "../../../runtime/run/run-stage.ts"
 import { verify } from "../../../runtime/inspect/verify.ts"
 import { Texts } from "../../../schemas/rows.ts"
-import { removeFolder, start } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { start, waitFor } from "../../cli/caravan.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { fixtureFolder, services } from "../fixture.ts"
 import { draw, drawBy3, lines, upper, upperBy1, upperBy2, upperBy9000 } from "../fixtures/mapped.ts"
 
@@ -25,10 +25,7 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(async () => {
-  // After each fault, the records name existing, reported results (docs/faults.md).
-  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
-})
+afterEach(() => checkAndRemove(folder))
 
 const letters = (count: number) => Array.from({ length: count }, (_, i) => `t${i}`)
 const write = (texts: ReadonlyArray<string>) => writeFileSync(join(folder, "words.txt"), texts.join("\n"))
@@ -226,7 +223,7 @@ describe("killed", () => {
     const child = start(folder, "run", "mapped.ts", ...args)
     const closed = new Promise((resolve) => child.on("close", resolve))
     const told = () => (existsSync(log()) ? readFileSync(log(), "utf8").split("\n").length - 1 : 0)
-    for (const end = Date.now() + 20_000; told() < 5; await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+    await waitFor(() => told() >= 5)
     child.kill("SIGKILL")
     await closed
     await sleep(500)

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { caravan, removeFolder, type RunDocument, runJson, start, statuses } from "../../cli/caravan.ts"
+import { caravan, removeFolder, type RunDocument, runJson, start, statuses, waitFor } from "../../cli/caravan.ts"
 import { edit, fixtureFolder } from "../fixture.ts"
 
 let folder: string
@@ -20,9 +20,6 @@ const plan = (...args: ReadonlyArray<string>) =>
     }
   ).nodes
 
-const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
-  for (const end = Date.now() + milliseconds; !what(); await sleep(50)) if (Date.now() > end) throw new Error("waited too long")
-}
 const statOf = (pid: number | string) => readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ")
 const childrenOf = (pid: number): Array<number> =>
   readdirSync("/proc").flatMap((name) => {

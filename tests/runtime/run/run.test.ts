@@ -8,7 +8,7 @@ import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { run } from "../../../runtime/run/run.ts"
 import type { ExternalFile } from "../../../schemas/artifact.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { digests, edit, type Fixture, fixtureFolder, loadFixture, services, statuses } from "../fixture.ts"
 import { both } from "../fixtures/two-files.ts"
 
@@ -23,10 +23,7 @@ let fixture: Fixture
 beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
-afterEach(async () => {
-  // After each fault, the records name existing, reported results (docs/faults.md).
-  await checkRecords(join(fixture.folder, "home")).finally(() => removeFolder(fixture.folder))
-})
+afterEach(() => checkAndRemove(fixture.folder))
 
 /** An earlier run, elsewhere: its store and journal are copied here. */
 const ranBefore = async () => {

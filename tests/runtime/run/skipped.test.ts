@@ -15,8 +15,7 @@ import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
 import { collectSkipped } from "../../../runtime/run/skipped-rows.ts"
 import { gc, planGc } from "../../../runtime/store/gc.ts"
-import { removeFolder } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { fixtureFolder, openHome, services } from "../fixture.ts"
 import { lines } from "../fixtures/mapped.ts"
 import { use, useBy10, useInChild } from "../fixtures/skipping.ts"
@@ -25,9 +24,7 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(async () => {
-  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
-})
+afterEach(() => checkAndRemove(folder))
 const home = () => join(folder, "home")
 
 type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
@@ -113,7 +110,7 @@ describe("skipped rows", () => {
     const path = /skipped are in (\S+\.skipped\.jsonl)\./.exec(error!)![1]!
     expect([status, error]).toEqual([
       "failed",
-      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Fix the data, or raise the limit with --max-skipped, in a program limits.skipped (a fraction, 0 to 1).`
+      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Fix the data, or raise the limit (a fraction, 0 to 1) with --max-skipped, or with limits.skipped in a program.`
     ])
     expect(listed(path)).toHaveLength(11)
   })

@@ -12,7 +12,7 @@ import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import { run } from "../../../runtime/run/run.ts"
-import { caravan, removeFolder, start } from "../../cli/caravan.ts"
+import { caravan, removeFolder, start, waitFor } from "../../cli/caravan.ts"
 import { fixtureFolder, services } from "../fixture.ts"
 import type * as stages from "../fixtures/stages.ts"
 import type * as unruly from "../fixtures/unruly.ts"
@@ -32,9 +32,6 @@ const isAlive = (pid: number): boolean => {
   } catch {
     return false
   }
-}
-const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
-  for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
 }
 
 /** A misbehaving node next to a normal one. */

@@ -78,10 +78,11 @@ it.skipIf(process.platform !== "linux")("have every folder fsynced, also one tha
   expect(synced.map((path) => basename(path))).toEqual(expect.arrayContaining(["state", "inner", "outer", "seal.json"]))
 })
 
-it("that can't be read because of too many open files may be retried; other errors need a fix", async () => {
+it("that can't be read because of too many open files or a stale network file handle may be retried; other errors need a fix", async () => {
   await Effect.runPromise(opened().save(7, nothing))
   for (const [code, isRetryable] of [
     ["EMFILE", true],
+    ["ESTALE", true],
     ["EACCES", false]
   ] as const) {
     refusal.code = code

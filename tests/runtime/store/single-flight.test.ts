@@ -1,7 +1,6 @@
 /** Several runs that need the same result: one makes it, the others wait for it, and take over when it dies. Checkpoints, limits and retries of nodes. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { type Claim, claimKey, releaseClaims, stillHeld } from "../../../runtime/store/in-flight.ts"
@@ -12,8 +11,8 @@ import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
 import * as Schema from "effect/Schema"
-import { removeFolder, start } from "../../cli/caravan.ts"
-import { checkRecords } from "../../faults/invariants.ts"
+import { start, waitFor } from "../../cli/caravan.ts"
+import { checkAndRemove } from "../../faults/invariants.ts"
 import { fixtureFolder, loadFixture, openHome, services } from "../fixture.ts"
 import { tally } from "../fixtures/tally.ts"
 
@@ -21,14 +20,8 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(async () => {
-  // After each fault, the records name existing, reported results (docs/faults.md).
-  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
-})
+afterEach(() => checkAndRemove(folder))
 
-const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
-  for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
-}
 const journalCount = (status: string): number => {
   const { close, journal } = openHome(join(folder, "home"))
   try {

@@ -7,6 +7,7 @@ import { packedBatches } from "../../../stages/training/sft.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, type PackedRow } from "../../../stages/common/sequences.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig, smallTokenizer } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { float64, sameInFloat32 } from "../../tolerances.ts"
 import { joinDocuments, packExamples } from "../encoded.ts"
 
@@ -85,12 +86,8 @@ describe("packing", () => {
   })
 })
 
-/** With weights ten times as large as new ones, so that attention between examples matters. */
-const model = (device: Device, dtype: DType = "float32") => {
-  const llama = initLlama(smallConfig(), { seed: 5, device, dtype })
-  noGrad(() => Object.entries(llama.parameters).forEach(([name, weight]) => name.endsWith("norm.weight") || weight.mul_(10)))
-  return llama
-}
+/** Attention between examples matters. */
+const model = (device: Device, dtype: DType = "float32") => sharpen(initLlama(smallConfig(), { seed: 5, device, dtype }), 10)
 const length = 40
 const examples = draw(24, 18, 3)
 const packed = packExamples(examples, { length, padId })

@@ -5,10 +5,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
-import { noGrad, scoped } from "../../../engine/tensor.ts"
-import { loadPolicy, saveCheckpoint } from "../../../models/checkpoint.ts"
-import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
+import { loadPolicy } from "../../../models/checkpoint.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
@@ -21,29 +18,24 @@ import { grpo } from "../../../stages/critic-free/grpo.ts"
 import { rloo } from "../../../stages/critic-free/rloo.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
 import { helpfulnessScorer } from "../../../stages/reward/scorers.ts"
-import { largestDifference, smallConfig } from "../../models/small.ts"
+import { largestDifference } from "../../models/small.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
+import { failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
 import { ask, assistant, user } from "../samples.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { newReward, talkingPolicy } from "../talking.ts"
 
 const questions = ["ab", "ba ab", "abab", "b", "a ba", "aab"]
 let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
 let scorers: Record<"letters" | "constant" | "fading", ArtifactRef<any>>
 beforeAll(async () => {
-  const reward = (seed: number) => {
-    const made = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
-    scoped(() => noGrad(() => void made.head.mul_(8)))
-    return made
-  }
   given = {
     // It answers in one of a few ways, and ends its answers.
     policy: await talkingPolicy(
       6,
       questions.flatMap((question) => ["ab", "ba b", "abab", "b", "a"].map((answer) => [user(question), assistant(answer)]))
     ),
-    helpfulness: await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer })),
-    safety: await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3), tokenizer })),
+    helpfulness: await newReward(HelpfulnessReward, 2, { factor: 8 }),
+    safety: await newReward(SafetyReward, 3, { factor: 8 }),
     prompts: await rowsArtifact(
       Prompts,
       questions.map((text, i) => ask(text, text, { safety: i % 3 === 2 }))

@@ -1,7 +1,7 @@
 /** Metrics of RLOO's and GRPO's trainer, on both devices: means over tokens or responses, however a mini-batch is split. */
 import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
-import { liveTensors, noGrad, scoped } from "../../../engine/tensor.ts"
+import { liveTensors, scoped } from "../../../engine/tensor.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { type CriticFreeConfig, GrpoConfig, RlooConfig } from "../../../stages/critic-free/config.ts"
 import { grpoMethod, rlooMethod } from "../../../stages/critic-free/methods.ts"
@@ -9,13 +9,10 @@ import { CriticFreeTrainer, type Method, type StepStatistics } from "../../../st
 import { logProbabilitiesOf } from "../../../stages/ppo/models.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
 
-const strong = (seed: number, device: "cpu" | "cuda"): Llama => {
-  const model = initLlama(smallConfig(), { seed, device })
-  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(12))))
-  return model
-}
+const strong = (seed: number, device: "cpu" | "cuda"): Llama => sharpen(initLlama(smallConfig(), { seed, device }), 12)
 /** Of 1, 2, 3, 1, 2 and 3 tokens; the first three are one group. */
 const responses = [5, 6, 7, 8, 9, 10].map((token, i) => ({
   prompt: [1, 4 + i],

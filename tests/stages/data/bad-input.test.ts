@@ -92,6 +92,10 @@ describe("columns", () => {
       `Reading ${lacking}: expected files with the same columns, found column "rejected": text in 1.arrow, missing in 2.arrow. Use files of one kind, or select them with a pattern.`
     )
   })
+  it("in no row, because no line is JSON", async () => {
+    const path = put("prose.jsonl", "Hello.\nWorld.\n")
+    expect(await error(path)).toMatch(/prose\.jsonl: expected rows of a known shape, found no valid row; line 1: not JSON: .*Fix the file/)
+  })
   it("in no row, because the file is empty", async () => {
     const path = put("empty.jsonl", "")
     expect(await error(path)).toBe(

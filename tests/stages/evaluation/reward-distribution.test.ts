@@ -1,18 +1,14 @@
 /** Histograms of scores: by hand, and of a small policy's answers. */
 import { describe, expect, it } from "vitest"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
-import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
 import { GeneralReward, HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { distributionsOf, rewardDistribution, RewardDistributionReport } from "../../../stages/evaluation/reward-distribution.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { score } from "../../../stages/reward/score.ts"
-import { smallConfig } from "../../models/small.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { ask, scored } from "../samples.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { newReward, talkingPolicy } from "../talking.ts"
 
 const row = (safety: boolean, helpfulnessScore: number | null, safetyScore: number | null) => ({ safety, helpfulnessScore, safetyScore })
 
@@ -57,10 +53,9 @@ describe("the stage", () => {
   })
 
   it("counts the scores of a small policy's answers by small reward models", async () => {
-    const model = (seed: number) =>
-      initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 120 }), { seed }), { seed })
-    const save = (type: any, seed: number) => artifact<any>(type, (slot) => saveCheckpoint(slot, { model: model(seed), tokenizer }))
-    const [helpfulness, safety, general] = [await save(HelpfulnessReward, 1), await save(SafetyReward, 2), await save(GeneralReward, 3)]
+    const shape = { maxPositions: 120 }
+    const [helpfulness, safety] = [await newReward(HelpfulnessReward, 1, shape), await newReward(SafetyReward, 2, shape)]
+    const general = await newReward(GeneralReward, 3, shape)
     const prompts = await rowsArtifact(Prompts, [
       ...["ab", "ba", "b"].map((text) => ask(text, text)),
       ask("aab", "aab", { safety: true }),

@@ -1,18 +1,14 @@
 /** Win rates: by hand, and of two small policies with small reward models. */
 import { beforeAll, describe, expect, it } from "vitest"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
-import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { winRate, WinRateReport, winsOf } from "../../../stages/evaluation/win-rate.ts"
-import { smallConfig } from "../../models/small.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { ask, scored } from "../samples.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { newReward, talkingPolicy } from "../talking.ts"
 
 const match = (promptId: string, ours: number, opponent: number) => ({ promptId, ours, opponent })
 
@@ -101,10 +97,8 @@ describe("the win rate of a model", () => {
 describe("two small policies with small reward models", () => {
   let sets: ReadonlyArray<ArtifactRef<any>>
   beforeAll(async () => {
-    const reward = (seed: number) =>
-      initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 120 }), { seed }), { seed })
-    const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(1), tokenizer }))
-    const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer }))
+    const helpfulness = await newReward(HelpfulnessReward, 1, { maxPositions: 120 })
+    const safety = await newReward(SafetyReward, 2, { maxPositions: 120 })
     const prompts = await rowsArtifact(Prompts, [
       ...["ab", "ba", "abab", "b"].map((text) => ask(text, text)),
       ...["aab", "bba"].map((text) => ask(text, text, { safety: true })),

@@ -27,6 +27,7 @@ import { type Experience, PpoTrainer } from "../../../stages/ppo/trainer.ts"
 import { trainedParameters } from "../../../stages/training/lora.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { float32, sameInFloat32 } from "../../tolerances.ts"
 import { live, newFolder } from "../dying.ts"
 import { artifact, failureOf, rowsArtifact, runStage } from "../running.ts"
@@ -40,11 +41,7 @@ const configOf = (over: Partial<PpoConfig> = {}): PpoConfig =>
 
 const shape = smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 })
 /** Weights that are far from uniform, so that adapters have an effect. */
-const strong = (seed: number): Llama => {
-  const model = initLlama(shape, { seed })
-  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
-  return model
-}
+const strong = (seed: number): Llama => sharpen(initLlama(shape, { seed }), 8)
 const policyOf = (seed: number) => artifact(Policy, (slot) => saveCheckpoint(slot, { model: strong(seed), tokenizer }))
 /** A reward model as saved by a stage that trained it with LoRA on a checkpoint. */
 const rewardOn = async (type: typeof HelpfulnessReward | typeof SafetyReward, base: ArtifactRef<any>, seed: number) => {
@@ -374,7 +371,7 @@ describe("the stage with LoRA", () => {
 
   it("rejects target layers without a rank", async () => {
     expect(await failureOf(ppo, given, { ...quick, loraRank: 0, loraTargets: "q_proj" })).toContain(
-      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
+      "loraTargets: q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
     )
   })
 })

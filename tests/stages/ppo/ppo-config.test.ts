@@ -4,32 +4,22 @@ import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
-import { noGrad, scoped } from "../../../engine/tensor.ts"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
-import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { Prompts } from "../../../schemas/rows.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
 import { readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
-import { smallConfig } from "../../models/small.ts"
 import { float64 } from "../../tolerances.ts"
-import { artifact, rowsArtifact, runStage } from "../running.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { rowsArtifact, runStage } from "../running.ts"
+import { newReward, talkingPolicy } from "../talking.ts"
 import { ask } from "../samples.ts"
 
 let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
 beforeAll(async () => {
-  const reward = (seed: number) => {
-    const made = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
-    scoped(() => noGrad(() => void made.head.mul_(8)))
-    return made
-  }
   given = {
     policy: await talkingPolicy(1),
-    helpfulness: await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer })),
-    safety: await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3), tokenizer })),
+    helpfulness: await newReward(HelpfulnessReward, 2, { factor: 8 }),
+    safety: await newReward(SafetyReward, 3, { factor: 8 }),
     prompts: await rowsArtifact(
       Prompts,
       ["ab", "ba ab", "abab", "b", "a ba", "aab"].map((text, i) => ask(text, text, { safety: i % 3 === 2 }))

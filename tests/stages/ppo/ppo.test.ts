@@ -35,17 +35,23 @@ import { encodeDemonstrations, packExamples } from "../encoded.ts"
 import { mean } from "../../../stages/common/statistics.ts"
 import { train } from "../../../stages/training/train.ts"
 import { largestDifference, smallTokenizer } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
 
 const tokenizer = smallTokenizer()
 const model = (seed: number, over: { readonly vocabSize?: number; readonly maxPositions?: number } = {}): Llama => {
-  const made = initLlama(
-    llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 64, ...over }),
-    { seed }
-  )
-  scoped(() => noGrad(() => Object.entries(made.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
-  return made
+  const config = llamaConfig({
+    vocabSize: tokenizer.vocabSize,
+    dim: 16,
+    layers: 1,
+    heads: 2,
+    kvHeads: 1,
+    ffn: 24,
+    maxPositions: 64,
+    ...over
+  })
+  return sharpen(initLlama(config, { seed }), 8)
 }
 const policyRef = (llama: Llama, pieces: Tokenizer = tokenizer) =>
   artifact(Policy, (slot) => saveCheckpoint(slot, { model: llama, tokenizer: pieces }))
@@ -242,6 +248,20 @@ describe("ppo", () => {
       for (const time of [generationSeconds, scoringSeconds, updateSeconds]) expect(time).toBeGreaterThan(0)
     }
     expect(JSON.stringify(await recordOf({ path }))).not.toContain("econds")
+  })
+  it("reports once that all responses have the same reward", async () => {
+    const headless = reward(2)
+    scoped(() => noGrad(() => void headless.head.mul_(0)))
+    const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: headless, tokenizer }))
+    const notes: Array<string> = []
+    const progress = ({ note }: Progress) => Effect.sync(() => void (note === undefined || notes.push(note)))
+    const { policy, prompts } = given
+    await Effect.runPromise(stageEffect(ppo, { policy, helpfulness, prompts }, quick, { progress }))
+    expect(notes).toEqual([
+      "in iteration 1 all 6 responses have the same reward (0), so PPO does not learn from it; check the reward models or scorers"
+    ])
+    await Effect.runPromise(stageEffect(ppo, given, quick, { progress }))
+    expect(notes).toHaveLength(1)
   })
 })
 

@@ -11,17 +11,14 @@ import { cloneLlama, initValueModel, logProbabilitiesOf, valuesOf } from "../../
 import { PpoTrainer, type PpoTrainerOptions, type Rollout, type StepStatistics } from "../../../stages/ppo/trainer.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
+import { sharpen } from "../../models/tensors.ts"
 import { sameInFloat32, splitGradients } from "../../tolerances.ts"
 import { bandit, distance, drawn, optimum, probabilities, reference, temperature } from "./bandit.ts"
 
 const eosId = 2
 
 /** A small model that is far from uniform, so that details matter. */
-const strong = (seed: number, device: "cpu" | "cuda" = "cpu"): Llama => {
-  const model = initLlama(smallConfig(), { seed, device })
-  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(12))))
-  return model
-}
+const strong = (seed: number, device: "cpu" | "cuda" = "cpu"): Llama => sharpen(initLlama(smallConfig(), { seed, device }), 12)
 const valueModel = (seed: number, device: "cpu" | "cuda" = "cpu"): RewardModel => initRewardModel(strong(seed, device), { seed })
 
 /** Responses of 1 to 9 tokens to prompts of 1 to 6, sampled from the model. */

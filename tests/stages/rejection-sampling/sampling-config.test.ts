@@ -2,7 +2,6 @@
 import { beforeAll, describe, expect, it } from "vitest"
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { Completions, Prompts, ResponsePairs, ScoredCompletions } from "../../../schemas/rows.ts"
@@ -13,7 +12,7 @@ import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { newReward, talkingPolicy, tokenizer } from "../talking.ts"
 import { ask } from "../samples.ts"
 
 type Config = Readonly<Record<string, unknown>>
@@ -139,12 +138,10 @@ describe("combined scores", () => {
     [{ threshold: 0 }, { scope: "threshold only" }],
     [{ threshold: 0 }, { threshold: 1 }]
   ])("with %j differ with %j", async (first, changed) => {
-    const reward = (seed: number) =>
-      initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
     const inputs = {
       completions: await runStage(sample, { policy, prompts }, { ...base, k: 4 }),
-      helpfulness: await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer })),
-      safety: await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3), tokenizer }))
+      helpfulness: await newReward(HelpfulnessReward, 2),
+      safety: await newReward(SafetyReward, 3)
     }
     const rewards = async (config: Config) =>
       (await rowsIn(await runStage(scoreCombined, inputs, config), ScoredCompletions)).map((row) => row.reward)

@@ -1,8 +1,5 @@
 /** Which temperature is best: by enumeration of subsets, and for a small policy that then samples at it. */
 import { beforeAll, describe, expect, it } from "vitest"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
-import { initLlama } from "../../../models/llama.ts"
-import { initRewardModel } from "../../../models/reward-model.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward } from "../../../schemas/checkpoint.ts"
 import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
@@ -15,10 +12,9 @@ import {
   temperatureSweep,
   TemperatureSweepReport
 } from "../../../stages/rejection-sampling/temperature-sweep.ts"
-import { smallConfig } from "../../models/small.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { ask, scored } from "../samples.ts"
-import { talkingPolicy, tokenizer } from "../talking.ts"
+import { newReward, talkingPolicy } from "../talking.ts"
 
 const at = (temperature: number, promptId: string, rewards: ReadonlyArray<number>, over: Partial<ScoredCompletion> = {}) =>
   rewards.map((reward, i) => scored(promptId, i, reward, { temperature, ...over }))
@@ -138,8 +134,7 @@ describe("a small policy's sweep", () => {
   let prompts: ArtifactRef<any>
   let report: ArtifactRef<any>
   beforeAll(async () => {
-    const model = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed: 1 }), { seed: 1 })
-    const reward = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model, tokenizer }))
+    const reward = await newReward(HelpfulnessReward, 1)
     policy = await talkingPolicy(1)
     prompts = await rowsArtifact(Prompts, [...["ab", "ba", "aab"].map((text) => ask(text, text)), ask("long", "xyz ".repeat(90))])
     const sets = await Promise.all(

@@ -1,8 +1,6 @@
 /** The report's figures on Ghost Attention: dialogues that end early, instructions not used in training, attention maps; and texts are escaped. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
-import { writeReport } from "../../../data/dataset.ts"
-import type { ArtifactRef, ReportType } from "../../../schemas/artifact.ts"
 import { type AttentionMap, AttentionMapReport } from "../../../stages/ghost-attention/attention-map.ts"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { type GhostDialogue, GhostDialogues } from "../../../stages/ghost-attention/instructions.ts"
@@ -12,12 +10,9 @@ import { chapters } from "../../../stages/report/chapters.ts"
 import { drawFigure } from "../../../stages/report/draw.ts"
 import { pageOf } from "../../../stages/report/page.ts"
 import { type Result, Results } from "../../../stages/report/results.ts"
-import { artifact, rowsArtifact } from "../running.ts"
+import { rowsArtifact } from "../running.ts"
+import { reportArtifact, result } from "./run-results.ts"
 
-const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
-const result = (node: string, stage: string, ref: ArtifactRef<any>, inputs: Result["inputs"] = {}): Result => ({
-  ...{ node, stage, inputs, config: {}, type: ref.type, path: ref.path, digest: `${ref.digest} ${node}`, contentDigest: ref.contentDigest }
-})
 const policy = (node: string): Result => ({
   ...{ node, stage: "sft", inputs: {}, config: {}, type: "checkpoint:policy", path: "/nowhere", digest: node, contentDigest: node }
 })

@@ -1,20 +1,15 @@
 /** Figures 26 and 29 and table 7's other rows in the report: whose answers they are of, and what they leave out. */
-import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { PairScores } from "../../../schemas/rows.ts"
 import { type BatchRewards, BatchRewardsReport } from "../../../stages/evaluation/batch-rewards.ts"
 import { type Calibration, CalibrationReport } from "../../../stages/evaluation/calibration.ts"
-import { chapters } from "../../../stages/report/chapters.ts"
 import { drawFigure } from "../../../stages/report/draw.ts"
 import type { Figure } from "../../../stages/report/figure.ts"
-import { type Result, Results } from "../../../stages/report/results.ts"
+import { type Result } from "../../../stages/report/results.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "../../../stages/reward/evaluate-reward.ts"
 import { rowsArtifact } from "../running.ts"
-import { other, reportArtifact, result } from "./run-results.ts"
+import { estimate, other, reportArtifact, result, shownOn } from "./run-results.ts"
 
-const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
-const shownIn = async (results: ReadonlyArray<Result>) =>
-  (await Effect.runPromise(chapters(new Results(results), []))).flatMap(({ figures = [], tables = [] }) => [...figures, ...tables])
 const evil = "<script>alert(1)</script>"
 /** A policy whose answers were scored. */
 const scored = (policy: string, scores: string): ReadonlyArray<Result> => [
@@ -35,7 +30,7 @@ describe("figure 29 in the report", () => {
     leftOut: { trainedOn: 7, unrated: 0, unscored: 2 }
   }
   it("has both panels in both directions, whose answers they are, and how many were left out", async () => {
-    const shown = await shownIn([
+    const shown = await shownOn([
       ...scored(evil, "scores"),
       result("calibration", "calibration", await reportArtifact(CalibrationReport, found), { scored: ["scores"] })
     ])
@@ -54,7 +49,7 @@ describe("figure 29 in the report", () => {
     expect(byScore!.caption).toContain("rank correlation 0.51; R_s, safety prompts: 20 answers, no correlation: one side does not vary")
   })
   it("is absent if nothing was rated", async () => {
-    expect((await shownIn(scored("sft", "scores"))).some(({ id }) => id === "calibration")).toBe(false)
+    expect((await shownOn(scored("sft", "scores"))).some(({ id }) => id === "calibration")).toBe(false)
   })
 })
 
@@ -64,7 +59,7 @@ describe("figure 26 in the report", () => {
   })
   it("has the greatest and the median reward of each batch, the model's name, and says where the batches do not differ", async () => {
     const figureOf = async (batches: BatchRewards["batches"]) => {
-      const shown = await shownIn([
+      const shown = await shownOn([
         ...scored("sft", "scores"),
         result("curriculum", "batch-rewards", await reportArtifact(BatchRewardsReport, { n: 4, batches }), { scored: ["scores", "scores"] })
       ])
@@ -103,7 +98,7 @@ describe("table 7 in the report", () => {
       await reportArtifact(RewardAccuracyReport, {
         ...{ ...accuracy(mean), bySource: [{ source, pairs: 5, accuracy: estimate(mean) }] }
       })
-    const shown = await shownIn([
+    const shown = await shownOn([
       ...["one", "two"].flatMap((name) => [
         other(name, "helpfulness-reward-model"),
         result(`${name}-scores`, "score-pairs", pairs, { reward: name, pairs: "test" })
@@ -119,7 +114,7 @@ describe("table 7 in the report", () => {
   })
   it("has a reward model's row and a judge's, by test set; a judge's choices are not a scale of scores", async () => {
     const pairs = await scoredPairs()
-    const shown = await shownIn([
+    const shown = await shownOn([
       other("rm", "helpfulness-reward-model"),
       result("rm-scores", "score-pairs", pairs, { reward: "rm", pairs: "test" }),
       result("rm-accuracy", "evaluate-reward", await reportArtifact(RewardAccuracyReport, accuracy(0.8)), { scores: ["rm-scores"] }),

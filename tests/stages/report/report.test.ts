@@ -24,12 +24,8 @@ import { RoundWinsReport } from "../../../stages/preferences/round-wins.ts"
 import { worldConclusions } from "../../../stages/world/conclusions.ts"
 import { worldSummary } from "../../../stages/world/summary.ts"
 import { WorldSummaryReport } from "../../../stages/world/summary-report.ts"
-import type { ReportType } from "../../../schemas/artifact.ts"
-import { writeReport } from "../../../data/dataset.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
-
-const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
-const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
+import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { estimate, reportArtifact } from "./run-results.ts"
 
 const answer = (promptId: string, question: string, text: string, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   ...{ promptId, prompt: [{ role: "user", content: question }], safety: false, sample: 0, text, tokens: [1], logProbabilities: [-1] },

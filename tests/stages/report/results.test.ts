@@ -11,7 +11,6 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../../../schemas/rows.ts"
-import { chapters } from "../../../stages/report/chapters.ts"
 import { winRateParts } from "../../../stages/report/comparison-figures.ts"
 import { gainsOf } from "../../../stages/report/conclusions.ts"
 import { type NodeCurve, trainingSection } from "../../../stages/report/curve-figures.ts"
@@ -23,7 +22,7 @@ import { chosenFrequency } from "../../../stages/report/reward-model-figures.ts"
 import { versionsOf } from "../../../stages/report/versions.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "../../../stages/reward/evaluate-reward.ts"
 import { rowsArtifact } from "../running.ts"
-import { other, reportArtifact, result } from "./run-results.ts"
+import { other, reportArtifact, result, shownOn } from "./run-results.ts"
 
 const answer = (promptId: string, reward: number, safety = false): ScoredCompletion => ({
   ...{ promptId, prompt: [{ role: "user", content: promptId }], safety, sample: 0, text: `${reward}`, tokens: [1], logProbabilities: [0] },
@@ -102,8 +101,6 @@ const pair = (id: string, chosenReward: number, rejectedReward: number): PairSco
 const preference = (id: string, rejectedSafe: boolean): Preference => ({
   ...{ id, prompt: [{ role: "user", content: id }], chosen: "a", rejected: "b", rating: 0, chosenSafe: true, rejectedSafe, source: "x" }
 })
-const figuresIn = async (results: ReadonlyArray<Result>) =>
-  (await Effect.runPromise(chapters(new Results(results), []))).flatMap(({ figures = [], tables = [] }) => [...figures, ...tables])
 
 describe("reward models in the report", () => {
   const evaluated = async (name: string, reward: Result, scores: ReadonlyArray<PairScore>, mean: number) => [
@@ -117,7 +114,7 @@ describe("reward models in the report", () => {
   it("that differ only in the margin are compared by it (figure 27, table 28)", async () => {
     const reward = (margin: string) =>
       other(`reward-${margin}`, "helpfulness-reward-model", { init: "sft", pairs: "train" }, { margin, epochs: 1 })
-    const shown = await figuresIn([
+    const shown = await shownOn([
       await test(),
       ...(await evaluated("none", reward("none"), [pair("a", 1, 0)], 0.6)),
       ...(await evaluated("large", reward("large"), [pair("a", 3, -3)], 0.7))
@@ -132,7 +129,7 @@ describe("reward models in the report", () => {
   it("for safety have precision and recall at the threshold of R_c, from the labels of the held-out pairs", async () => {
     const reward = { ...other("rs", "safety-reward-model"), type: "checkpoint:safety-reward" }
     // R_s of b/rejected is safe and below 0.15, a/rejected unsafe and below it: precision 1/2, recall 1/1.
-    const shown = await figuresIn([await test(), ...(await evaluated("s", reward, [pair("a", 2, -4), pair("b", 2, -2)], 0.6))])
+    const shown = await shownOn([await test(), ...(await evaluated("s", reward, [pair("a", 2, -4), pair("b", 2, -2)], 0.6))])
     const [at15] = shown.find(({ id }) => id === "safety-recall")!.rows
     expect(at15).toMatchObject({
       "R_s below": "0.15",
@@ -178,7 +175,7 @@ describe("reward models in the report", () => {
       )
     )
     const arms = await Promise.all([8, 16].flatMap((width) => [1, 2].map((pairs) => sized(width, pairs))))
-    const figure = (await figuresIn([await test(), ...train, ...arms.flat()])).find(({ id }) => id === "reward-scaling")!
+    const figure = (await shownOn([await test(), ...train, ...arms.flat()])).find(({ id }) => id === "reward-scaling")!
     expect(new Set(figure.rows.map(({ model }) => model)).size).toBe(2)
     expect(figure.rows.filter(({ over }) => over === "all held-out pairs").map(({ accuracy: of, pairs }) => [pairs, of])).toEqual(
       [1, 2, 1, 2].map((pairs) => [pairs, 0.5 + pairs / 100])

@@ -2,17 +2,14 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import { writeReport } from "../../../data/dataset.ts"
-import type { ReportType } from "../../../schemas/artifact.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { BestOfNReport } from "../../../stages/evaluation/evaluate-policy.ts"
 import { PpoDiagnosticsReport } from "../../../stages/ppo/diagnostics.ts"
 import { RunReport, runReport } from "../../../stages/report/run-report.ts"
 import { RewardAccuracyReport, RewardBaselinesReport, SafetyRecallReport } from "../../../stages/reward/evaluate-reward.ts"
-import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { estimate, reportArtifact } from "./run-results.ts"
 
-const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
-const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
 const logit = (score: number) => Math.log(score / (1 - score))
 
 /** An answer with the score R_c, which is R_h. */

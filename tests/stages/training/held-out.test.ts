@@ -28,7 +28,7 @@ describe("a patience without held-out rows", () => {
       expect(await decoded({ patience: 3 })).toMatchObject({
         failure: {
           message: expect.stringContaining(
-            "patience 3 has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05"
+            "patience: 3 has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05"
           )
         }
       })

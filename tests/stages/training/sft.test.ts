@@ -190,7 +190,7 @@ describe("the stage", () => {
       'sft: field "loraTargets" must be a comma-separated list of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; found "wq".'
     )
     expect(await failureOf(sft, inputs, { ...config, loraTargets: "q_proj" })).toContain(
-      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank"
+      "loraTargets: q_proj has no effect with loraRank 0: set the adapter's rank"
     )
   })
 })
