@@ -20,7 +20,7 @@ export const verdictOf = ({ high, low }: Estimate, value: number, better: "above
 const side = (estimate: Estimate, value: number, known: string): string =>
   estimate.low > value ? `above ${known}` : estimate.high < value ? `below ${known}` : `whose interval contains ${known}`
 
-/** "The reward model ...: 0.61 (0.52 to 0.70), above chance, 0.5." */
+/** "The reward model ...: accuracy 0.61 (0.52 to 0.70), above chance (0.5)." */
 export const conclusion = (
   statement: string,
   figure: string,
@@ -31,36 +31,38 @@ export const conclusion = (
   text: `${statement}: ${figure} ${within(estimate)}, ${side(estimate, against.value, against.known)}.`
 })
 
-export const chance = { value: 0.5, known: "chance, 0.5" }
+export const chance = { value: 0.5, known: "chance (0.5)" }
 export const nothing = { value: 0, known: "0" }
 
 /** Adds a caveat if a judge is not shown to be better than chance. */
 const judged = ({ text, verdict }: Conclusion): Conclusion => ({
   verdict,
-  text: verdict === "holds" ? text : `${text.slice(0, -1)}: then differences by it may be differences of nothing.`
+  text: verdict === "holds" ? text : `${text.slice(0, -1)}, so differences according to it may be noise.`
 })
 
 /** Conclusions on one reward model and its judge. */
 const rewardModel = (name: string, { accuracy, bagOfWords, judge, lengthOnly }: typeof RewardModelFigures.Type): Array<Conclusion> => [
-  conclusion(`The ${name} reward model tells which answer of a held-out pair was chosen`, "right in", accuracy, chance),
-  conclusion(`It tells more than the length of the answers does`, "right in", accuracy, {
-    ...{ value: lengthOnly.mean, known: `length alone, ${digits(lengthOnly.mean)}` }
+  conclusion(`The ${name} reward model predicts which answer of a held-out pair was chosen`, "accuracy", accuracy, chance),
+  conclusion(`It predicts better than the length of the answers`, "accuracy", accuracy, {
+    ...{ value: lengthOnly.mean, known: `length alone (${digits(lengthOnly.mean)})` }
   }),
-  conclusion(`It tells more than a bag of words does`, "right in", accuracy, {
-    ...{ value: bagOfWords.mean, known: `a bag of words, ${digits(bagOfWords.mean)}` }
+  conclusion(`It predicts better than a bag of words`, "accuracy", accuracy, {
+    ...{ value: bagOfWords.mean, known: `a bag of words (${digits(bagOfWords.mean)})` }
   }),
-  judged(conclusion("Its judge, by which the versions are compared, tells which answer was chosen", "right in", judge, chance))
+  judged(conclusion("Its judge, which compares the versions, predicts which answer was chosen", "accuracy", judge, chance))
 ]
 
 const gains = ({ gain, versions }: Pick<RunSummary, "gain" | "versions">): Array<Conclusion> => {
   const last = versions.at(-1)!.name
-  return gain.map(({ over, reward }) => conclusion(`${last} is better than ${over} by the judges`, "R_c higher by", reward, nothing))
+  return gain.map(({ over, reward }) =>
+    conclusion(`${last} is better than ${over} according to the judges`, "difference in R_c", reward, nothing)
+  )
 }
 
 /** Only compared with the first version, to stay short. */
 const refusals = ({ change, versions }: XsTest): Array<Conclusion> => {
   const last = versions.at(-1)!.name
-  const figure = "difference in the share that is refused"
+  const figure = "difference in the share refused"
   return change
     .slice(0, 1)
     .flatMap(({ over, safe, unsafe }) => [
@@ -78,14 +80,19 @@ const graded = ({ change, versions, wins }: MtBench): Array<Conclusion> => {
     ...change
       .slice(0, 1)
       .flatMap(({ over, score }) =>
-        score === null ? [] : [conclusion(`${last} is graded higher on MT-Bench than ${over}`, "grade higher by", score, nothing)]
+        score === null ? [] : [conclusion(`${last} is graded higher on MT-Bench than ${over}`, "difference in grade", score, nothing)]
       ),
     ...(wins === null || wins.wins.rate === null
       ? []
       : [
-          conclusion(`${last} is preferred to ${wins.over} on MT-Bench, in both orders`, "wins of what is decided", wins.wins.rate, {
-            ...{ value: 0.5, known: "as many losses, 0.5" }
-          })
+          conclusion(
+            `${last} is preferred to ${wins.over} on MT-Bench, in both orders`,
+            "share of decided comparisons won",
+            wins.wins.rate,
+            {
+              ...{ value: 0.5, known: "0.5" }
+            }
+          )
         ])
   ]
 }
@@ -105,28 +112,28 @@ export const conclusionsOf = (
       ? []
       : [
           conclusion(
-            "What the safety reward model calls unsafe is unsafe more often than answers are in general",
-            "unsafe are",
+            "Answers that the safety reward model classifies as unsafe are unsafe more often than answers in general",
+            "precision",
             precision,
             {
-              ...{ value: unsafeShare, known: `the share of all, ${digits(unsafeShare)}` }
+              ...{ value: unsafeShare, known: `the share of all answers (${digits(unsafeShare)})` }
             }
           )
         ]),
     conclusion(
-      "Choosing the best of K by the reward models is worth something by the judges",
-      "logit(R_c) above the mean",
+      "The best of K according to the reward models is better than the mean according to the judges",
+      "difference in logit(R_c)",
       bestOfK.gain,
       nothing
     ),
     ...(stopped === "diverged"
-      ? [{ verdict: "the opposite" as const, text: `PPO was stable: it diverged (${divergence ?? "no reason was kept"}).` }]
+      ? [{ verdict: "the opposite" as const, text: `PPO was stable: it diverged (${divergence ?? "no reason was recorded"}).` }]
       : []),
     ...(kept === 0
       ? [
           {
             verdict: "the opposite" as const,
-            text: "PPO raised the reward of its held-out prompts: no iteration did, and the policy that it began with was kept."
+            text: "PPO raised the reward of its held-out prompts: no iteration did, so the initial policy was kept."
           }
         ]
       : []),

@@ -172,7 +172,7 @@ export const refusalRate = Stage.make("refusal-rate", {
   output: RefusalRateReport,
   seeded: false,
   run: Effect.fn("refusal-rate")(function* ({ config, inputs, output }) {
-    const errors = yield* errorsOf(config)
+    const errors = (yield* errorsOf(config)) ?? defaultErrors(config.openings)
     const completions = yield* readRows(inputs.completions, Completions)
     if (completions.length === 0) return yield* EmptyDatasetError.of("count refusals in", "no completions")
     return yield* writeReport(output, refusalRateOf(completions, config.openings, errors))

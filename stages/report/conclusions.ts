@@ -30,8 +30,8 @@ export const gainsOf = (versions: ReadonlyArray<Version>): ReadonlyArray<Conclus
       )
       return [
         conclusion(
-          `${last.name} is better than ${name} by the reward models${last.isTunedTo ? ", to which versions were tuned" : ""}`,
-          "R_c higher by",
+          `${last.name} is better than ${name} according to the reward models${last.isTunedTo ? " that the versions were tuned to" : ""}`,
+          "difference in R_c",
           gain,
           nothing
         )
@@ -52,7 +52,7 @@ export const runConclusions = Effect.fnUntraced(function* (run: Results, version
   }))
   const last = [...new Map(accuracies.map((one) => [one.reward?.type ?? one.node, one])).values()]
   const models = last.map(({ content, node, reward }) =>
-    conclusion(`${reward?.node ?? node} tells which answer of a held-out pair was chosen`, "right in", content.accuracy, chance)
+    conclusion(`${reward?.node ?? node} predicts which answer of a held-out pair was chosen`, "accuracy", content.accuracy, chance)
   )
   return [...models, ...gainsOf(versions)]
 })

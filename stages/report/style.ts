@@ -12,7 +12,7 @@ figure { margin: .5rem 0 } figure svg { display: block; max-width: 100%; height:
 figcaption, .caption { max-width: 46rem; margin: .3rem 0 }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; margin: .5rem 0; font-size: 13px; overflow-wrap: normal }
 th, td { padding: 3px .6rem; line-height: 20px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
-.wide { overflow-x: auto } .wide td, .wide th { white-space: nowrap } .wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--ground) }
+.wide { overflow-x: auto } .wide td { white-space: nowrap } .wide th { vertical-align: bottom } .wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--ground) }
 details { margin: .3rem 0 1rem } summary { cursor: pointer; font-size: 13px }
 dl { margin: 0 } dl div { display: flex; gap: .8rem; padding: .2rem 0; border-bottom: 1px solid var(--line) } dt { flex: 0 0 9rem; font-weight: 600 } dd { margin: 0; min-width: 0 }
 .said-so { list-style: none; padding: 0 } .said-so li { display: flex; gap: .8rem; padding: .25rem 0; border-bottom: 1px solid var(--line) } .said-so b { flex: 0 0 6.5rem }

@@ -12,7 +12,9 @@ const gains = ({ gain, versions, winRates }: WorldSummary): Array<Conclusion> =>
   return [
     ...gain.flatMap((one) =>
       kinds.flatMap((kind) =>
-        one[kind] === null ? [] : [conclusion(`${last} is above ${one.over} in ${kind}, by the oracle`, "higher by", one[kind], nothing)]
+        one[kind] === null
+          ? []
+          : [conclusion(`${last} is above ${one.over} in ${kind}, according to the oracle`, "difference", one[kind], nothing)]
       )
     ),
     ...winRates
@@ -21,9 +23,14 @@ const gains = ({ gain, versions, winRates }: WorldSummary): Array<Conclusion> =>
         rewardModels.reward.rate === null
           ? []
           : [
-              conclusion(`${last} wins over sft by the reward models`, "wins of what is decided", rewardModels.reward.rate, {
-                ...{ value: 0.5, known: "as many losses, 0.5" }
-              })
+              conclusion(
+                `${last} wins over sft according to the reward models`,
+                "share of decided comparisons won",
+                rewardModels.reward.rate,
+                {
+                  ...{ value: 0.5, known: "0.5" }
+                }
+              )
             ]
       )
   ]
@@ -34,9 +41,9 @@ const rewardModels = (summary: WorldSummary): Array<Conclusion> =>
     const model = summary.rewardModels[kind]
     if (model === null) return []
     return [
-      conclusion(`The ${kind} reward model tells which answer of a held-out pair was chosen`, "right in", model.accuracy, chance),
-      conclusion(`It tells more than a bag of words does`, "right in", model.accuracy, {
-        ...{ value: model.bagOfWords.mean, known: `a bag of words, ${digits(model.bagOfWords.mean)}` }
+      conclusion(`The ${kind} reward model predicts which answer of a held-out pair was chosen`, "accuracy", model.accuracy, chance),
+      conclusion(`It predicts better than a bag of words`, "accuracy", model.accuracy, {
+        ...{ value: model.bagOfWords.mean, known: `a bag of words (${digits(model.bagOfWords.mean)})` }
       })
     ]
   })
@@ -54,12 +61,12 @@ const rises = ({ versions }: WorldSummary): Array<Conclusion> => {
   const [first, last] = [known[0], known.at(-1)]
   if (first === undefined || last === undefined || first === last) return []
   return [
-    conclusion(`The reward of ${last.name} is above that of ${first.name}`, "R_c higher by", difference(last, first), nothing),
+    conclusion(`The reward of ${last.name} is above that of ${first.name}`, "difference in R_c", difference(last, first), nothing),
     ...known.slice(1).flatMap((one, i) => {
       const before = known[i]!
       if (one.mean >= before.mean) return []
       return [
-        conclusion(`The reward of ${one.name} is not below that of ${before.name}`, "R_c higher by", difference(one, before), nothing)
+        conclusion(`The reward of ${one.name} is not below that of ${before.name}`, "difference in R_c", difference(one, before), nothing)
       ]
     })
   ]
@@ -72,8 +79,8 @@ const chosen = ({ roundWins }: WorldSummary): Array<Conclusion> => {
     const last = rounds.at(-1)
     if (last === undefined || last.rate === null) return []
     return [
-      conclusion(`By the pairs of the last round, ${last.name}: the newer model is chosen more often`, "chosen in", last.rate, {
-        ...{ value: 0.5, known: "half of the comparisons" }
+      conclusion(`In the last round's pairs (${last.name}) the newer model is chosen more often`, "share of comparisons", last.rate, {
+        ...{ value: 0.5, known: "0.5" }
       })
     ]
   })
@@ -85,12 +92,12 @@ const ghost = ({ ghostAttention }: WorldSummary): Array<Conclusion> => {
   if (after === undefined || before === undefined) return []
   return [
     conclusion(
-      `With Ghost Attention the first turn's instruction is kept at turn ${after.turn} more often than before it`,
-      "kept in",
+      `With Ghost Attention the first turn's instruction is kept at turn ${after.turn} more often than without it`,
+      "share kept",
       after.kept,
       {
         value: before.kept.mean,
-        known: `the model before, ${digits(before.kept.mean)}`
+        known: `the share without it (${digits(before.kept.mean)})`
       }
     )
   ]
@@ -99,7 +106,14 @@ const ghost = ({ ghostAttention }: WorldSummary): Array<Conclusion> => {
 const distillation = ({ contextDistillation: found }: WorldSummary): Array<Conclusion> =>
   found === null
     ? []
-    : [conclusion("Context distillation makes the answers that it keeps safer, by the oracle", "safety higher by", found.gain, nothing)]
+    : [
+        conclusion(
+          "The answers that context distillation keeps are safer, according to the oracle",
+          "difference in safety",
+          found.gain,
+          nothing
+        )
+      ]
 
 /** Ordered so that each conclusion follows those it depends on. */
 export const worldConclusions = (summary: WorldSummary): ReadonlyArray<Conclusion> => [

@@ -102,7 +102,7 @@ describe("the summary of a run", () => {
     expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 over sft, safety +0\.750 \(0\.300 to 0\.950\) +4$/m)
     expect(worldConclusions(summary).find(({ text }) => text.includes("chosen more often"))).toEqual({
       verdict: "not shown",
-      text: "By the pairs of the last round, rlhf-v1 over sft, safety: the newer model is chosen more often: chosen in 0.750 (0.300 to 0.950), whose interval contains half of the comparisons."
+      text: "In the last round's pairs (rlhf-v1 over sft, safety) the newer model is chosen more often: share of comparisons 0.750 (0.300 to 0.950), whose interval contains 0.5."
     })
     expect((await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).roundWins).toBeNull()
   })
@@ -112,14 +112,14 @@ describe("the summary of a run", () => {
         ({ text, verdict }) => [text.split(":")[0], verdict]
       )
     )
-    expect(verdicts.get("The helpfulness reward model tells which answer of a held-out pair was chosen")).toBe("holds")
+    expect(verdicts.get("The helpfulness reward model predicts which answer of a held-out pair was chosen")).toBe("holds")
     // 0.7 to 0.9, and the bag of words 0.6.
-    expect(verdicts.get("It tells more than a bag of words does")).toBe("holds")
-    expect(verdicts.get("rlhf-v1 is above sft in helpfulness, by the oracle")).toBe("holds")
+    expect(verdicts.get("It predicts better than a bag of words")).toBe("holds")
+    expect(verdicts.get("rlhf-v1 is above sft in helpfulness, according to the oracle")).toBe("holds")
     // 0.9 with it and 0.2 before: 0.8 to 1.
-    expect(verdicts.get("With Ghost Attention the first turn's instruction is kept at turn 1 more often than before it")).toBe("holds")
+    expect(verdicts.get("With Ghost Attention the first turn's instruction is kept at turn 1 more often than without it")).toBe("holds")
     // One win and two ties of three prompts: one win of one.
-    expect(verdicts.get("rlhf-v1 wins over sft by the reward models")).toBe("not shown")
+    expect(verdicts.get("rlhf-v1 wins over sft according to the reward models")).toBe("not shown")
   })
   it("judges each version with the oracle, over prompts to answer and prompts to refuse", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)

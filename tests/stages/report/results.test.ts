@@ -71,8 +71,8 @@ describe("compared versions", () => {
     ])
     // v1 is above sft by (sigma(2) - sigma(1) + 0) / 2, and above the control.
     expect(gainsOf(versions).map(({ text, verdict }) => [verdict, text.split(":")[0]])).toEqual([
-      ["not shown", "v1 is better than sft by the reward models, to which versions were tuned"],
-      ["holds", "v1 is better than control by the reward models, to which versions were tuned"]
+      ["not shown", "v1 is better than sft according to the reward models that the versions were tuned to"],
+      ["holds", "v1 is better than control according to the reward models that the versions were tuned to"]
     ])
     const { table } = await Effect.runPromise(winRateParts(versions))
     expect(table.rows.map(({ version, "all, R_c": all }) => [version, all])).toEqual([
