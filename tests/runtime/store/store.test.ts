@@ -215,6 +215,22 @@ describe("the journal", () => {
     )
   })
 
+  it("whose table definitions have changed is reported as damaged", () => {
+    const made = openHome(home)
+    made.journal.runs()
+    made.close()
+    const file = join(home, "journal.db")
+    const bytes = readFileSync(file, "latin1")
+    const one = "on executions (substr("
+    expect(bytes.split(one)).toHaveLength(2)
+    writeFileSync(file, bytes.replace(one, "on executions (swbstr("), "latin1")
+    const parts = { stage: "s", code: "", config: {}, seed: null, inputs: {}, numerics: null }
+    const execution = { run: "r", pipeline: "p", node: "n", stage: "s", key: "k", parts, files: {}, milliseconds: 0, digest: "d" }
+    expect(() => openHome(home).journal.recordExecution({ ...execution, status: "hit", error: null })).toThrow(
+      /Using the journal .*journal\.db: unknown function: swbstr\(\)\. It is damaged: move it away/
+    )
+  })
+
   it("keeps metrics that JSON lacks: NaN and the infinities", () => {
     const opened = openHome(home)
     const metrics = { accuracy: NaN, loss: Infinity, reward: -Infinity, rows: 3 }
