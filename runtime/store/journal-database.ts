@@ -46,7 +46,8 @@ const tables = `
 `
 
 /** SQLite's errors for a file whose bytes have changed: in its structure or its table definitions. */
-const damaged = /not a database|malformed|no such (table|column|function)|unknown (function|datatype)|no column named|syntax error|unrecognized token/
+const damaged =
+  /not a database|malformed|no such (table|column|function)|unknown (function|datatype)|no column named|syntax error|unrecognized token/
 
 const knownAdvice = (reason: string): string | undefined => {
   if (damaged.test(reason)) return "It is damaged: move it away; runs then recompute and record the results"
