@@ -15,8 +15,8 @@ const promptOf = (length: number) => Array.from({ length }, () => 3 + words.int(
 // Of equal and of very different lengths, two of them the same.
 const prompts = [7, 2, 40, 7, 1, 19, 64, 3, 7, 65, 130, 7, 41, 1, 1, 200].map(promptOf)
 prompts.push(prompts[2]!)
-/** Many, so that answers have different lengths. */
-const ends = Array.from({ length: 30 }, (_, i) => 2 + i)
+/** Six percent of the vocabulary, so that answers have different lengths. */
+const endsOf = (model: Llama) => Array.from({ length: Math.floor(0.06 * model.config.vocabSize) }, (_, i) => 2 + i)
 const all = prompts.map((_, i) => i)
 const batchSizes = [1, 3, 8, 16]
 /** Some alone, in the other order, without the longest, only those of equal length. */
@@ -36,7 +36,7 @@ const answersTo = (model: Llama, which: ReadonlyArray<number>, over: Partial<Gen
   generate(
     model,
     which.map((i) => prompts[i]!),
-    { maxNewTokens: 24, temperature: 1, seeds: which.map((i) => 50 + i), eosId: ends, padId: 0, ...over }
+    { maxNewTokens: 24, temperature: 1, seeds: which.map((i) => 50 + i), eosId: endsOf(model), padId: 0, ...over }
   )
 
 const shapes: ReadonlyArray<{ readonly what: string; readonly over: Partial<LlamaConfig> }> = [
