@@ -90,14 +90,14 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
   library.def("own_product_(Tensor x, Tensor weight, Tensor out, bool gated) -> ()", [](const Tensor& x, const Tensor& weight, const Tensor& out, bool gated) {
     TORCH_CHECK(ownProduct(x, weight, out, gated), "there is no product of our own for ", x.sizes(), " with a weight of ", weight.sizes(), ": it needs Hopper, bfloat16, at most 64 rows and a plan");
   });
-  // Sets the plan for products with this many output columns and columns of x, for measurements and tests: rows of the weight per block, blocks that share columns, stages. A tile of 0 removes it.
+  // Sets the plan for products with this many output columns and columns of x, for measurements and tests: rows of the weight per block, blocks that share columns, stages (two or more: one is released only when the next has arrived). A tile of 0 removes it.
   library.def("choose_product(int columns, int dim, bool gated, int tile, int split, int stages) -> ()", [](int64_t columns, int64_t dim, bool gated, int64_t tile, int64_t split, int64_t stages) {
     const Plan plan = {tile, split, stages};
     if (tile == 0) {
       chosen.erase({columns, dim, gated});
       return;
     }
-    TORCH_CHECK(tile > 0 && tile <= 256 && tile % (gated ? 16 : 8) == 0 && (split == 1 || split == 2 || split == 4 || split == 8) && stages >= 1 && sharedBytes(plan) <= mostShared, "no product can have a tile of ", tile,
+    TORCH_CHECK(tile > 0 && tile <= 256 && tile % (gated ? 16 : 8) == 0 && (split == 1 || split == 2 || split == 4 || split == 8) && stages >= 2 && sharedBytes(plan) <= mostShared, "no product can have a tile of ", tile,
                 ", a split of ", split, " and ", stages, " stages");
     chosen[{columns, dim, gated}] = plan;
   });
