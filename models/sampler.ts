@@ -103,8 +103,6 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
 }
 
 const dependsOnBatch = ({ device, dtype }: Llama, longest: number): BatchInvarianceError => {
-  const needs =
-    "generate: batchInvariant needs our float32 kernels on the CPU, or our GPU kernels and a model and prompts that the GPU decoder supports"
   const [found, hint] =
     device === "cpu"
       ? [
@@ -117,7 +115,9 @@ const dependsOnBatch = ({ device, dtype }: Llama, longest: number): BatchInvaria
             "Use a head size of 16, 32, 64, 128 or 256, widths that are multiples of 8, at most 262,144 tokens in the vocabulary and prompts within the sliding window"
           ]
         : [`a GPU without our kernels: ${gpuKernelsMissing()}`, "Install NVRTC (caravan doctor)"]
-  return new BatchInvarianceError(`${needs}. Found ${found}. ${hint}, or turn batchInvariant off.`)
+  return new BatchInvarianceError(
+    `generate: batchInvariant needs our float32 kernels on the CPU, or our GPU kernels and a model and prompts that the GPU decoder supports. Found ${found}. ${hint}, or turn batchInvariant off.`
+  )
 }
 
 /** Generates one batch without the GPU decoder. `first` is the index of the batch's first sequence, for messages. */
