@@ -1,9 +1,9 @@
 /** Decoding with graphs on a GPU, compared with a full forward pass and with decoding by plain operators. */
 import { describe, expect, it } from "vitest"
-import { deviceMemory } from "../../engine/device.ts"
+import { deviceMemory, environment } from "../../engine/device.ts"
 import { useKernels } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
-import { type DType, liveTensors, noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { atenVoid, type DType, liveTensors, noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { decodesOnGpu } from "../../models/gpu-decoder.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
 import { initLora, linearLayers } from "../../models/lora.ts"
@@ -218,6 +218,28 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     after.forEach(({ logProbabilities, tokens }, i) =>
       expect(largestDifference(logProbabilities, teacherForced(adapted, prompts[i]!, tokens, 1))).toBeLessThanOrEqual(10 * sameInFloat32)
     )
+  })
+  it.skipIf(environment().gpuGeneration !== 9)("decodes with our own products, for any number of slots with batchInvariant", () => {
+    const one = sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 }, "bfloat16")
+    // N, K, gated, and a plan: queries, keys and values, and the vocabulary; attention's output; gate and up; down.
+    const plans = [
+      [512, 128, false, 64, 2, 2],
+      [128, 256, false, 64, 2, 3],
+      [64, 128, true, 32, 1, 2],
+      [128, 64, false, 32, 1, 2]
+    ] as const
+    for (const plan of plans) atenVoid("caravan::choose_product", ...plan)
+    try {
+      const options = optionsFor(prompts.length, { batchInvariant: true })
+      const found = generate(one, prompts, options)
+      for (const batchSize of [1, 4]) expect(generate(one, prompts, { ...options, batchSize })).toEqual(found)
+      const differences = found.flatMap(({ logProbabilities, tokens }, i) =>
+        teacherForced(one, prompts[i]!, tokens, 1).map((x, t) => Math.abs(x - logProbabilities[t]!))
+      )
+      expect(differences.reduce((sum, x) => sum + x, 0) / differences.length).toBeLessThanOrEqual(bfloat16)
+    } finally {
+      for (const [columns, width, gated] of plans) atenVoid("caravan::choose_product", columns, width, gated, 0, 0, 0)
+    }
   })
   it("reports the sequence whose logits are NaN", () => {
     const one = model()
