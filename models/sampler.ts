@@ -200,7 +200,7 @@ const generateBatch = (
 
 const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
   new NotFiniteLogitsError(
-    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
+    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged; use an earlier checkpoint, or train it again with a lower learning rate`
   )
 
 const generateOnGpu = (

@@ -63,7 +63,7 @@ export class Streamer {
         const [token, logProbability] = [drawn.tokens[0]!, drawn.logProbabilities[0]!]
         if (!Number.isFinite(logProbability))
           throw new NotFiniteLogitsError(
-            `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged`
+            `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged; use an earlier checkpoint, or train it again with a lower learning rate`
           )
         yield { token, logProbability }
         if (stops.has(token) || count === maxNewTokens) return

@@ -77,9 +77,11 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   const { columns, files, form, given, gives, leftOut, problemCounts, problems, rows, shape } = found
   const packed = files.filter(({ compression }) => compression !== "none").length
   const shapeLine =
-    shape === null
-      ? "shape: unknown; name one with --shape, or map columns with --map prompt=question"
-      : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage imports it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
+    shape === null && columns.length === 0
+      ? "shape: unknown; no row could be read"
+      : shape === null
+        ? "shape: unknown; name one with --shape, or map columns with --map prompt=question"
+        : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage imports it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
   const counts = Object.entries(problemCounts)
   const lines = [
     `${count(files.length, "file")}, ${found.format ?? "none of which can be read"}${packed > 0 ? `, ${packed} compressed` : ""}; ${count(rows, "row")}`,
@@ -89,11 +91,15 @@ const page = (found: Inspection): ReadonlyArray<string> => {
           "  "
         )
       : [shapeLine]),
-    "columns:",
-    ...table(
-      columns.map(({ missing, name, type }) => [name, type, missing === 0 ? "" : `missing in ${missing}`]),
-      "  "
-    )
+    ...(columns.length === 0
+      ? []
+      : [
+          "columns:",
+          ...table(
+            columns.map(({ missing, name, type }) => [name, type, missing === 0 ? "" : `missing in ${missing}`]),
+            "  "
+          )
+        ])
   ]
   if (given !== null) {
     lines.push(

@@ -51,6 +51,12 @@ it("detects every shape without a hint, and what its rows can be imported as", a
   }
 })
 
+it("says so when no row of a file can be read", () => {
+  const { status, stdout } = caravan(folder, "data", "inspect", put("model.bin", Buffer.from([0, 1, 2])))
+  expect(status).toBe(1)
+  expect(stdout).toContain("shape: unknown; no row could be read\nproblems: 2 (of 1 row)\n")
+})
+
 describe("one JSON document", () => {
   it("has format, shape, rows, columns, and statistics of the imported rows", () => {
     const lines = [
