@@ -44,6 +44,10 @@ export class NotFiniteLogitsError extends Error {
   readonly _tag = "NotFiniteLogitsError"
   readonly isRetryable = false
 }
+export const notFiniteLogits = (doing: string, where: string): NotFiniteLogitsError =>
+  new NotFiniteLogitsError(
+    `${doing}: the model's logits are not numbers (${where}); its weights are damaged or its training diverged; use an earlier checkpoint, or train it again with a lower learning rate`
+  )
 
 /** A batch is compacted once this share of it has finished: copying the cache whenever a sequence ends would cost more than it saves. */
 const compactAt = 1 / 8
@@ -160,7 +164,7 @@ const generateBatch = (
         active.forEach((sequence, row) => {
           const result = out[sequence]!
           if (result.finished) return
-          if (!Number.isFinite(next.logProbabilities[row])) throw notFinite(first + sequence, step)
+          if (!Number.isFinite(next.logProbabilities[row])) throw notFiniteLogits("generate", `sequence ${first + sequence}, token ${step}`)
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = stops.has(next.tokens[row]!)
@@ -198,11 +202,6 @@ const generateBatch = (
   return out
 }
 
-const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
-  new NotFiniteLogitsError(
-    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged; use an earlier checkpoint, or train it again with a lower learning rate`
-  )
-
 const generateOnGpu = (
   model: Llama,
   prompts: ReadonlyArray<ReadonlyArray<number>>,
@@ -218,7 +217,7 @@ const generateOnGpu = (
   const answers = scoped(() => noGrad(() => decodeOnGpu(model, requests, settings)))
   return answers.map(({ logProbabilities, tokens }, sequence) => {
     const broken = logProbabilities.findIndex((logProbability) => !Number.isFinite(logProbability))
-    if (broken !== -1) throw notFinite(sequence, broken + 1)
+    if (broken !== -1) throw notFiniteLogits("generate", `sequence ${sequence}, token ${broken + 1}`)
     return { tokens, logProbabilities, finished: stops.has(tokens.at(-1)!) }
   })
 }

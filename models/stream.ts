@@ -7,7 +7,7 @@ import { Random } from "../engine/random.ts"
 import { noGrad, scoped, tensor } from "../engine/tensor.ts"
 import { Decoder } from "./decoder.ts"
 import type { Llama } from "./llama.ts"
-import { checkOptions, draw, type GenerateOptions, NotFiniteLogitsError } from "./sampler.ts"
+import { checkOptions, draw, type GenerateOptions, notFiniteLogits } from "./sampler.ts"
 
 export interface StreamOptions extends Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP" | "eosId"> {
   readonly seed: number
@@ -61,10 +61,7 @@ export class Streamer {
     try {
       for (let count = 1; ; count++) {
         const [token, logProbability] = [drawn.tokens[0]!, drawn.logProbabilities[0]!]
-        if (!Number.isFinite(logProbability))
-          throw new NotFiniteLogitsError(
-            `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged; use an earlier checkpoint, or train it again with a lower learning rate`
-          )
+        if (!Number.isFinite(logProbability)) throw notFiniteLogits("stream", `token ${count}`)
         yield { token, logProbability }
         if (stops.has(token) || count === maxNewTokens) return
         await setImmediate()

@@ -76,12 +76,11 @@ const lengthLine = (name: string, lengths: Lengths | null): ReadonlyArray<Readon
 const page = (found: Inspection): ReadonlyArray<string> => {
   const { columns, files, form, given, gives, leftOut, problemCounts, problems, rows, shape } = found
   const packed = files.filter(({ compression }) => compression !== "none").length
+  const noColumns = columns.length === 0
   const shapeLine =
-    shape === null && columns.length === 0
-      ? "shape: unknown; no row could be read"
-      : shape === null
-        ? "shape: unknown; name one with --shape, or map columns with --map prompt=question"
-        : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage imports it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
+    shape === null
+      ? `shape: unknown; ${noColumns ? "no row could be read" : "name one with --shape, or map columns with --map prompt=question"}`
+      : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage imports it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
   const counts = Object.entries(problemCounts)
   const lines = [
     `${count(files.length, "file")}, ${found.format ?? "none of which can be read"}${packed > 0 ? `, ${packed} compressed` : ""}; ${count(rows, "row")}`,
@@ -91,7 +90,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
           "  "
         )
       : [shapeLine]),
-    ...(columns.length === 0
+    ...(noColumns
       ? []
       : [
           "columns:",

@@ -32,6 +32,7 @@ export const conclusion = (
 })
 
 export const chance = { value: 0.5, known: "chance (0.5)" }
+export const half = { value: 0.5, known: "0.5" }
 export const nothing = { value: 0, known: "0" }
 
 /** Adds a caveat if a judge is not shown to be better than chance. */
@@ -43,11 +44,13 @@ const judged = ({ text, verdict }: Conclusion): Conclusion => ({
 /** Conclusions on one reward model and its judge. */
 const rewardModel = (name: string, { accuracy, bagOfWords, judge, lengthOnly }: typeof RewardModelFigures.Type): Array<Conclusion> => [
   conclusion(`The ${name} reward model predicts which answer of a held-out pair was chosen`, "accuracy", accuracy, chance),
-  conclusion(`It predicts better than the length of the answers`, "accuracy", accuracy, {
-    ...{ value: lengthOnly.mean, known: `length alone (${digits(lengthOnly.mean)})` }
+  conclusion("It predicts better than the length of the answers", "accuracy", accuracy, {
+    value: lengthOnly.mean,
+    known: `length alone (${digits(lengthOnly.mean)})`
   }),
-  conclusion(`It predicts better than a bag of words`, "accuracy", accuracy, {
-    ...{ value: bagOfWords.mean, known: `a bag of words (${digits(bagOfWords.mean)})` }
+  conclusion("It predicts better than a bag of words", "accuracy", accuracy, {
+    value: bagOfWords.mean,
+    known: `a bag of words (${digits(bagOfWords.mean)})`
   }),
   judged(conclusion("Its judge, which compares the versions, predicts which answer was chosen", "accuracy", judge, chance))
 ]
@@ -89,9 +92,7 @@ const graded = ({ change, versions, wins }: MtBench): Array<Conclusion> => {
             `${last} is preferred to ${wins.over} on MT-Bench, in both orders`,
             "share of decided comparisons won",
             wins.wins.rate,
-            {
-              ...{ value: 0.5, known: "0.5" }
-            }
+            half
           )
         ])
   ]
@@ -115,9 +116,7 @@ export const conclusionsOf = (
             "Answers that the safety reward model classifies as unsafe are unsafe more often than answers in general",
             "precision",
             precision,
-            {
-              ...{ value: unsafeShare, known: `the share of all answers (${digits(unsafeShare)})` }
-            }
+            { value: unsafeShare, known: `the share of all answers (${digits(unsafeShare)})` }
           )
         ]),
     conclusion(

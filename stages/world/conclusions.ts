@@ -1,6 +1,6 @@
 /** The conclusions of a run on the small world, in words: each statement with its estimate; it holds if the whole 95% interval is on its side. */
 import { digits } from "../common/text-table.ts"
-import { chance, conclusion, nothing } from "../evaluation/conclusions.ts"
+import { chance, conclusion, half, nothing } from "../evaluation/conclusions.ts"
 import type { Conclusion } from "../evaluation/run-summary.ts"
 import type { WorldSummary } from "./summary-report.ts"
 
@@ -27,9 +27,7 @@ const gains = ({ gain, versions, winRates }: WorldSummary): Array<Conclusion> =>
                 `${last} wins over sft according to the reward models`,
                 "share of decided comparisons won",
                 rewardModels.reward.rate,
-                {
-                  ...{ value: 0.5, known: "0.5" }
-                }
+                half
               )
             ]
       )
@@ -42,8 +40,9 @@ const rewardModels = (summary: WorldSummary): Array<Conclusion> =>
     if (model === null) return []
     return [
       conclusion(`The ${kind} reward model predicts which answer of a held-out pair was chosen`, "accuracy", model.accuracy, chance),
-      conclusion(`It predicts better than a bag of words`, "accuracy", model.accuracy, {
-        ...{ value: model.bagOfWords.mean, known: `a bag of words (${digits(model.bagOfWords.mean)})` }
+      conclusion("It predicts better than a bag of words", "accuracy", model.accuracy, {
+        value: model.bagOfWords.mean,
+        known: `a bag of words (${digits(model.bagOfWords.mean)})`
       })
     ]
   })
@@ -79,9 +78,7 @@ const chosen = ({ roundWins }: WorldSummary): Array<Conclusion> => {
     const last = rounds.at(-1)
     if (last === undefined || last.rate === null) return []
     return [
-      conclusion(`In the last round's pairs (${last.name}) the newer model is chosen more often`, "share of comparisons", last.rate, {
-        ...{ value: 0.5, known: "0.5" }
-      })
+      conclusion(`In the last round's pairs (${last.name}) the newer model is chosen more often`, "share of comparisons", last.rate, half)
     ]
   })
 }
