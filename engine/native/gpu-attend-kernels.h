@@ -1,9 +1,9 @@
-// CUDA source of attention when decoding: one query per head to the cached keys (gpu-decode.cc). Compiled for a model's HEAD_DIM and for SHARE query heads that read the same key head, with
-// TILES=1 on tensor cores (bfloat16, heads of 64 or 128), with TILES=0 on the ordinary ones.
+// CUDA source of attention when decoding: one query per head to the cached keys (gpu-decode.cc). Compiled for a model's HEAD_DIM, for SHARE query heads that read the same key head, and for WARPS per block.
+// TILES is the number of tiles of 16 keys that a warp holds in registers, 1 or 2, on tensor cores (bfloat16, heads of 64 or 128). With TILES=0 the kernel uses ordinary cores.
 #pragma once
 
 constexpr const char* gpuAttendSource = R"cuda(
-constexpr int E = HEAD_DIM, WARPS = 4;
+constexpr int E = HEAD_DIM;
 
 /**
  * qkv (rows, H + 2G, E) of the tokens at `positions` (-1: an idle row). A block of WARPS warps has a row, SHARE heads and one of `splits` parts of the keys: it turns its queries and the newest key, puts that key
@@ -114,7 +114,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
       for (int j = 0; j < E / 64; j++) take(tile.value[i][j], work.values + static_cast<long long>(min(valueOf(first, i), last)) * E + 64 * j + 8 * r);
   };
   const int mine = work.from + warp * KEYS;
-  Tile a, b;
+  Tile a;
   if (mine < to) read(a, mine);
   afterTheOneBefore();
 
@@ -193,6 +193,13 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
     }
   };
   constexpr int step = WARPS * KEYS;
+#if TILES == 1
+  for (int first = mine; first < to; first += step) {
+    add(a, first);
+    if (first + step < to) read(a, first + step);
+  }
+#else
+  Tile b;
   for (int first = mine; first < to; first += 2 * step) {
     if (first + step < to) read(b, first + step);
     add(a, first);
@@ -201,6 +208,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
       add(b, first + step);
     }
   }
+#endif
 
   total += __shfl_xor_sync(~0u, total, 1);
   total += __shfl_xor_sync(~0u, total, 2);

@@ -14,24 +14,29 @@ using at::Tensor;
 
 namespace {
 
+std::string define(const char* name, int64_t value) { return std::string(name) + "=" + std::to_string(value); }
 /** The kernels for heads of size `dim`, other than attention's. */
 GpuProgram decodeFor(int64_t dim) {
   TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
-  return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(dim)}, true};
+  return {"decode", gpuDecodeSource, {define("HEAD_DIM", dim)}, true};
 }
 
 /** Attention of `share` heads per block, which read the same key head: at most eight on tensor cores; at most four otherwise, because with more a block uses too many registers and occupancy is low. */
 struct Attend {
-  int64_t dim, share;
-  bool tiles;
-  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim), share(1), tiles(type == at::kBFloat16 && (dim == 64 || dim == 128) && gpuGeneration() >= 8) {
+  int64_t dim, share = 1, warps = 4, tiles = 0;
+  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim) {
     TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
     TORCH_CHECK(groups > 0 && heads > 0 && heads % groups == 0, "decoding on the GPU: expected a multiple of ", groups, " query heads, got ", heads);
-    share = std::min<int64_t>(heads / groups, 8);
-    if (!tiles) share = std::min<int64_t>(share, 4);
+    const bool tensorCores = type == at::kBFloat16 && (dim == 64 || dim == 128) && gpuGeneration() >= 8;
+    share = std::min<int64_t>(heads / groups, tensorCores ? 8 : 4);
     while (heads / groups % share != 0) share--;
+    if (!tensorCores) return;
+    // The fastest on an H200 for 64 sequences of 110M (heads of 64, share 1), 1.1B (64, 8) and 7B (128, 1): docs/decisions/0021. Heads of 128 need more registers; a larger share means fewer blocks.
+    warps = dim == 64 && share >= 4 ? 8 : 4;
+    tiles = dim == 64 && share < 4 ? 2 : 1;
   }
-  GpuProgram program() const { return {"attend", gpuAttendSource, {"HEAD_DIM=" + std::to_string(dim), "SHARE=" + std::to_string(share), "TILES=" + std::to_string(tiles)}, true}; }
+  int threads() const { return static_cast<int>(warps * 32); }
+  GpuProgram program() const { return {"attend", gpuAttendSource, {define("HEAD_DIM", dim), define("SHARE", share), define("WARPS", warps), define("TILES", tiles)}, true}; }
 };
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
@@ -82,7 +87,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-                launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
+                launchFrom(of.program(), "attend", qkv, blocks * splits, of.threads(), {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
                 if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
               });
   // qkv (B, (H + 2G) E): adds bias ((H + 2G) E,), then applies RMSNorm to each head of queries and keys with weights (E,).
