@@ -21,10 +21,13 @@ template <typename T> struct Attention {
   float scale;
 };
 
-/** What a block does: its row, the row's position, its heads' part of H / SHARE and key head, its part of the keys and that part's range. */
+/** A part of the keys has at least this many: with fewer, putting parts together takes longer than reading the keys. */
+constexpr int LEAST = 256;
+
+/** What a block does: its row, the row's position, its heads' part of H / SHARE and key head, its part of the keys (of `used`, which depends on the row's position only; the others are empty) and that part's range. */
 template <typename T> struct Work {
   long long row;
-  int parts, part, split, position, group, from, to;
+  int parts, part, split, used, position, group, from, to;
   T *keys, *values;
   __device__ __forceinline__ explicit Work(const Attention<T>& of) {
     parts = of.heads / SHARE;
@@ -33,8 +36,10 @@ template <typename T> struct Work {
     row = blockIdx.x / of.splits / parts;
     position = of.positions[row];
     group = part * SHARE / (of.heads / of.groups);
-    int count = position + 1, seen = of.window > 0 ? min(of.window, count) : count, each = (seen + of.splits - 1) / of.splits;
-    from = count - seen + split * each;
+    int count = position + 1, seen = of.window > 0 ? min(of.window, count) : count;
+    used = max(1, min(of.splits, seen / LEAST));
+    int each = (seen + used - 1) / used;
+    from = min(count, count - seen + split * each);
     to = min(count, from + each);
     keys = of.keys + (row * of.groups + group) * of.capacity * E;
     values = of.values + (row * of.groups + group) * of.capacity * E;

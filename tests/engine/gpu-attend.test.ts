@@ -14,7 +14,7 @@ interface Case {
   readonly window: number
   readonly positions: ReadonlyArray<number>
 }
-const capacity = 320
+const capacity = 1088
 /** Rounds to bfloat16: numbers that both dtypes represent exactly. */
 const rounded = (data: Float32Array): Float32Array => {
   const bits = new Uint32Array(data.buffer)
@@ -79,11 +79,12 @@ describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
     ...[1, 4, 5, 7, 8].map((share) => ({ headDim: 64, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
     ...[1, 4, 8].map((share) => ({ headDim: 128, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
     { headDim: 64, heads: 16, groups: 1, splits: 1, window: 0, positions: few },
-    { headDim: 64, heads: 8, groups: 1, splits: 3, window: 0, positions: [5, 300, 64, 1, -1] },
-    { headDim: 128, heads: 2, groups: 2, splits: 4, window: 0, positions: [0, 319] },
+    { headDim: 64, heads: 8, groups: 1, splits: 3, window: 0, positions: [5, 300, 640, 511, 1080, -1] },
+    { headDim: 128, heads: 2, groups: 2, splits: 4, window: 0, positions: [0, 319, 767, 1087] },
     { headDim: 128, heads: 6, groups: 2, splits: 2, window: 70, positions: [10, 150, 69, 319] },
     { headDim: 64, heads: 8, groups: 2, splits: 1, window: 16, positions: [15, 16, 300] },
     { headDim: 64, heads: 2, groups: 1, splits: 8, window: 5, positions: [0, 3, 4, 5, 300] },
+    { headDim: 64, heads: 2, groups: 1, splits: 8, window: 600, positions: [511, 599, 600, 1087, -1] },
     { headDim: 16, heads: 4, groups: 4, splits: 2, window: 0, positions: few },
     { headDim: 32, heads: 6, groups: 2, splits: 1, window: 0, positions: few },
     { headDim: 256, heads: 3, groups: 1, splits: 1, window: 0, positions: few }
