@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "gpu-copy-kernels.h"
 #include "gpu-products-kernels.h"
 #include "gpu.h"
 
@@ -57,7 +58,7 @@ const std::string& sourceFor(int64_t tile) {
   const std::string size = std::to_string(count), next = std::to_string(count + 1);
   source = "__device__ __forceinline__ void multiply(float (&d)[" + size + "], unsigned long long a, unsigned long long b) {\n  asm volatile(\"wgmma.mma_async.sync.aligned.m64n" + std::to_string(tile) +
            "k16.f32.bf16.bf16 {" + registers + "}, %" + size + ", %" + next + ", 1, 1, 1, 0, 0;\" : " + operands + " : \"l\"(a), \"l\"(b));\n}\n" +
-           "__device__ __forceinline__ void finish(float (&d)[" + size + "]) { asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : " + operands + " :: \"memory\"); }\n" + gpuProductsSource;
+           "__device__ __forceinline__ void finish(float (&d)[" + size + "]) { asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : " + operands + " :: \"memory\"); }\n" + gpuCopySource + gpuProductsSource;
   return source;
 }
 
