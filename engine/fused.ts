@@ -24,6 +24,13 @@ export const useOwnProducts = (on: boolean): void => {
 }
 export const ownProductsAreOn = (): boolean => ownProducts
 
+let streamedAttention = true
+/** Chooses between the two kernels for attention when decoding on Hopper, for benchmarks and tests: the one that streams the cache through shared memory (native/gpu-attend-streamed-kernels.h; default) and the one for all GPUs. They add in different orders. */
+export const useStreamedAttention = (on: boolean): void => {
+  streamedAttention = on
+}
+export const streamedAttentionIsOn = (): boolean => streamedAttention
+
 let onGpu: boolean | undefined
 /** Whether the GPU kernels support this tensor (native/gpu.h). The first call compiles them. */
 export const hasGpuKernels = (x: Tensor): boolean =>

@@ -4,7 +4,7 @@
  *
  * Prompts are read without padding, packed one after another; requests with the same prompt share one pass.
  */
-import { hasGpuKernels, joinedWeight, ownProductsAreOn, rmsNorm, swiglu } from "../engine/fused.ts"
+import { hasGpuKernels, joinedWeight, ownProductsAreOn, rmsNorm, streamedAttentionIsOn, swiglu } from "../engine/fused.ts"
 import { hasOperator, native } from "../engine/native.ts"
 import { aten, atenVoid, cat, type DType, embedding, full, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
@@ -342,7 +342,7 @@ class GpuDecoder {
         if (!this.#options.batchInvariant) return f(...tensors)
         for (let row = 0; row < all; row += rowsOfStep) f(...tensors.map((tensor) => tensor.slice(0, row, row + rowsOfStep)))
       })
-    const own = ownProductsAreOn()
+    const [own, streamed] = [ownProductsAreOn(), streamedAttentionIsOn()]
     const times = (from: Tensor, weight: Tensor, to: Tensor) =>
       byRows([from, to], (rows, product) => atenVoid("caravan::decode_product_", rows, weight, product, own))
     const addNorm = (more: Tensor | null, weight: Tensor) => atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, headDim)
@@ -369,7 +369,8 @@ class GpuDecoder {
           partial,
           heads,
           this.#splits,
-          window
+          window,
+          streamed
         )
         times(attended, block.o, out)
         addNorm(out, block.ffnNorm)

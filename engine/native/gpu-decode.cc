@@ -7,12 +7,16 @@
 #include <cmath>
 
 #include "gpu-attend-kernels.h"
+#include "gpu-attend-streamed-kernels.h"
+#include "gpu-copy-kernels.h"
 #include "gpu-decode-kernels.h"
 #include "gpu-products.h"
 
 using at::Tensor;
 
 namespace {
+
+const std::string attendSource = std::string(gpuAttendCommonSource) + gpuAttendSource, streamedSource = std::string(gpuCopySource) + gpuAttendCommonSource + gpuAttendStreamedSource;
 
 std::string define(const char* name, int64_t value) { return std::string(name) + "=" + std::to_string(value); }
 /** The kernels for heads of size `dim`, other than attention's. */
@@ -36,7 +40,27 @@ struct Attend {
     tiles = dim == 64 && share < 4 ? 2 : 1;
   }
   int threads() const { return static_cast<int>(warps * 32); }
-  GpuProgram program() const { return {"attend", gpuAttendSource, {define("HEAD_DIM", dim), define("SHARE", share), define("WARPS", warps), define("TILES", tiles)}, true}; }
+  GpuProgram program() const { return {"attend", attendSource.c_str(), {define("HEAD_DIM", dim), define("SHARE", share), define("WARPS", warps), define("TILES", tiles)}, true}; }
+};
+
+/** The kernel that streams the cache through shared memory, on Hopper: warps per block and stages of 16 keys per warp. */
+struct Streamed {
+  Attend of;
+  int64_t warps, stages;
+  /** For 64 sequences there should be about eight warps on each of an H200's 132 multiprocessors, with 12 to 24 KiB in flight per warp. Both depend on the model only. */
+  Streamed(const Attend& of, int64_t heads) : of(of), warps(1), stages(0) {
+    while (warps < 8 && 2 * warps * heads <= 16 * of.share) warps *= 2;
+    stages = of.dim == 64 && warps == 1 ? 6 : of.dim == 128 && warps == 8 ? 2 : 3;
+  }
+  bool supports(int64_t splits) const { return of.tiles > 0 && gpuGeneration() == 9 && (splits == 1 || splits == 2 || splits == 4 || splits == 8); }
+  /** As in the kernel: stages, then Scratch. */
+  int sharedBytes() const {
+    auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
+    return static_cast<int>(warps * stages * 64 * of.dim + aligned(4 * (warps + 1) * of.share * (of.dim + 2)) + 2 * of.share * (of.dim + 8) + 4 * of.dim + aligned(8 * warps * stages));
+  }
+  GpuProgram program() const {
+    return {"attend-streamed", streamedSource.c_str(), {define("HEAD_DIM", of.dim), define("SHARE", of.share), define("WARPS", warps), define("STAGES", stages)}, true};
+  }
 };
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
@@ -74,8 +98,9 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
               });
   // qkv (B, (H + 2G) E) of one token per sequence, cos and sin (P, E), positions (B,) int32: the key and value are written to the cache, and out (B, H E) is the attention of the queries to it.
   // With a window, a query attends to at most that many keys, including its own. partial: space for `splits` parts of the keys, (B H splits (E + 2)) float32; none if there is one part.
-  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window) -> ()",
-              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window) {
+  // streamed: whether to use the kernel for Hopper, which needs no partial, if it supports these tensors.
+  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window, bool streamed) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window, bool streamed) {
                 int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "one row of qkv and one position per sequence");
@@ -87,6 +112,13 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+                const Streamed fast(of, heads);
+                if (streamed && fast.supports(splits)) {
+                  const GpuTensorMap keyMap = mapMatrix(keys.view({-1, dim}), 8), valueMap = mapMatrix(values.view({-1, dim}), 8);
+                  const GpuGrid grid = {blocks * splits, static_cast<int>(fast.warps * 32), static_cast<int>(splits), fast.sharedBytes()};
+                  launchFrom(fast.program(), "attend", qkv, grid, {&keyMap, &valueMap, &in, &c, &s, &places, &k, &v, &to, &h, &g, &capacity, &pieces, &most, &scale});
+                  return;
+                }
                 launchFrom(of.program(), "attend", qkv, blocks * splits, of.threads(), {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
                 if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
               });

@@ -86,18 +86,18 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
     caches.flatMap((one) => [1, 2].flatMap((splits) => (["keys", "values"] as const).map((where) => [...one, splits, where] as const)))
   )("do not hide NaN in the cache of a decoding step: %s, heads of %i, the keys in %i parts, NaN in %s", (dtype, dim, splits, where) => {
     scoped(() => {
-      const [batch, capacity] = [2, 64]
+      const [batch, capacity] = [2, 640]
       const floats = (...shape: ReadonlyArray<number>) => zeros(shape, { device: "cuda", dtype })
       const [keys, values] = [floats(batch, 1, capacity, dim), floats(batch, 1, capacity, dim)]
-      // The first sequence reads position 40, and attends to a NaN at 3; the second has ended.
+      // The first sequence reads position 600, and attends to a NaN at 3; the second has ended.
       const broken = where === "keys" ? keys : values
       broken.select(0, 0).select(0, 0).select(0, 3).fill_(NaN)
       const out = floats(batch, dim)
       const [cos, sin] = [floats(capacity, dim), floats(capacity, dim)]
       const partial = splits === 1 ? null : zeros([batch, splits * (dim + 2)], { device: "cuda" })
-      const positions = tensor(Int32Array.of(40, -1), { device: "cuda" })
+      const positions = tensor(Int32Array.of(600, -1), { device: "cuda" })
       const qkv = floats(batch, 3 * dim)
-      atenVoid("caravan::decode_attend_", qkv, cos, sin, keys, values, positions, out, partial, 1, splits, 0)
+      atenVoid("caravan::decode_attend_", qkv, cos, sin, keys, values, positions, out, partial, 1, splits, 0, true)
       expect(out.toNumbers()).toEqual([...new Array<number>(dim).fill(NaN), ...new Array<number>(dim).fill(0)])
     })
   })
