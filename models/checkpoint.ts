@@ -20,6 +20,7 @@ import { HuggingFaceTokenizer } from "./tokenizer/hugging-face.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 import { weightsDigest } from "./weights-digest.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 
 /** Embedding tables are often padded to a round number of rows (Qwen 2.5 7B's has 399 extra rows): at most this many rows may have no token. */
 const maxPaddedRows = 512
@@ -216,7 +217,7 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
       ArtifactError.of({
         doing: `Writing a checkpoint to ${slot.path}`,
         expected: "a writable folder with enough free space for the model",
-        found: cause instanceof Error ? cause.message : String(cause),
+        found: messageOf(cause),
         hint: "Free some space or set CARAVAN_HOME to a folder on another disk."
       })
   })

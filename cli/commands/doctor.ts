@@ -10,6 +10,7 @@ import { storeProblems } from "../../runtime/store/health.ts"
 import { findHome } from "../../runtime/store/home.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 export interface Problem {
   readonly what: string
@@ -26,7 +27,6 @@ export interface Diagnosis {
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 const firstLine = (text: string): string => text.split("\n", 1)[0]!.trim()
 
 /** Physical cores, counting hyperthreads once; undefined if the kernel does not report them. */

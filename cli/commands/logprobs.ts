@@ -8,6 +8,7 @@ import type { Llama } from "../../models/llama.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 /** The log-probability of every token after the first: (T,) -> T - 1 numbers. */
 export const logProbabilities = (model: Llama, ids: ReadonlyArray<number>): Array<number> =>
@@ -31,7 +32,7 @@ const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw fail(`not JSON (${cause instanceof Error ? cause.message : String(cause)})`)
+    throw fail(`not JSON (${messageOf(cause)})`)
   }
   if (!Array.isArray(value)) throw fail("not an array")
   return value.map((sequence: unknown, i) => {

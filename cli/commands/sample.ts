@@ -22,6 +22,7 @@ import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumbe
 import { tell, write, writeJsonLine } from "../output.ts"
 import { introduction } from "../sample-intro.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 /** Where a checkpoint of each role belongs. */
 const places: Readonly<Record<string, string>> = {
@@ -278,9 +279,7 @@ const converse = async (
       answering = true
       stopped = false
       // A question that can't be answered does not end the chat.
-      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
-        write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
-      )
+      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) => write(`${messageOf(cause)}\n`))
       answering = false
     }
     if (!closed) lines.prompt()

@@ -7,6 +7,7 @@ import { zstdDecompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { checkFooter, readMessageHeader, withoutDictionaries } from "../../schemas/arrow-headers.ts"
 import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 const magic = "ARROW1"
 /** Maximum rows of a batch whose rows need few bytes or none: compressed columns and columns of nulls. */
@@ -121,7 +122,7 @@ export const openArrow = async (path: string): Promise<OpenArrow> => {
               "record batches compressed with LZ4; write them with zstd or uncompressed (feather.write_feather(..., compression='zstd'))",
               { cause }
             )
-          throw new Error(`batch ${count}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+          throw new Error(`batch ${count}: ${messageOf(cause)}`, { cause })
         }
       }
     }

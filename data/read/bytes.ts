@@ -5,6 +5,7 @@ import { createGunzip } from "node:zlib"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { decisiveEnding } from "../../schemas/data-files.ts"
 import { inflateZstd } from "./zstd.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 export type Compression = "none" | "gzip" | "zstd"
 export type Format = "jsonl" | "json" | "csv" | "tsv" | "text" | "parquet" | "arrow"
@@ -20,7 +21,7 @@ export const damaged = (
   expected: string,
   cause: unknown,
   hint = "The file is damaged or truncated: download or copy it again."
-) => ArtifactError.of({ doing: `Reading ${path}`, expected, found: cause instanceof Error ? cause.message : String(cause), hint })
+) => ArtifactError.of({ doing: `Reading ${path}`, expected, found: messageOf(cause), hint })
 
 const startsWith = (head: Buffer, ...bytes: ReadonlyArray<number>): boolean => bytes.every((byte, i) => head[i] === byte)
 

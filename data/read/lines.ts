@@ -2,6 +2,7 @@
 import { isUtf8 } from "node:buffer"
 import { BadRow, type Record } from "./record.ts"
 import { damaged } from "./bytes.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 /** Maximum bytes of a line, element or record. */
 export const longest = 64 << 20
@@ -56,7 +57,7 @@ export const parseJson = (line: number, raw: Buffer): Record | undefined => {
     return { line, unit: "line", value: JSON.parse(text) as unknown }
   } catch (cause) {
     if (blank.test(text)) return undefined
-    const why = `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`
+    const why = `not JSON: ${messageOf(cause)}`
     return { line, unit: "line", value: text, fault: new BadRow("(the line)", why, "not JSON") }
   }
 }

@@ -4,6 +4,7 @@
  */
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { decodeStrictly } from "./utf8.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 export type PieceType = "normal" | "unknown" | "control" | "user-defined" | "unused" | "byte"
 export interface Piece {
@@ -135,10 +136,7 @@ export const readModelFile = (bytes: Uint8Array, path: string): ModelFile => {
       }
     }
   } catch (cause) {
-    throw fail(
-      "a SentencePiece model",
-      `${bytes.length} bytes of something else: ${cause instanceof Error ? cause.message : String(cause)}`
-    )
+    throw fail("a SentencePiece model", `${bytes.length} bytes of something else: ${messageOf(cause)}`)
   }
   if (pieces.length === 0) throw fail("a SentencePiece model", `${bytes.length} bytes without any piece`)
   if (found.modelType !== bpe)

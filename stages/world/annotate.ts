@@ -10,6 +10,7 @@ import { type Message, Preferences, type ResponsePair, ResponsePairs } from "../
 import { costOf } from "../common/cost/estimator.ts"
 import { annotationFields, writePreferences } from "../preferences/annotate.ts"
 import { AnnotationError, type Kind, type Rating, type Verdict } from "../preferences/annotator.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 type ResponseGrade = Pick<Grade, "helpfulness" | "safety" | "violation">
 
@@ -73,8 +74,7 @@ export const annotateByOracle = Stage.make("annotate-by-oracle", {
     const { kind, source, noise, significantly, better, slightly } = config
     const verdicts = yield* Effect.try({
       try: () => oracleVerdicts(pairs, kind, { grade, thresholds: [significantly, better, slightly], noise, seed }),
-      catch: (cause) =>
-        new AnnotationError({ message: `Annotating pairs with the oracle: ${cause instanceof Error ? cause.message : String(cause)}` })
+      catch: (cause) => new AnnotationError({ message: `Annotating pairs with the oracle: ${messageOf(cause)}` })
     })
     return yield* writePreferences(pairs, verdicts, { kind, source }, output)
   })
