@@ -1,9 +1,9 @@
 /** Dispatch: loads a command's module when the command is called. */
 import { createRequire } from "node:module"
 import { didYouMean } from "../schemas/did-you-mean.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
 import { tell, write } from "./output.ts"
-import { messageOf } from "../schemas/explained-error.ts"
 
 interface Entry {
   readonly summary: string

@@ -7,6 +7,7 @@ import type { Piece } from "../engine/spread.ts"
 import type { Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
 import { formatOf } from "./chat.ts"
 import { templates } from "./chat-templates/index.ts"
@@ -20,7 +21,6 @@ import { HuggingFaceTokenizer } from "./tokenizer/hugging-face.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 import { weightsDigest } from "./weights-digest.ts"
-import { messageOf } from "../schemas/explained-error.ts"
 
 /** Embedding tables are often padded to a round number of rows (Qwen 2.5 7B's has 399 extra rows): at most this many rows may have no token. */
 const maxPaddedRows = 512

@@ -4,8 +4,8 @@ import { relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { type Device, type DType, elementSize, empty, type Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
-import { readHeader, type SafetensorsEntry } from "../schemas/safetensors.ts"
 import { messageOf } from "../schemas/explained-error.ts"
+import { readHeader, type SafetensorsEntry } from "../schemas/safetensors.ts"
 
 const dtypes: Readonly<Record<string, DType>> = {
   F64: "float64",

@@ -4,8 +4,8 @@ import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError, type Role } from "./artifact.ts"
-import { checkSafetensors } from "./safetensors.ts"
 import { messageOf } from "./explained-error.ts"
+import { checkSafetensors } from "./safetensors.ts"
 
 export const roleFile = "caravan.json"
 /** Marks a scorer that replaces a reward model (stages/reward/scorers.ts): a function, a program or a judge, without weights. */

@@ -3,8 +3,8 @@ import { readFile, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ArtifactError, type ReportType } from "./artifact.ts"
-import { schemaIssues } from "./schema-issues.ts"
 import { messageOf } from "./explained-error.ts"
+import { schemaIssues } from "./schema-issues.ts"
 
 const fileName = "report.json"
 

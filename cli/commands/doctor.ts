@@ -8,9 +8,9 @@ import { isFastBlas, systemBlas } from "../../engine/native/libtorch.mjs"
 import type { Environment } from "../../engine/device.ts"
 import { storeProblems } from "../../runtime/store/health.ts"
 import { findHome } from "../../runtime/store/home.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 export interface Problem {
   readonly what: string

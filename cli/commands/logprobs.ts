@@ -5,10 +5,10 @@ import { hasCuda } from "../../engine/device.ts"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { loadMerged } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 /** The log-probability of every token after the first: (T,) -> T - 1 numbers. */
 export const logProbabilities = (model: Llama, ids: ReadonlyArray<number>): Array<number> =>

@@ -12,6 +12,7 @@ import { chatFault, encodePrompt, formatOf } from "../../models/chat.ts"
 import { Streamer } from "../../models/stream.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Role } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { own } from "../../schemas/own.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
 import type { Message } from "../../schemas/rows.ts"
@@ -22,7 +23,6 @@ import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumbe
 import { tell, write, writeJsonLine } from "../output.ts"
 import { introduction } from "../sample-intro.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 /** Where a checkpoint of each role belongs. */
 const places: Readonly<Record<string, string>> = {

@@ -6,8 +6,8 @@ import { type FileHandle, open } from "node:fs/promises"
 import { zstdDecompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { checkFooter, readMessageHeader, withoutDictionaries } from "../../schemas/arrow-headers.ts"
-import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
 
 const magic = "ARROW1"
 /** Maximum rows of a batch whose rows need few bytes or none: compressed columns and columns of nulls. */

@@ -4,8 +4,8 @@ import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { decisiveEnding } from "../../schemas/data-files.ts"
-import { inflateZstd } from "./zstd.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import { inflateZstd } from "./zstd.ts"
 
 export type Compression = "none" | "gzip" | "zstd"
 export type Format = "jsonl" | "json" | "csv" | "tsv" | "text" | "parquet" | "arrow"
@@ -44,6 +44,16 @@ const foreign: ReadonlyArray<readonly [string, ReadonlyArray<number>, string]> =
   ["UTF-16 text", [0xfe, 0xff], "Convert it: iconv -f UTF-16 -t UTF-8."]
 ]
 
+/** Whether these could be the first bytes of UTF-8 text. The last character may be incomplete. */
+const isText = (head: Buffer): boolean => {
+  try {
+    new TextDecoder("utf-8", { fatal: true }).decode(head, { stream: true })
+    return !head.includes(0)
+  } catch {
+    return false
+  }
+}
+
 const formatOf = (path: string, head: Buffer): Format => {
   if (startsWith(head, ...Buffer.from("PAR1"))) return "parquet"
   if (startsWith(head, ...Buffer.from("ARROW1"))) return "arrow"
@@ -78,7 +88,12 @@ export const kindOf = async (path: string): Promise<FileKind> => {
   for (const [what, bytes, hint] of foreign)
     if (head.length > 0 && startsWith(head, ...bytes))
       throw damaged(path, "text in UTF-8, Parquet or Arrow, plain, gzipped or zst", what, hint)
-  return { format: formatOf(path, head), compression }
+  const format = formatOf(path, head)
+  const named = /\.(?:(parquet)|arrow|feather|ipc)$/i.exec(path)
+  // Text is read whatever its name.
+  if (named !== null && format !== "parquet" && format !== "arrow" && !isText(head))
+    throw damaged(path, named[1] === undefined ? "an Arrow file" : "a Parquet file, which begins with PAR1", "other bytes at its beginning")
+  return { format, compression }
 }
 
 const firstBytes = async (path: string, compression: Compression): Promise<Buffer> => {

@@ -1,8 +1,8 @@
 /** Reads lines of text, and rows of JSONL and plain text. */
 import { isUtf8 } from "node:buffer"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { BadRow, type Record } from "./record.ts"
 import { damaged } from "./bytes.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 /** Maximum bytes of a line, element or record. */
 export const longest = 64 << 20

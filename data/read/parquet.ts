@@ -5,8 +5,8 @@
 import { once } from "node:events"
 import { type FileHandle, open } from "node:fs/promises"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
-import type { Column } from "./arrow-values.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import type { Column } from "./arrow-values.ts"
 
 /** Approximate bytes of a batch sent from the worker, and its maximum rows: large batches decode faster, small ones need less memory. */
 const batchBytes = 4 << 20

@@ -3,8 +3,8 @@
  * file that is read and written again is unchanged. spm_encode and transformers can load the files written here.
  */
 import { ArtifactError } from "../../schemas/artifact.ts"
-import { decodeStrictly } from "./utf8.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import { decodeStrictly } from "./utf8.ts"
 
 export type PieceType = "normal" | "unknown" | "control" | "user-defined" | "unused" | "byte"
 export interface Piece {

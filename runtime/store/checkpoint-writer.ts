@@ -4,8 +4,8 @@
  */
 import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
-import type { HeldFile } from "../define/resume-points.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import type { HeldFile } from "../define/resume-points.ts"
 
 /** What to write: files into the folder `from`, which is then sealed and renamed to `to`. */
 export interface HeldCheckpoint {

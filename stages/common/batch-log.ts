@@ -14,8 +14,8 @@ import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
-import { ofAllRanks } from "./checkpointed.ts"
 import { messageOf } from "../../schemas/explained-error.ts"
+import { ofAllRanks } from "./checkpointed.ts"
 
 export interface Batch<A, E> {
   /** Identifies the batch; compared with the name in the log. */

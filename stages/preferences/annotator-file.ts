@@ -6,9 +6,9 @@ import { createHash } from "node:crypto"
 import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { messageOf } from "../../schemas/explained-error.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 export interface FileOptions {
   /** The file of labels, if it exists. */

@@ -5,12 +5,12 @@ import { readRows } from "../../data/dataset.ts"
 import { type Grade, grade } from "../../data/world/oracle.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Message, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { annotationFields, writePreferences } from "../preferences/annotate.ts"
 import { AnnotationError, type Kind, type Rating, type Verdict } from "../preferences/annotator.ts"
-import { messageOf } from "../../schemas/explained-error.ts"
 
 type ResponseGrade = Pick<Grade, "helpfulness" | "safety" | "violation">
 
