@@ -37,6 +37,20 @@ export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   return composedRmsNorm(x, weight, epsilon)
 }
 
+/** Whether the GPU kernel of a residual connection's norm (native/gpu-norm.cc) supports this. */
+const hasNormKernel = (x: Tensor, weight: Tensor): boolean =>
+  hasGpuKernels(x) && weight.dtype === x.dtype && x.size(-1) % 8 === 0 && x.size(-1) <= 8192
+
+/**
+ * x and rmsNorm(x), for a residual connection: layers read the norm, and their output is added to x. On a GPU, one kernel computes the norm's gradient and adds the
+ * gradient of the returned x.
+ */
+export const residualNorm = (x: Tensor, weight: Tensor, epsilon: number): readonly [x: Tensor, normed: Tensor] => {
+  if (!hasNormKernel(x, weight)) return [x, rmsNorm(x, weight, epsilon)]
+  const [same, normed] = atenMany("caravan::residual_norm", x, weight, epsilon)
+  return [same!, normed!]
+}
+
 export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x
   const normed = wide.mul(wide.square().mean(-1, true).add(epsilon).rsqrt())
