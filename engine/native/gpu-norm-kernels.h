@@ -31,17 +31,25 @@ template <typename T> __device__ __forceinline__ void store(T* out, int row, con
   if (within(d)) *reinterpret_cast<Eight<T>*>(out + static_cast<long long>(row) * DIM + d) = x;
 }
 
-/** out (R, D) = x w s, with s = 1 / sqrt(mean(x^2) + eps), which is written to scale (R,). */
-template <typename T> __device__ void normForward(const T* x, const T* w, T* out, float* scale, int rows, float epsilon) {
-  Eight<T> weight = columns(w, 0), next = columns(x, blockIdx.x);
+/** out (R, D) = x w s, with s = 1 / sqrt(mean(x^2) + eps), which is written to scale (R,). With y (R, D), x + y takes the place of x and is written to sum (R, D). */
+template <typename T> __device__ void normForward(const T* x, const T* y, const T* w, T* sum, T* out, float* scale, int rows, float epsilon) {
+  Eight<T> weight = columns(w, 0), nextX = columns(x, blockIdx.x), nextY = columns(y, blockIdx.x);
   int turn = 0;
   for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
-    Eight<T> a = next, normed;
-    if (row + gridDim.x < rows) next = columns(x, row + gridDim.x);
-    float sum = 0.0f;
+    Eight<T> a = nextX, b = nextY, normed;
+    if (row + gridDim.x < rows) {
+      nextX = columns(x, row + gridDim.x);
+      nextY = columns(y, row + gridDim.x);
+    }
+    if (y != nullptr) {
 #pragma unroll
-    for (int k = 0; k < 8; k++) sum += wide(a.at[k]) * wide(a.at[k]);
-    float s = rsqrtf(sumOfRow(sum, turn) / DIM + epsilon);
+      for (int k = 0; k < 8; k++) narrow(a.at[k], wide(a.at[k]) + wide(b.at[k]));
+      store(sum, row, a);
+    }
+    float squares = 0.0f;
+#pragma unroll
+    for (int k = 0; k < 8; k++) squares += wide(a.at[k]) * wide(a.at[k]);
+    float s = rsqrtf(sumOfRow(squares, turn) / DIM + epsilon);
     if (threadIdx.x == 0) scale[row] = s;
 #pragma unroll
     for (int k = 0; k < 8; k++) narrow(normed.at[k], wide(a.at[k]) * s * wide(weight.at[k]));
@@ -97,8 +105,8 @@ template <typename T> __device__ void normWeight(const float* partial, T* out, i
 
 // At most TOGETHER threads per multiprocessor (gpu-norm.cc) leave a thread 64 registers for bfloat16, and 128 for float32 unless a row needs more threads.
 #define KERNELS(T, SUFFIX, TOGETHER)                                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(THREADS, THREADS > TOGETHER ? 1 : TOGETHER / THREADS) norm_forward##SUFFIX(const T* x, const T* w, T* out, float* scale, int rows, float epsilon) { \
-    normForward(x, w, out, scale, rows, epsilon);                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS, THREADS > TOGETHER ? 1 : TOGETHER / THREADS) norm_forward##SUFFIX(const T* x, const T* y, const T* w, T* sum, T* out, float* scale, int rows, float epsilon) { \
+    normForward(x, y, w, sum, out, scale, rows, epsilon);                                                                                                      \
   }                                                                                                                                                            \
   extern "C" __global__ void __launch_bounds__(THREADS, THREADS > TOGETHER ? 1 : TOGETHER / THREADS) norm_backward##SUFFIX(const T* x, const T* w, const float* scale, const T* dy, const T* along, T* dx, float* partial, int rows) { \
     normBackward(x, w, scale, dy, along, dx, partial, rows);                                                                                                   \

@@ -1,4 +1,4 @@
-// RMSNorm of a residual connection on a GPU, in training: x goes to the norm and past it, and the backward pass adds the two gradients of x in one pass, where separate operators would write and
+// RMSNorm of a residual connection on a GPU, in training: x, or the sum that ends the connection before, goes to the norm and past it, and the backward pass adds the two gradients of x in one pass, where separate operators would write and
 // read the norm's again. The weight's gradient is summed in float32 and a fixed order. Kernels: gpu-norm-kernels.h.
 #include "gpu.h"
 
@@ -42,21 +42,24 @@ struct Rows {
 };
 
 struct ResidualNorm : Function<ResidualNorm> {
-  static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
-    Tensor x = aligned(input), w = aligned(weight), normed = at::empty_like(x);
+  static variable_list forward(AutogradContext* context, const Tensor& input, const c10::optional<Tensor>& added, const Tensor& weight, double eps) {
+    Tensor x = aligned(input), y = added.has_value() ? aligned(*added) : Tensor(), w = aligned(weight), normed = at::empty_like(x), sum = y.defined() ? at::empty_like(x) : x;
     Rows rows(x);
     TORCH_CHECK(w.scalar_type() == x.scalar_type() && w.numel() == rows.dim, "the norm's weight must be (", rows.dim, ",) in ", x.scalar_type(), ", got ", w.sizes(), " in ", w.scalar_type());
+    TORCH_CHECK(!y.defined() || (y.sizes() == x.sizes() && y.scalar_type() == x.scalar_type()), "a residual connection adds two ", x.sizes(), " in ", x.scalar_type(), ", got ", y.sizes(), " in ", y.scalar_type());
     Tensor scale = at::empty({rows.count}, x.options().dtype(at::kFloat));
     float epsilon = static_cast<float>(eps);
-    const void *in = x.data_ptr(), *by = w.data_ptr(), *out = normed.data_ptr(), *factors = scale.data_ptr();
-    launchFrom(rows.program(), "norm_forward", x, rows.blocks(x), rows.threads(), {&in, &by, &out, &factors, &rows.count, &epsilon});
-    context->save_for_backward({x, weight, scale});
+    const void *in = x.data_ptr(), *more = y.defined() ? y.data_ptr() : nullptr, *by = w.data_ptr(), *both = sum.data_ptr(), *out = normed.data_ptr(), *factors = scale.data_ptr();
+    launchFrom(rows.program(), "norm_forward", x, rows.blocks(x), rows.threads(), {&in, &more, &by, &both, &out, &factors, &rows.count, &epsilon});
+    context->save_for_backward({sum, weight, scale});
+    context->saved_data["added"] = y.defined();
     context->set_materialize_grads(false);
-    return {input, normed};
+    return {y.defined() ? sum : input, normed};
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const bool added = context->saved_data["added"].toBool();
     // Nothing depends on the norm.
-    if (!gradients[1].defined()) return {gradients[0], Tensor(), Tensor()};
+    if (!gradients[1].defined()) return {gradients[0], added ? gradients[0] : Tensor(), Tensor(), Tensor()};
     auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &scale = saved[2];
     Tensor w = aligned(weight), dy = aligned(gradients[1]), along = gradients[0].defined() ? aligned(gradients[0]) : Tensor(), dx = at::empty_like(x), partial, dw;
@@ -73,13 +76,13 @@ struct ResidualNorm : Function<ResidualNorm> {
       int parts = static_cast<int>(blocks);
       launchFrom(rows.program(), "norm_weight", x, ceilDivide(rows.dim, 32), 1024, {&sums, &total, &parts});
     }
-    return {dx, dw, Tensor()};
+    return {dx, added ? dx : Tensor(), dw, Tensor()};
   }
 };
 
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
-  library.def("residual_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", [](const Tensor& x, const Tensor& weight, double eps) {
-    variable_list out = ResidualNorm::apply(x, weight, eps);
+  library.def("residual_norm(Tensor x, Tensor? added, Tensor weight, float eps) -> (Tensor, Tensor)", [](const Tensor& x, const c10::optional<Tensor>& added, const Tensor& weight, double eps) {
+    variable_list out = ResidualNorm::apply(x, added, weight, eps);
     return std::make_tuple(out[0], out[1]);
   });
 }

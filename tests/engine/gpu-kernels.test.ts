@@ -88,6 +88,27 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
       return [leaf.grad()?.toNumbers(), weight.grad()?.toNumbers()]
     })
   const [states, along, normed] = [normal(1, 33, 768), normal(3, 33, 768), normal(4, 33, 768)]
+  const sums = [[701, 2048], [3, 12], ...norms] as const
+  it.each(sums.flatMap(([rows, dim]) => (["float32", "bfloat16"] as const).map((dtype) => [rows, dim, dtype] as const)))(
+    "add %i rows of %i in %s to a residual connection and normalise the sum",
+    (rows, dim, dtype) => {
+      const inputs = [normal(1, rows, dim), normal(2, dim), normal(3, rows, dim)]
+      // The composed form rounds the sum to the dtype too, before the norm reads it.
+      const composed: Form = (x, w, y) => {
+        const sum = x.add(y)
+        return cat([sum, composedRmsNorm(sum, w, 1e-5)], -1)
+      }
+      const wanted = run(composed, inputs, "cpu", "float64")
+      const added: Form = (x, w, y) => cat(residualNorm(x, w, 1e-5, y), -1)
+      const found = run(added, inputs, "cuda", dtype)
+      found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
+      expect(found[3]).toEqual(found[1])
+      expect(run(added, inputs, "cuda", dtype)).toEqual(found)
+      // The sums are those of separate operators.
+      const sum = (form: Form) => run((x, w, y) => form(x, w, y).slice(-1, 0, dim), inputs, "cuda", dtype)[0]
+      expect(sum(added)).toEqual(sum(composed))
+    }
+  )
   it("need no gradient of a norm that nothing reads, or of an x that nothing else reads", () => {
     expect(residualGradients(states, { along })).toEqual([Array.from(along.data), undefined])
     const zero = { ...along, data: along.data.map(() => 0) }
