@@ -15,6 +15,13 @@ __device__ __forceinline__ void narrow(bf16& out, float x) {
 
 /** Eight numbers, moved as one: 16 bytes of bfloat16, twice 16 of float32. */
 template <typename T> struct alignas(16) Eight { T at[8]; };
+/** Stores eight numbers 16 bytes at a time, where the compiler may divide an assignment into smaller stores. */
+template <typename T> __device__ __forceinline__ void store(T* out, const Eight<T>& x) {
+  uint4 parts[sizeof x / 16];
+  memcpy(parts, &x, sizeof x);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof x / 16); i++) reinterpret_cast<uint4*>(out)[i] = parts[i];
+}
 
 /** Where kernels overlap (gpu.h): waits until the one before has ended and what it wrote can be read. */
 __device__ __forceinline__ void afterTheOneBefore() {
@@ -56,8 +63,8 @@ template <typename T> __device__ __forceinline__ void turn(const T* in, const T*
     narrow(x.at[k], p * wide(c.at[k]) + direction * q * wide(s.at[k]));
     narrow(y.at[k], q * wide(d.at[k]) + direction * p * wide(t.at[k]));
   }
-  *reinterpret_cast<Eight<T>*>(out) = x;
-  *reinterpret_cast<Eight<T>*>(out + half) = y;
+  store(out, x);
+  store(out + half, y);
 }
 
 // ---- SwiGLU: (rows, 2F) -> (rows, F), F a multiple of 8; a thread computes eight ----
@@ -89,33 +96,37 @@ template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T
   *reinterpret_cast<Eight<T>*>(din + at + dim) = dUp;
 }
 
-// ---- rotary embeddings: heads of E numbers, E a multiple of 16; a thread turns eight pairs ----
+// ---- rotary embeddings: heads of E numbers, E a multiple of 16; a block turns a row, a thread eight pairs at a time ----
 // qkv (rows, H + 2G, E). cos and sin (T, E), or (rows, E) with `own`; sin signed: - in the first half.
 
+/** Calls one(head, e) for eight pairs, from e on, of each head. */
+template <typename F> __device__ __forceinline__ void forPairs(long long heads, long long dim, F one) {
+  const int each = static_cast<int>(dim / 16), all = static_cast<int>(heads) * each;
+  for (int i = threadIdx.x; i < all; i += blockDim.x) one(i / each, i % each * 8);
+}
 /** Queries (rows, H, E) and keys (rows, G, E), turned. */
 template <typename T>
-__device__ void rotateForward(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
-  long long half = dim / 2, each = half / 8, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= rows * (heads + groups) * each) return;
-  long long e = i % each * 8, head = i / each % (heads + groups), row = i / each / (heads + groups), turned = (own ? row : row % length) * dim + e;
-  T* out = head < heads ? q + (row * heads + head) * dim : k + (row * groups + head - heads) * dim;
-  turn(qkv + (row * (heads + 2 * groups) + head) * dim + e, cos + turned, sin + turned, out + e, half, 1.0f);
+__device__ void rotateForward(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long length, long long heads, long long groups, long long dim, int own) {
+  const long long row = blockIdx.x, turned = (own ? row : blockIdx.x % static_cast<unsigned>(length)) * dim;
+  forPairs(heads + groups, dim, [&](int head, int e) {
+    T* out = head < heads ? q + (row * heads + head) * dim : k + (row * groups + head - heads) * dim;
+    turn(qkv + (row * (heads + 2 * groups) + head) * dim + e, cos + turned + e, sin + turned + e, out + e, dim / 2, 1.0f);
+  });
 }
 /** The gradient of qkv from those of queries, keys (turned back) and values. */
 template <typename T>
-__device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
-  long long half = dim / 2, each = half / 8, all = heads + 2 * groups, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= rows * all * each) return;
-  long long e = i % each * 8, head = i / each % all, row = i / each / all, turned = (own ? row : row % length) * dim + e;
-  T* out = dQkv + (row * all + head) * dim + e;
-  if (head >= heads + groups) {
-    const T* in = dv + (row * groups + head - heads - groups) * dim + e;
-    *reinterpret_cast<Eight<T>*>(out) = *reinterpret_cast<const Eight<T>*>(in);
-    *reinterpret_cast<Eight<T>*>(out + half) = *reinterpret_cast<const Eight<T>*>(in + half);
-    return;
-  }
-  const T* in = head < heads ? dq + (row * heads + head) * dim : dk + (row * groups + head - heads) * dim;
-  turn(in + e, cos + turned, sin + turned, out, half, -1.0f);
+__device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long length, long long heads, long long groups, long long dim, int own) {
+  const long long row = blockIdx.x, turned = (own ? row : blockIdx.x % static_cast<unsigned>(length)) * dim, half = dim / 2;
+  forPairs(heads + 2 * groups, dim, [&](int head, int e) {
+    T* out = dQkv + (row * (heads + 2 * groups) + head) * dim + e;
+    if (head >= heads + groups) {
+      const T* in = dv + (row * groups + head - heads - groups) * dim + e;
+      *reinterpret_cast<Eight<T>*>(out) = *reinterpret_cast<const Eight<T>*>(in);
+      *reinterpret_cast<Eight<T>*>(out + half) = *reinterpret_cast<const Eight<T>*>(in + half);
+    } else {
+      turn((head < heads ? dq + (row * heads + head) * dim : dk + (row * groups + head - heads) * dim) + e, cos + turned + e, sin + turned + e, out, half, -1.0f);
+    }
+  });
 }
 
 // ---- log softmax at one column: a block of 512 threads per row of V logits ----
@@ -274,11 +285,11 @@ __device__ void adamw(float* master, const T* gradient, float* first, float* sec
 #define KERNELS(T, SUFFIX)                                                                                                                                      \
   extern "C" __global__ void swiglu_forward##SUFFIX(const T* in, T* out, long long rows, long long dim) { swigluForward(in, out, rows, dim); }                \
   extern "C" __global__ void swiglu_backward##SUFFIX(const T* in, const T* dy, T* din, long long rows, long long dim) { swigluBackward(in, dy, din, rows, dim); } \
-  extern "C" __global__ void rotate_forward##SUFFIX(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
-    rotateForward(qkv, cos, sin, q, k, rows, length, heads, groups, dim, own);                                                                                 \
+  extern "C" __global__ void rotate_forward##SUFFIX(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateForward(qkv, cos, sin, q, k, length, heads, groups, dim, own);                                                                                 \
   }                                                                                                                                                            \
-  extern "C" __global__ void rotate_backward##SUFFIX(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
-    rotateBackward(dq, dk, dv, cos, sin, dQkv, rows, length, heads, groups, dim, own);                                                                         \
+  extern "C" __global__ void rotate_backward##SUFFIX(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateBackward(dq, dk, dv, cos, sin, dQkv, length, heads, groups, dim, own);                                                                         \
   }                                                                                                                                                            \
   extern "C" __global__ void pick_forward##SUFFIX(const T* logits, const long long* targets, float* picked, float* lse, float* entropy, long long vocab, float scale) { \
     pickForward(logits, targets, picked, lse, entropy, vocab, scale);                                                                                          \
