@@ -9,8 +9,12 @@ __device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(static_ca
 __device__ __forceinline__ void narrow(float& out, float x) { out = x; }
 /** To the nearest, ties to even, as libtorch rounds. */
 __device__ __forceinline__ void narrow(bf16& out, float x) {
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else
   unsigned bits = __float_as_uint(x);
   out.bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
 }
 
 /** Eight numbers, moved as one: 16 bytes of bfloat16, twice 16 of float32. */
