@@ -4,6 +4,7 @@
  */
 import { parseArgs } from "node:util"
 import { didYouMean } from "../schemas/did-you-mean.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 
 export interface Flag {
   /** Absent for a flag without a value. */
@@ -113,7 +114,7 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
       )
     })
   } catch (cause) {
-    throw new UsageError(`caravan ${command.name}: ${cause instanceof Error ? cause.message : String(cause)}`)
+    throw new UsageError(`caravan ${command.name}: ${messageOf(cause)}`)
   }
   const help = parsed.values.help === true
   const wanted = help ? [] : command.positionals.filter((word) => !word.startsWith("["))

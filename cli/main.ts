@@ -1,6 +1,7 @@
 /** Dispatch: loads a command's module when the command is called. */
 import { createRequire } from "node:module"
 import { didYouMean } from "../schemas/did-you-mean.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
 import { tell, write } from "./output.ts"
 
@@ -150,7 +151,7 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
       )
       return bug
     }
-    tell(`${cause instanceof Error ? cause.message : String(cause)}\n`)
+    tell(`${messageOf(cause)}\n`)
     // A full disk or a broken store is not the user's mistake.
     return (cause as { readonly _tag?: string } | undefined)?._tag === "StoreError" ? exitCodes.failed : exitCodes.usage
   }

@@ -1,7 +1,7 @@
 /** Renders chat templates (Jinja, as in transformers' apply_chat_template) with @huggingface/jinja, under a time limit and with a fixed date. */
 import { createContext, Script } from "node:vm"
 import { Environment, Interpreter, Template } from "@huggingface/jinja"
-import { ExplainedError } from "../schemas/explained-error.ts"
+import { ExplainedError, messageOf } from "../schemas/explained-error.ts"
 import type { Message } from "../schemas/rows.ts"
 
 /** An unusable chat template. */
@@ -89,7 +89,7 @@ export class ChatTemplate {
       throw ChatTemplateError.of({
         doing: "Reading the chat template",
         expected: "a valid Jinja template",
-        found: cause instanceof Error ? cause.message : String(cause),
+        found: messageOf(cause),
         hint: "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or choose one of Caravan's templates at import with chatTemplate."
       })
     }
@@ -108,7 +108,7 @@ export class ChatTemplate {
     try {
       return String(new Interpreter(environment).run(this.#template.parsed).value)
     } catch (cause) {
-      throw new RenderError(cause instanceof Error ? cause.message : String(cause))
+      throw new RenderError(messageOf(cause))
     }
   }
 }

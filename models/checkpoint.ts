@@ -7,6 +7,7 @@ import type { Piece } from "../engine/spread.ts"
 import type { Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
 import { formatOf } from "./chat.ts"
 import { templates } from "./chat-templates/index.ts"
@@ -216,7 +217,7 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
       ArtifactError.of({
         doing: `Writing a checkpoint to ${slot.path}`,
         expected: "a writable folder with enough free space for the model",
-        found: cause instanceof Error ? cause.message : String(cause),
+        found: messageOf(cause),
         hint: "Free some space or set CARAVAN_HOME to a folder on another disk."
       })
   })

@@ -224,19 +224,25 @@ const mergedWeights = ({ adapter, config }: CostedModel): number => {
 
 /** Bytes per sequence and vocabulary token while the next token is drawn (models/sampler.ts): logits, in float32 and their softmax, and probabilities and their sums in float64. */
 const drawnBytes = 2 + 4 + 4 + 8 + 8
+/**
+ * The same for top-k and top-p (models/restrict.ts): logits after the temperature and after each mask, sorted values and indices (twice: sorting on a GPU needs its own copies), probabilities, their
+ * sums, those of the tokens before, and two masks of a byte.
+ */
+const restrictedBytes = 3 * 4 + 2 * (4 + 8) + 3 * 4 + 2
 
-/** Memory of generation beyond the weights: the cache, copies of weights with a merged adapter, and the largest of reading the prompts, a step and a draw. */
+/** Memory of generation beyond the weights: the cache, copies of weights with a merged adapter, and the largest of reading the prompts, a step and a draw. `restricted`: with top-k or top-p. */
 export const generationMemory = (
   model: CostedModel,
   precision: Precision,
   sequences: number,
-  lengths: { readonly prompt: number; readonly response: number }
+  lengths: { readonly prompt: number; readonly response: number },
+  restricted = false
 ): Pick<Memory, "activations" | "cache"> => {
   const { config } = model
   const cache = cacheBytes(model, precision, sequences, lengths.prompt + lengths.response)
   // One layer's keys and values as contiguous tensors for the products; and, once sequences have ended, as they are selected from the cache.
   const step = cache / config.layers
-  const draw = sequences * config.vocabSize * drawnBytes
+  const draw = sequences * config.vocabSize * (drawnBytes + (restricted ? restrictedBytes : 0))
   const working = Math.max(
     forwardBytes(model, precision, Math.max(lengths.prompt, Math.min(sequences * lengths.prompt, promptTokensAtOnce))),
     step,

@@ -4,6 +4,7 @@ import { relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { type Device, type DType, elementSize, empty, type Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
+import { messageOf } from "../schemas/explained-error.ts"
 import { readHeader, type SafetensorsEntry } from "../schemas/safetensors.ts"
 
 const dtypes: Readonly<Record<string, DType>> = {
@@ -66,8 +67,6 @@ export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, Ar
     })
     return { entries, read, readInto, close: () => handle.close() }
   })
-
-const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
 /** Yields to the event loop between two tensors, since reading one does not. */
 const nextTurn = Effect.callback<void>((resume) => {

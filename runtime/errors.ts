@@ -1,9 +1,10 @@
 /** Errors around a stage. Each message says what was being done, what was expected, what was found and what to do. */
 import { renameSync, rmSync } from "node:fs"
-import { inspect } from "node:util"
 import * as Cause from "effect/Cause"
 import * as Schema from "effect/Schema"
-import { isTransient } from "../schemas/explained-error.ts"
+import { isTransient, messageOf } from "../schemas/explained-error.ts"
+
+export { messageOf }
 
 /** A pipeline that can't run as written: a wrong wire, a duplicate name, an unknown parameter. Detected before anything runs. */
 export class PipelineError extends Schema.TaggedError<PipelineError>()("PipelineError", { message: Schema.String }) {}
@@ -51,15 +52,6 @@ export const storeError =
   (messageFor: (reason: string) => string) =>
   (cause: unknown): StoreError =>
     cause instanceof StoreError ? cause : new StoreError({ message: messageFor(messageOf(cause)) })
-
-/** The message of a thrown value, or its content if it has no message. */
-export const messageOf = (cause: unknown): string => {
-  if (typeof cause !== "object" || cause === null) return String(cause)
-  const { message } = cause as { readonly message?: unknown }
-  if (typeof message === "string" && message !== "") return message
-  const content = inspect({ ...cause }, { breakLength: Infinity, depth: 2 })
-  return cause instanceof Error ? `${cause.name} ${content}` : content
-}
 
 /** " (at /project/stages/sft.ts:12)": the first frame of an error's stack outside of packages; "" when there is none. */
 export const placeOf = (error: unknown): string => {

@@ -4,6 +4,7 @@ import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError, type Role } from "./artifact.ts"
+import { messageOf } from "./explained-error.ts"
 import { checkSafetensors } from "./safetensors.ts"
 
 export const roleFile = "caravan.json"
@@ -29,7 +30,7 @@ export const readJson = (path: string, doing: string): Effect.Effect<Record<stri
     })
     const json = yield* Effect.try({
       try: () => JSON.parse(text) as unknown,
-      catch: (cause) => fail(cause instanceof Error ? cause.message : String(cause))
+      catch: (cause) => fail(messageOf(cause))
     })
     if (typeof json !== "object" || json === null || Array.isArray(json)) return yield* fail("another JSON value")
     return json as Record<string, any>

@@ -7,7 +7,7 @@ import { arrowSchema, columnsOf, columnsOfArrow, describeArrow, describeKind, ty
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
 import { BatchBuilder, layoutOf, type Selection, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
-import { isTransient } from "./explained-error.ts"
+import { isTransient, messageOf } from "./explained-error.ts"
 import { schemaIssues } from "./schema-issues.ts"
 
 export const fileName = "data.arrow"
@@ -162,8 +162,6 @@ const misfit = (type: DatasetType<any>, row: unknown): string => {
   const result = Schema.decodeUnknownResult(Schema.toType(type.row), { errors: "all" })(row)
   return result._tag === "Failure" ? schemaIssues(messageOf(result.failure)) : "it was changed after it was checked"
 }
-
-const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
 // ---- reading ---------------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
 /** Errors that state what was being done, what was expected, what was found, and what to do about it. */
+import { inspect } from "node:util"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
@@ -45,3 +46,12 @@ export const ExplainedError =
           return new this({ ...explanation, message: `${doing}: expected ${expected}, found ${found}. ${hint}` })
         }
       })
+
+/** The message of a thrown value, or its content if it has no message. */
+export const messageOf = (cause: unknown): string => {
+  if (typeof cause !== "object" || cause === null) return String(cause)
+  const { message } = cause as { readonly message?: unknown }
+  if (typeof message === "string" && message !== "") return message
+  const content = inspect({ ...cause }, { breakLength: Infinity, depth: 2 })
+  return cause instanceof Error ? `${cause.name} ${content}` : content
+}

@@ -3,6 +3,7 @@ import { readFile, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ArtifactError, type ReportType } from "./artifact.ts"
+import { messageOf } from "./explained-error.ts"
 import { schemaIssues } from "./schema-issues.ts"
 
 const fileName = "report.json"
@@ -49,7 +50,7 @@ export const readContent = <Content>(directory: string, type: ReportType<Content
     })
     const json = yield* Effect.try({
       try: () => JSON.parse(text) as unknown,
-      catch: (cause) => fail("JSON", cause instanceof Error ? cause.message : String(cause))
+      catch: (cause) => fail("JSON", messageOf(cause))
     })
     return yield* Schema.decodeUnknownEffect(type.content, { errors: "all", onExcessProperty: "error" })(json).pipe(
       Effect.mapError((error) => fail(`content that matches the schema of ${type.name}`, schemaIssues(error.message)))

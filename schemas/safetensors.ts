@@ -5,6 +5,7 @@
 import { type FileHandle, open } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import { ArtifactError } from "./artifact.ts"
+import { messageOf } from "./explained-error.ts"
 
 export interface SafetensorsEntry {
   readonly name: string
@@ -38,7 +39,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
         await handle.read(first, 0, 8, 0)
         return { size: (await handle.stat()).size, first }
       },
-      catch: (cause) => fail("a file", cause instanceof Error ? cause.message : String(cause))
+      catch: (cause) => fail("a file", messageOf(cause))
     })
     if (size < 8) return yield* fail("at least 8 bytes", `${size}`)
     const length = first.readBigUInt64LE(0)
@@ -51,7 +52,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
         await handle.read(bytes, 0, bytes.length, 8)
         return JSON.parse(bytes.toString("utf8")) as Record<string, any>
       },
-      catch: (cause) => fail("a JSON header", cause instanceof Error ? cause.message : String(cause))
+      catch: (cause) => fail("a JSON header", messageOf(cause))
     })
     if (typeof header !== "object" || header === null || Array.isArray(header))
       return yield* fail("a JSON object as header", "another JSON value")

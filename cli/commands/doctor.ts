@@ -8,6 +8,7 @@ import { isFastBlas, systemBlas } from "../../engine/native/libtorch.mjs"
 import type { Environment } from "../../engine/device.ts"
 import { storeProblems } from "../../runtime/store/health.ts"
 import { findHome } from "../../runtime/store/home.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 
@@ -26,7 +27,6 @@ export interface Diagnosis {
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 const firstLine = (text: string): string => text.split("\n", 1)[0]!.trim()
 
 /** Physical cores, counting hyperthreads once; undefined if the kernel does not report them. */

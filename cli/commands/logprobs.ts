@@ -5,6 +5,7 @@ import { hasCuda } from "../../engine/device.ts"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { loadMerged } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
@@ -31,7 +32,7 @@ const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw fail(`not JSON (${cause instanceof Error ? cause.message : String(cause)})`)
+    throw fail(`not JSON (${messageOf(cause)})`)
   }
   if (!Array.isArray(value)) throw fail("not an array")
   return value.map((sequence: unknown, i) => {

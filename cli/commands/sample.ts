@@ -12,6 +12,7 @@ import { chatFault, encodePrompt, formatOf } from "../../models/chat.ts"
 import { Streamer } from "../../models/stream.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Role } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { own } from "../../schemas/own.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
 import type { Message } from "../../schemas/rows.ts"
@@ -278,9 +279,7 @@ const converse = async (
       answering = true
       stopped = false
       // A question that can't be answered does not end the chat.
-      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
-        write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
-      )
+      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) => write(`${messageOf(cause)}\n`))
       answering = false
     }
     if (!closed) lines.prompt()

@@ -6,6 +6,7 @@ import { type FileHandle, open } from "node:fs/promises"
 import { zstdDecompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { checkFooter, readMessageHeader, withoutDictionaries } from "../../schemas/arrow-headers.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
 
 const magic = "ARROW1"
@@ -121,7 +122,7 @@ export const openArrow = async (path: string): Promise<OpenArrow> => {
               "record batches compressed with LZ4; write them with zstd or uncompressed (feather.write_feather(..., compression='zstd'))",
               { cause }
             )
-          throw new Error(`batch ${count}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+          throw new Error(`batch ${count}: ${messageOf(cause)}`, { cause })
         }
       }
     }

@@ -4,6 +4,7 @@ import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { decisiveEnding } from "../../schemas/data-files.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { inflateZstd } from "./zstd.ts"
 
 export type Compression = "none" | "gzip" | "zstd"
@@ -20,7 +21,7 @@ export const damaged = (
   expected: string,
   cause: unknown,
   hint = "The file is damaged or truncated: download or copy it again."
-) => ArtifactError.of({ doing: `Reading ${path}`, expected, found: cause instanceof Error ? cause.message : String(cause), hint })
+) => ArtifactError.of({ doing: `Reading ${path}`, expected, found: messageOf(cause), hint })
 
 const startsWith = (head: Buffer, ...bytes: ReadonlyArray<number>): boolean => bytes.every((byte, i) => head[i] === byte)
 
@@ -42,6 +43,16 @@ const foreign: ReadonlyArray<readonly [string, ReadonlyArray<number>, string]> =
   ["UTF-16 text", [0xff, 0xfe], "Convert it: iconv -f UTF-16 -t UTF-8."],
   ["UTF-16 text", [0xfe, 0xff], "Convert it: iconv -f UTF-16 -t UTF-8."]
 ]
+
+/** Whether these could be the first bytes of UTF-8 text. The last character may be incomplete. */
+const isText = (head: Buffer): boolean => {
+  try {
+    new TextDecoder("utf-8", { fatal: true }).decode(head, { stream: true })
+    return !head.includes(0)
+  } catch {
+    return false
+  }
+}
 
 const formatOf = (path: string, head: Buffer): Format => {
   if (startsWith(head, ...Buffer.from("PAR1"))) return "parquet"
@@ -77,7 +88,12 @@ export const kindOf = async (path: string): Promise<FileKind> => {
   for (const [what, bytes, hint] of foreign)
     if (head.length > 0 && startsWith(head, ...bytes))
       throw damaged(path, "text in UTF-8, Parquet or Arrow, plain, gzipped or zst", what, hint)
-  return { format: formatOf(path, head), compression }
+  const format = formatOf(path, head)
+  const named = /\.(?:(parquet)|arrow|feather|ipc)$/i.exec(path)
+  // Text is read whatever its name.
+  if (named !== null && format !== "parquet" && format !== "arrow" && !isText(head))
+    throw damaged(path, named[1] === undefined ? "an Arrow file" : "a Parquet file, which begins with PAR1", "other bytes at its beginning")
+  return { format, compression }
 }
 
 const firstBytes = async (path: string, compression: Compression): Promise<Buffer> => {

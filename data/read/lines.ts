@@ -1,5 +1,6 @@
 /** Reads lines of text, and rows of JSONL and plain text. */
 import { isUtf8 } from "node:buffer"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { BadRow, type Record } from "./record.ts"
 import { damaged } from "./bytes.ts"
 
@@ -56,7 +57,7 @@ export const parseJson = (line: number, raw: Buffer): Record | undefined => {
     return { line, unit: "line", value: JSON.parse(text) as unknown }
   } catch (cause) {
     if (blank.test(text)) return undefined
-    const why = `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`
+    const why = `not JSON: ${messageOf(cause)}`
     return { line, unit: "line", value: text, fault: new BadRow("(the line)", why, "not JSON") }
   }
 }

@@ -5,6 +5,7 @@
 import { once } from "node:events"
 import { type FileHandle, open } from "node:fs/promises"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
+import { messageOf } from "../../schemas/explained-error.ts"
 import type { Column } from "./arrow-values.ts"
 
 /** Approximate bytes of a batch sent from the worker, and its maximum rows: large batches decode faster, small ones need less memory. */
@@ -78,7 +79,7 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
     }
     answer({ type: "end" })
   } catch (cause) {
-    answer({ type: "failed", message: cause instanceof Error ? cause.message : String(cause) })
+    answer({ type: "failed", message: messageOf(cause) })
   }
 }
 

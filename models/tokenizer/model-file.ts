@@ -3,6 +3,7 @@
  * file that is read and written again is unchanged. spm_encode and transformers can load the files written here.
  */
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { decodeStrictly } from "./utf8.ts"
 
 export type PieceType = "normal" | "unknown" | "control" | "user-defined" | "unused" | "byte"
@@ -135,10 +136,7 @@ export const readModelFile = (bytes: Uint8Array, path: string): ModelFile => {
       }
     }
   } catch (cause) {
-    throw fail(
-      "a SentencePiece model",
-      `${bytes.length} bytes of something else: ${cause instanceof Error ? cause.message : String(cause)}`
-    )
+    throw fail("a SentencePiece model", `${bytes.length} bytes of something else: ${messageOf(cause)}`)
   }
   if (pieces.length === 0) throw fail("a SentencePiece model", `${bytes.length} bytes without any piece`)
   if (found.modelType !== bpe)

@@ -61,6 +61,29 @@ const otherDriver = (folder: string, mine: Driver): string | undefined => {
   return `another driver uses ${folder}: process ${found.pid} on ${found.host}, last active ${Math.round(age / 1000)} s ago. Stop it, or wait ${Math.ceil((beat.gone - age) / 1000)} s if it has already ended: a store can have one driver machine at a time`
 }
 
+/** Runs `body` while no other driver can check or claim the folder: two that start at the same moment would both find it free. */
+const exclusively = <A>(folder: string, body: () => A): A => {
+  const lock = join(folder, "driver.lock")
+  for (let tries = 0; ; tries++) {
+    try {
+      mkdirSync(lock)
+      break
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw cause
+      if (tries === 100)
+        throw refuse(
+          `Jobs can't be submitted: another driver is claiming ${folder}. Run again. If no other run is starting, delete ${lock}.`
+        )
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 30)
+    }
+  }
+  try {
+    return body()
+  } finally {
+    rmdirSync(lock)
+  }
+}
+
 /** Prepares the home for jobs; returns a function that releases the driver's claim. Throws an Error that says what prevents it. */
 export const claimFolder = (home: string, named: string | undefined): (() => void) => {
   try {
@@ -74,10 +97,12 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
       for (const name of shared) linkFolder(home, named, name)
     } else for (const name of shared) mkdirSync(join(home, name), { recursive: true })
     const mine: Driver = { home: realpathSync(home), host: hostname(), space: processSpace(), pid: process.pid }
-    const other = otherDriver(folder, mine)
-    if (other !== undefined) throw refuse(`Jobs can't be submitted: ${other}.`)
     const say = () => writeJson(join(folder, "driver.json"), mine)
-    say()
+    exclusively(folder, () => {
+      const other = otherDriver(folder, mine)
+      if (other !== undefined) throw refuse(`Jobs can't be submitted: ${other}.`)
+      say()
+    })
     const timer = setInterval(() => {
       try {
         say()

@@ -4,6 +4,7 @@
  */
 import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
+import { messageOf } from "../../schemas/explained-error.ts"
 import type { HeldFile } from "../define/resume-points.ts"
 
 /** What to write: files into the folder `from`, which is then sealed and renamed to `to`. */
@@ -19,7 +20,7 @@ export const writeHeld = (checkpoint: HeldCheckpoint): Promise<Written> =>
     const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./checkpoint-thread.ts" : "./checkpoint-thread.js"))
     const thread = new Worker(entry, { workerData: checkpoint, execArgv: [] })
     thread.once("message", resolve)
-    thread.once("error", (cause) => resolve({ failed: cause instanceof Error ? cause.message : String(cause) }))
+    thread.once("error", (cause) => resolve({ failed: messageOf(cause) }))
     // Has no effect after either of the other events.
     thread.once("exit", () => resolve({ failed: "its thread ended" }))
   })

@@ -10,6 +10,7 @@ import * as Semaphore from "effect/Semaphore"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 const fileOf = <A>(verdict: Schema.Codec<A, any>) =>
   Schema.fromJsonString(
@@ -69,7 +70,7 @@ export const openAnswerLog = Effect.fn("openAnswerLog")(function* <A>(
       checkpoints.save(count, (folder) =>
         Effect.tryPromise({
           try: () => writeFile(join(folder, fileName), text),
-          catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+          catch: (cause) => ({ message: messageOf(cause) })
         })
       ),
       () => {

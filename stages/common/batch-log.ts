@@ -14,6 +14,7 @@ import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { ofAllRanks } from "./checkpointed.ts"
 
 export interface Batch<A, E> {
@@ -101,8 +102,7 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
       ? []
       : yield* Effect.tryPromise({
           try: () => readEntries(found.path, found.step),
-          catch: (cause) =>
-            failed(found.path, `the results of ${found.step} batches`, cause instanceof Error ? cause.message : String(cause))
+          catch: (cause) => failed(found.path, `the results of ${found.step} batches`, messageOf(cause))
         })
   if (found !== undefined) yield* progress({ note: `resumes after ${found.step} batches, from a checkpoint` })
   let at = 0
@@ -125,7 +125,7 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
       yield* checkpoints.save(entries.length, (folder) =>
         Effect.tryPromise({
           try: () => writeEntries(folder, entries),
-          catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+          catch: (cause) => ({ message: messageOf(cause) })
         })
       )
     return results

@@ -8,6 +8,7 @@ import { elementSize } from "../../engine/tensor.ts"
 import { readPieces } from "../../models/checkpoint.ts"
 import { type TensorSnapshot, type TensorWriter, writeSafetensors } from "../../models/safetensors.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 /** Checkpoints for a stage on several ranks: rank 0 looks for them, decides and writes; the other ranks follow. All ranks must make the same calls in the same order. */
 export const ofAllRanks = (checkpoints: Checkpoints): Checkpoints =>
@@ -57,7 +58,7 @@ export const saveTensors = (
   return checkpoints.save(step, (folder, hold) =>
     Effect.tryPromise({
       try: () => write(folder, bytes <= limit ? snapshot.writer(folder, hold) : writeSafetensors),
-      catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+      catch: (cause) => ({ message: messageOf(cause) })
     })
   )
 }

@@ -9,7 +9,7 @@ import * as Schema from "effect/Schema"
 import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { rejectSpecial } from "../../runtime/key/file-source.ts"
-import { isRetryable } from "../../schemas/explained-error.ts"
+import { isRetryable, messageOf } from "../../schemas/explained-error.ts"
 import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
 import { redact } from "../../schemas/secrets.ts"
 import { openAnswerLog } from "./answer-log.ts"
@@ -128,10 +128,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
   const endpoint = { url, model, key, timeout: settings.timeout, firstRetry: settings.firstRetry }
   const known = yield* Effect.tryPromise({
     try: () => readJournal<A>(journal),
-    catch: (cause) =>
-      failed(
-        `Reading the verdicts in ${journal}: ${cause instanceof Error ? cause.message : String(cause)}. Name another file, or move it away.`
-      )
+    catch: (cause) => failed(`Reading the verdicts in ${journal}: ${messageOf(cause)}. Name another file, or move it away.`)
   })
   const log = yield* Effect.mapError(openAnswerLog(checkpoints, schema, { count: questions.length, what: what.many }), (error) =>
     failed(error.message, error.isRetryable)
@@ -162,10 +159,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
           yield* Effect.tryPromise({
             // A new file is readable only by its owner: it quotes the dialogues.
             try: () => appendFile(journal, line, { mode: 0o600 }),
-            catch: (cause) =>
-              failed(
-                `Writing a verdict to ${journal}: ${cause instanceof Error ? cause.message : String(cause)}. Free some space or name another file.`
-              )
+            catch: (cause) => failed(`Writing a verdict to ${journal}: ${messageOf(cause)}. Free some space or name another file.`)
           })
         }
       }

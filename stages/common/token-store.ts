@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 
 export interface TokenStoreOptions {
   readonly vocabSize: number
@@ -177,7 +178,7 @@ export class TokenStore {
       throw ArtifactError.of({
         doing: `Storing tokens in the file ${path}`,
         expected,
-        found: cause instanceof Error ? cause.message : String(cause),
+        found: messageOf(cause),
         hint: "Free some space on that disk, and run again."
       })
     }

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto"
 import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { messageOf } from "../../schemas/explained-error.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
 
@@ -160,7 +161,7 @@ export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
           cause instanceof AnnotationError
             ? cause
             : new AnnotationError({
-                message: `Labelling with a file: ${cause instanceof Error ? cause.message : String(cause)}. Check the paths of labels and pairsFile, and that their folders exist.`
+                message: `Labelling with a file: ${messageOf(cause)}. Check the paths of labels and pairsFile, and that their folders exist.`
               })
       })
   })

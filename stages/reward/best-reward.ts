@@ -10,7 +10,7 @@ import * as Schema from "effect/Schema"
 import { readReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type ArtifactRef, type Checkpoint, type OutputSlot, type Role, written } from "../../schemas/artifact.ts"
-import { ExplainedError } from "../../schemas/explained-error.ts"
+import { ExplainedError, messageOf } from "../../schemas/explained-error.ts"
 import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { unknownSize } from "../common/cost/size.ts"
@@ -72,7 +72,7 @@ const copyBest = Effect.fn("copyBest")(function* <R extends Role>(
       ArtifactError.of({
         doing: `Copying the best reward model to ${output.path}`,
         expected: "a readable checkpoint and a writable folder",
-        found: cause instanceof Error ? cause.message : String(cause),
+        found: messageOf(cause),
         hint: "Free some space or set CARAVAN_HOME to a folder on another disk."
       })
   })

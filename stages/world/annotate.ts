@@ -5,6 +5,7 @@ import { readRows } from "../../data/dataset.ts"
 import { type Grade, grade } from "../../data/world/oracle.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
+import { messageOf } from "../../schemas/explained-error.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Message, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
@@ -73,8 +74,7 @@ export const annotateByOracle = Stage.make("annotate-by-oracle", {
     const { kind, source, noise, significantly, better, slightly } = config
     const verdicts = yield* Effect.try({
       try: () => oracleVerdicts(pairs, kind, { grade, thresholds: [significantly, better, slightly], noise, seed }),
-      catch: (cause) =>
-        new AnnotationError({ message: `Annotating pairs with the oracle: ${cause instanceof Error ? cause.message : String(cause)}` })
+      catch: (cause) => new AnnotationError({ message: `Annotating pairs with the oracle: ${messageOf(cause)}` })
     })
     return yield* writePreferences(pairs, verdicts, { kind, source }, output)
   })

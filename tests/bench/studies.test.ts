@@ -35,7 +35,10 @@ const run = (name: string, helpfulness: number, seeds: { readonly seed: number; 
     { id: "judging", digest: `prompts of seed ${seeds.judgingSeed}` },
     { id: "rlhf-v5", stage: "ppo", metrics: { iterations: 60, kept: seeds.seed === 0 ? 55 : 60 } }
   ]
-  const outputs = outputsOf(name, { "rlhf-v5": evaluation(helpfulness), "kl-rlhf-v5": { kl: { mean: 1 } } })
+  const outputs = outputsOf(name, {
+    ...{ "rlhf-v5-rs": evaluation(helpfulness - 0.1 - seeds.seed / 50), "kl-rlhf-v5-rs": { kl: { mean: 0.5 } } },
+    ...{ "rlhf-v5": evaluation(helpfulness), "kl-rlhf-v5": { kl: { mean: 1 } } }
+  })
   const file = join(folder, `${name}.json`)
   writeFileSync(file, JSON.stringify({ run: name, pipeline: "ppo-from", status: "succeeded", nodes, outputs }))
   return file
@@ -55,6 +58,9 @@ describe("the tables of a study", () => {
   it("have differences paired by seed, with Student's interval over seeds", async () => {
     // 0.1 and 0.12: a mean of 0.11, a standard error of 0.01, 12.706 of which are 0.127.
     expect(await tables(one, two, "--", "from4", oneFrom4, twoFrom4)).toContain("| from4 | +0.110 (-0.017 to +0.237) | +0.000")
+  })
+  it("have the gain of PPO over the version before it, paired by seed", async () => {
+    expect(await tables(one, two)).toContain("| after the last round | +0.110 (-0.017 to +0.237) | +0.000 (+0.000 to +0.000) |")
   })
   it("have the PPO iterations, and how many led to the policies that were kept", async () => {
     expect(await tables(one, two)).toContain("| 1.000 ± 0.000 | 60.0 (57.5) |")

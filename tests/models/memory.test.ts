@@ -121,6 +121,11 @@ describe("the memory of generation", () => {
     expect(cacheBytes(language("70b"), "bfloat16", 3, 5)).toBe(15 * (320 << 10))
     expect(generationMemory(seven, "bfloat16", 8, { prompt: 100, response: 156 }).cache).toBe(8 * 256 * (512 << 10))
   })
+  it("has the copies that top-k and top-p make of the logits", () => {
+    const at = (restricted: boolean) => generationMemory(seven, "bfloat16", 4000, { prompt: 1, response: 1 }, restricted).activations
+    expect(at(true)).toBe(4000 * 32_000 * (26 + 50))
+    expect(at(false)).toBe(4000 * 32_000 * 26)
+  })
   it("has a copy of the linear layers' weights if an adapter is merged into them", () => {
     const lengths = { prompt: 1, response: 1 }
     const adapter = { rank: 2, targets: linearLayers }

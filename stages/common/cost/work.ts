@@ -87,6 +87,8 @@ export interface Sampling {
   readonly maxNewTokens: number
   readonly batchSize: number
   readonly precision: Precision
+  readonly topK: number
+  readonly topP: number
 }
 export const sampling = (
   policy: Size,
@@ -95,10 +97,11 @@ export const sampling = (
   lengths: { readonly prompt: number; readonly response: number }
 ): StageCost => {
   const model = languageModel(policy, "the policy")
-  const { batchSize, maxNewTokens, precision } = config
+  const { batchSize, maxNewTokens, precision, topK, topP } = config
   const room = { prompt: lengths.prompt, response: maxNewTokens }
+  const drawing = generationMemory(model, precision, Math.min(batchSize, rows), room, topK > 0 || topP < 1)
   return {
     work: generating(model, precision, rows, batchSize, lengths),
-    memory: { ...frozen(model, precision, 0), ...generationMemory(model, precision, Math.min(batchSize, rows), room) }
+    memory: { ...frozen(model, precision, 0), ...drawing }
   }
 }

@@ -249,11 +249,19 @@ describe("damaged files", () => {
     ["PK\u0003\u0004xxxx", "jsonl", /a zip archive\. Unpack it first/],
     ["\u00fd7zXZ\u0000", "jsonl.xz", /found xz\. Decompress it first/],
     ["version https://git-lfs.github.com/spec/v1\n", "parquet", /an LFS pointer\. Download the file itself/],
+    ["\0\0\0\0 a hole", "parquet", /a Parquet file, which begins with PAR1, found other bytes at its beginning\. The file is damaged/],
+    ["\u0080 text in Latin-1", "feather", /an Arrow file, found other bytes/],
     ["<!DOCTYPE html>", "jsonl", /an HTML page/],
     ["PAR1", "parquet", /a Parquet file, found/],
     ["ARROW1\0\0", "arrow", /an Arrow file, found 8 bytes that do not end with ARROW1/]
   ])("%j are rejected", async (content, ending, message) => {
     expect(await errorOf(readRecords(file(Buffer.from(content, "latin1"), ending)))).toMatch(message)
+  })
+
+  it("JSONL is read whatever its extension, also if its first 4,096 bytes end within a character", async () => {
+    const line = `{"a":"${"x".repeat(4089)}\u00e9"}\n`
+    expect(Buffer.from(line).subarray(4094, 4098)).toEqual(Buffer.from('x\u00e9"').subarray(0, 4))
+    expect(await recordsOf(file(line, "parquet"))).toHaveLength(1)
   })
 
   it("rows of a table that do not fit it are reported with line and reason, and reading continues", async () => {

@@ -2,7 +2,7 @@
  * Parts of the Slurm executor that need states which a real Slurm rarely shows (tests/cluster has a real one): commands in PATH stand in for
  * sbatch and squeue.
  */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmdirSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
@@ -146,6 +146,18 @@ it("looking for another driver leaves no files", () => {
   expect(() => claimFolder(home, undefined)).toThrow(/another driver uses .*process 1 on other/)
   expect(readdirSync(home).filter((name) => name.startsWith("clock"))).toEqual([])
   expect(existsSync(join(home, "driver.json"))).toBe(true)
+})
+
+it("two drivers never claim the folder at the same moment: the second one waits, then gives up", () => {
+  mkdirSync(join(home, "driver.lock"), { recursive: true })
+  expect(() => claimFolder(home, undefined)).toThrow(
+    /another driver is claiming .*\. Run again\. If no other run is starting, delete .*driver\.lock/
+  )
+  expect(existsSync(join(home, "driver.json"))).toBe(false)
+  rmdirSync(join(home, "driver.lock"))
+  claimFolder(home, undefined)()
+  expect(readdirSync(home)).toContain("driver.json")
+  expect(readdirSync(home)).not.toContain("driver.lock")
 })
 
 it("jobs --cancel leaves a job alone that only has the id of one of ours", async () => {
