@@ -44,6 +44,23 @@ export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   return composedRmsNorm(x, weight, epsilon)
 }
 
+/** Whether the GPU kernel of a residual connection's norm (native/gpu-norm.cc) supports this. */
+const hasNormKernel = (x: Tensor, weight: Tensor): boolean =>
+  hasGpuKernels(x) && weight.dtype === x.dtype && x.size(-1) % 8 === 0 && x.size(-1) <= 8192
+
+/**
+ * x and rmsNorm(x), for a residual connection: layers read the norm, and their output is added to x. With `added`, the output of the connection before, x + added takes the
+ * place of x. On a GPU, one kernel computes the sum and the norm, and one the norm's gradient plus that of the returned x.
+ */
+export const residualNorm = (x: Tensor, weight: Tensor, epsilon: number, added?: Tensor): readonly [x: Tensor, normed: Tensor] => {
+  if (!hasNormKernel(x, weight)) {
+    const sum = added === undefined ? x : x.add(added)
+    return [sum, rmsNorm(sum, weight, epsilon)]
+  }
+  const [sum, normed] = atenMany("caravan::residual_norm", x, added ?? null, weight, epsilon)
+  return [sum!, normed!]
+}
+
 export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x
   const normed = wide.mul(wide.square().mean(-1, true).add(epsilon).rsqrt())
