@@ -111,14 +111,14 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
       Array.from({ length: draws }, () => prompt!),
       optionsFor(draws, { maxNewTokens: 1, eosId: undefined, batchSize: 64, ...over })
     )
-    const ids = tensor([prompt!], { dtype: "int64", device })
     const logits = scoped(() =>
-      noGrad(() =>
-        one
+      noGrad(() => {
+        const ids = tensor([prompt!], { dtype: "int64", device })
+        return one
           .forward(ids)
           .select(1, prompt!.length - 1)
           .toNumbers()
-      )
+      })
     )
     const shares = logits.map(() => 0)
     for (const { tokens } of answers) shares[tokens[0]!]! += 1 / draws
