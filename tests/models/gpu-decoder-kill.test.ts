@@ -21,11 +21,14 @@ describe.skipIf(gpu.skip)("a process killed while it decodes on a GPU", () => {
     for (let kill = 0; kill < 10; kill++) {
       const child = spawn(process.execPath, [program, device], { stdio: ["ignore", "pipe", "inherit"] })
       const exited = once(child, "exit")
-      // Each starts after the one before it was killed, so its tokens also show that that GPU still works.
-      const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string]
-      expect(line).toBe(expected)
-      await sleep(random.int(200))
-      child.kill("SIGKILL")
+      try {
+        // Each starts after the one before it was killed, so its tokens also show that the GPU still works.
+        const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string]
+        expect(line).toBe(expected)
+        await sleep(random.int(200))
+      } finally {
+        child.kill("SIGKILL")
+      }
       expect(await exited).toEqual([null, "SIGKILL"])
     }
     expect(firstLine(execFileSync(process.execPath, [program, device, "1"], { encoding: "utf8" }))).toBe(expected)

@@ -101,6 +101,33 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
   })
 
   const model = () => sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 })
+  const draws = 4000
+  /** The logits of the token that follows a prompt, and each token's share of `draws` first tokens. */
+  const firstTokens = (over: Partial<GenerateOptions> = {}) => {
+    const one = model()
+    const [prompt] = prompts
+    const answers = generate(
+      one,
+      Array.from({ length: draws }, () => prompt!),
+      optionsFor(draws, { maxNewTokens: 1, eosId: undefined, batchSize: 64, ...over })
+    )
+    const logits = scoped(() =>
+      noGrad(() => {
+        const ids = tensor([prompt!], { dtype: "int64", device })
+        return one
+          .forward(ids)
+          .select(1, prompt!.length - 1)
+          .toNumbers()
+      })
+    )
+    const shares = logits.map(() => 0)
+    for (const { tokens } of answers) shares[tokens[0]!]! += 1 / draws
+    return { logits, shares }
+  }
+  const expectShares = (shares: ReadonlyArray<number>, probabilities: ReadonlyArray<number>) =>
+    probabilities.forEach((p, token) =>
+      expect(Math.abs(shares[token]! - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / draws) + 1e-3)
+    )
 
   // No decision in these answers (which tokens are kept, which is drawn) is so close that rounding could change it. Margins in float64 on the CPU: 1e-5 in probabilities and 5e-5 in logits, or more.
   describe.each([
@@ -136,31 +163,15 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     })
   })
   it("draws with top-k only the k likeliest tokens, each with its probability", () => {
-    const one = model()
-    const count = 4000
-    const drawn = generate(
-      one,
-      Array.from({ length: count }, () => prompts[0]!),
-      optionsFor(count, { maxNewTokens: 1, eosId: undefined, batchSize: 64, topK: 7, temperature: 1.5 })
+    const { logits, shares } = firstTokens({ topK: 7, temperature: 1.5 })
+    const least = logits.toSorted((a, b) => b - a)[6]!
+    const weights = logits.map((logit) => (logit >= least ? Math.exp(logit / 1.5) : 0))
+    const total = weights.reduce((sum, weight) => sum + weight, 0)
+    expect(shares.map((share) => share > 0)).toEqual(weights.map((weight) => weight > 0))
+    expectShares(
+      shares,
+      weights.map((weight) => weight / total)
     )
-    const order = scoped(() =>
-      noGrad(() =>
-        one
-          .forward(tensor([prompts[0]!], { dtype: "int64", device }))
-          .select(1, prompts[0]!.length - 1)
-          .toNumbers()
-      )
-    )
-      .map((logit, token) => ({ token, weight: Math.exp(logit / 1.5) }))
-      .sort((a, b) => b.weight - a.weight)
-      .slice(0, 7)
-    const total = order.reduce((sum, { weight }) => sum + weight, 0)
-    expect(new Set(drawn.map(({ tokens }) => tokens[0]!))).toEqual(new Set(order.map(({ token }) => token)))
-    for (const { token, weight } of order) {
-      const p = weight / total
-      const share = drawn.filter(({ tokens }) => tokens[0] === token).length / count
-      expect(Math.abs(share - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / count) + 1e-3)
-    }
   })
   it("reports the sequence whose logits are NaN also with top-k and top-p", () => {
     const one = model()
@@ -247,26 +258,11 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     expect(() => generate(one, prompts, optionsFor(prompts.length))).toThrow(/logits are not numbers \(sequence 0, token 1\)/)
   })
   it("samples each token with its probability", () => {
-    const one = model()
-    const count = 4000
-    const drawn = generate(
-      one,
-      Array.from({ length: count }, () => prompts[0]!),
-      optionsFor(count, { maxNewTokens: 1, eosId: undefined, batchSize: 64 })
-    )
-    const likely = scoped(() =>
-      noGrad(() =>
-        one
-          .forward(tensor([prompts[0]!], { dtype: "int64", device }))
-          .select(1, prompts[0]!.length - 1)
-          .softmax(-1)
-          .toNumbers()
-      )
-    )
-    const times = new Array<number>(likely.length).fill(0)
-    for (const { tokens } of drawn) times[tokens[0]!]!++
-    likely.forEach((p, token) =>
-      expect(Math.abs(times[token]! / count - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / count) + 1e-3)
+    const { logits, shares } = firstTokens()
+    const total = logits.reduce((sum, logit) => sum + Math.exp(logit), 0)
+    expectShares(
+      shares,
+      logits.map((logit) => Math.exp(logit) / total)
     )
   })
   it("samples five thousand prompts to the same mean length and log-probability as plain decoding", () => {
