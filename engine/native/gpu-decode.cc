@@ -47,11 +47,8 @@ struct Attend {
 struct Streamed {
   Attend of;
   int64_t warps, stages;
-  /** For 64 sequences there should be about eight warps on each of an H200's 132 multiprocessors, with 12 to 24 KiB in flight per warp. Both depend on the model only. */
-  Streamed(const Attend& of, int64_t heads) : of(of), warps(1), stages(0) {
-    while (warps < 8 && 2 * warps * heads <= 16 * of.share) warps *= 2;
-    stages = of.dim == 64 && warps == 1 ? 6 : of.dim == 128 && warps == 8 ? 2 : 3;
-  }
+  // The fastest on an H200 for 64 sequences of 110M (heads of 64, share 1), 1.1B (64, 8) and 7B (128, 1): docs/decisions/0021. They depend on the model only.
+  explicit Streamed(const Attend& of) : of(of), warps(of.dim == 64 ? (of.share >= 4 ? 8 : 2) : 4), stages(of.dim == 64 && of.share < 4 ? 4 : 2) {}
   bool supports(int64_t splits) const { return of.tiles > 0 && gpuGeneration() == 9 && (splits == 1 || splits == 2 || splits == 4 || splits == 8); }
   /** As in the kernel: stages, then Scratch. */
   int sharedBytes() const {
@@ -112,7 +109,7 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-                const Streamed fast(of, heads);
+                const Streamed fast(of);
                 if (streamed && fast.supports(splits)) {
                   const GpuTensorMap keyMap = mapMatrix(keys.view({-1, dim}), 8), valueMap = mapMatrix(values.view({-1, dim}), 8);
                   const GpuGrid grid = {blocks * splits, static_cast<int>(fast.warps * 32), static_cast<int>(splits), fast.sharedBytes()};

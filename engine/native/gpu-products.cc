@@ -29,10 +29,18 @@ constexpr int64_t mostShared = 227 * 1024;
 
 /** By N, K, gated. */
 using Plans = std::map<std::tuple<int64_t, int64_t, bool>, Plan>;
-/**
- * Products for which these plans were measured to be faster than libtorch's on an H200 (docs/decisions/0021): those of the models with 1.1B parameters. At 110M and 7B libtorch's are as fast or faster.
- */
-const Plans measured = {{{2560, 2048, false}, {160, 4, 5}}, {{2048, 2048, false}, {64, 4, 6}}, {{5632, 2048, true}, {96, 1, 8}}, {{2048, 5632, false}, {64, 4, 6}}, {{32000, 2048, false}, {128, 1, 4}}};
+/** Products for which these plans were measured to be faster than libtorch's on an H200 (docs/decisions/0021): those of the models with 1.1B parameters, and those of 7B but the one after attention. At 110M libtorch's are as fast or faster. */
+const Plans measured = {
+    {{2560, 2048, false}, {160, 4, 5}},
+    {{2048, 2048, false}, {64, 4, 6}},
+    {{5632, 2048, true}, {96, 1, 8}},
+    {{2048, 5632, false}, {64, 4, 6}},
+    {{32000, 2048, false}, {128, 1, 4}},
+    {{12288, 4096, false}, {96, 1, 6}},
+    {{11008, 4096, true}, {176, 1, 4}},
+    {{4096, 11008, false}, {128, 4, 4}},
+    {{32000, 4096, false}, {128, 1, 4}},
+};
 /** Plans set by measurements and tests. */
 Plans chosen;
 

@@ -67,7 +67,11 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
     [2048, 2048, false],
     [5632, 2048, true],
     [2048, 5632, false],
-    [32_000, 2048, false]
+    [32_000, 2048, false],
+    [12_288, 4096, false],
+    [11_008, 4096, true],
+    [4096, 11_008, false],
+    [32_000, 4096, false]
   ] as const)("have a measured plan for %i x %i, gated: %s", (columns, dim, gated) =>
     scoped(() => {
       const [x, weight] = [normal(1, 64, dim), normal(2, gated ? 2 * columns : columns, dim, 0.05)]
