@@ -107,7 +107,7 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
     })
   )
 
-  it("do not support more than 64 rows, other dtypes, or shapes without a plan", () =>
+  it("do not support more than 64 rows, other dtypes, shapes without a plan, or fewer rows than the plan is for", () =>
     scoped(() => {
       expect(() => product(normal(6, 4, 64), normal(5, 64, 64), 64, false)).toThrow("no product of our own")
       choose(64, 64, false, [8, 1, 2])
@@ -116,5 +116,9 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
       const x = normal(6, 4, 64).to({ dtype: "float32" })
       expect(() => atenVoid("caravan::own_product_", x, weight, normal(7, 4, 64), false)).toThrow("no product of our own")
       choose(64, 64, false, none)
+      // The plans of 7B are for 16 rows or more.
+      const down = normal(5, 4096, 11_008)
+      expect(() => product(normal(6, 15, 11_008), down, 4096, false)).toThrow("no product of our own")
+      product(normal(6, 16, 11_008), down, 4096, false)
     }))
 })
