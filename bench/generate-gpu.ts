@@ -2,13 +2,13 @@
  * Generation with a random Llama on a GPU: prompts of equal length, a fixed number of new tokens, without early ends. Prints a line of JSON with the share of the limit set by the GPU's
  * memory bandwidth (reading the weights and the cache so far once per step).
  *
- *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [products=libtorch] [profile=on]
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [products=libtorch] [attention=plain] [profile=on]
  *
  * plans=FILE: JSON with a plan per product, { "1.1b qkv": [tile, split, stages], ... } (qkv, o, gateup, down, vocab). Products without a plan are libtorch's.
  */
 import { readFileSync } from "node:fs"
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
-import { useKernels, useOwnProducts } from "../engine/fused.ts"
+import { useKernels, useOwnProducts, useStreamedAttention } from "../engine/fused.ts"
 import { describeProfile, profileGpu } from "../engine/profile.ts"
 import { atenVoid, type DType } from "../engine/tensor.ts"
 import { parameterCount } from "../models/config.ts"
@@ -26,6 +26,7 @@ const requests = number("requests", batch)
 const [topK, topP] = [number("topk", 0), number("topp", 1)]
 if (given.kernels === "off") useKernels(false)
 if (given.products === "libtorch") useOwnProducts(false)
+if (given.attention === "plain") useStreamedAttention(false)
 if (given.plans !== undefined) {
   const { dim, ffn, headDim, heads, kvHeads, vocabSize } = config
   const shapes = {
@@ -80,6 +81,7 @@ const line = {
     topP,
     invariant: given.invariant === "on",
     products: given.products ?? "own",
+    attention: given.attention ?? "streamed",
     parameters: parameterCount(config)
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },

@@ -24,6 +24,13 @@ export const useOwnProducts = (on: boolean): void => {
 }
 export const ownProductsAreOn = (): boolean => ownProducts
 
+let streamedAttention = true
+/** Chooses between the two kernels for attention when decoding on Hopper, for benchmarks and tests: the one that streams the cache through shared memory (native/gpu-attend-streamed-kernels.h; default) and the one for all GPUs. They add in different orders. */
+export const useStreamedAttention = (on: boolean): void => {
+  streamedAttention = on
+}
+export const streamedAttentionIsOn = (): boolean => streamedAttention
+
 let onGpu: boolean | undefined
 /** Whether the GPU kernels support this tensor (native/gpu.h). The first call compiles them. */
 export const hasGpuKernels = (x: Tensor): boolean =>
@@ -35,6 +42,23 @@ export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   // libtorch 2.9 and later have a kernel for the GPU.
   if (x.device !== "cpu" && hasOperator("_fused_rms_norm")) return aten("rms_norm", x, weight.shape, weight, epsilon)
   return composedRmsNorm(x, weight, epsilon)
+}
+
+/** Whether the GPU kernel of a residual connection's norm (native/gpu-norm.cc) supports this. */
+const hasNormKernel = (x: Tensor, weight: Tensor): boolean =>
+  hasGpuKernels(x) && weight.dtype === x.dtype && x.size(-1) % 8 === 0 && x.size(-1) <= 8192
+
+/**
+ * x and rmsNorm(x), for a residual connection: layers read the norm, and their output is added to x. With `added`, the output of the connection before, x + added takes the
+ * place of x. On a GPU, one kernel computes the sum and the norm, and one the norm's gradient plus that of the returned x.
+ */
+export const residualNorm = (x: Tensor, weight: Tensor, epsilon: number, added?: Tensor): readonly [x: Tensor, normed: Tensor] => {
+  if (!hasNormKernel(x, weight)) {
+    const sum = added === undefined ? x : x.add(added)
+    return [sum, rmsNorm(sum, weight, epsilon)]
+  }
+  const [sum, normed] = atenMany("caravan::residual_norm", x, added ?? null, weight, epsilon)
+  return [sum!, normed!]
 }
 
 export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {

@@ -8,6 +8,7 @@
 import {
   joinedLinear,
   joinWeights,
+  residualNorm,
   rmsNorm,
   swiglu,
   tokenDistribution,
@@ -186,11 +187,14 @@ export class Llama {
   #block(layer: number, x: Tensor, rotation: Rotation, layout: AttentionLayout): Tensor {
     const { heads, kvHeads, normEpsilon } = this.config
     const at = (name: string) => `model.layers.${layer}.${name}`
-    const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), normEpsilon)
-    const projected = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
+    const norm = (states: Tensor, name: string, added?: Tensor) =>
+      residualNorm(states, this.parameter(`${at(name)}.weight`), normEpsilon, added)
+    const [input, normed] = norm(x, "input_layernorm")
+    const projected = this.#linear(normed, at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
     const qkv = prepareHeads(projected, this.headParameters(layer), this.config)
-    const attended = x.add(this.#linear(rotaryAttention(qkv, rotation, layout, heads, kvHeads), at("self_attn.o_proj")))
-    const gateUp = this.#linear(norm(attended, "post_attention_layernorm"), at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
+    const mixed = this.#linear(rotaryAttention(qkv, rotation, layout, heads, kvHeads), at("self_attn.o_proj"))
+    const [attended, normedAttended] = norm(input, "post_attention_layernorm", mixed)
+    const gateUp = this.#linear(normedAttended, at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
     return attended.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
   }
 

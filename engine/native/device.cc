@@ -34,6 +34,7 @@ struct Gpu {
   size_t memory = 0;
   /** Major version of its compute capability: 8 is Ampere, 9 Hopper. */
   int generation = 0;
+  int multiprocessors = 0;
 };
 
 /** The first GPU, as reported by the driver. */
@@ -43,7 +44,7 @@ Gpu firstGpu() {
   auto nameOf = driverFunction<int(char*, int, int)>("cuDeviceGetName");
   auto memoryOf = driverFunction<int(size_t*, int)>("cuDeviceTotalMem_v2");
   auto attributeOf = driverFunction<int(int*, int, int)>("cuDeviceGetAttribute");
-  constexpr int computeCapabilityMajor = 75;
+  constexpr int multiprocessorCount = 16, computeCapabilityMajor = 75;
   Gpu gpu;
   int device;
   char name[256] = "";
@@ -51,6 +52,7 @@ Gpu firstGpu() {
   if (nameOf(name, sizeof name, device) == 0) gpu.name = name;
   memoryOf(&gpu.memory, device);
   attributeOf(&gpu.generation, computeCapabilityMajor, device);
+  attributeOf(&gpu.multiprocessors, multiprocessorCount, device);
   return gpu;
 }
 
@@ -66,6 +68,10 @@ double freeMemory() {
 int gpuGeneration() {
   static const int generation = firstGpu().generation;
   return generation;
+}
+int gpuMultiprocessors() {
+  static const int multiprocessors = firstGpu().multiprocessors;
+  return multiprocessors;
 }
 
 napi_value seedGenerator(const Arguments& in) {

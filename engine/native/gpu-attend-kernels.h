@@ -1,9 +1,10 @@
-// CUDA source of attention when decoding: one query per head to the cached keys (gpu-decode.cc). Compiled for a model's HEAD_DIM and for SHARE query heads that read the same key head, with
-// TILES=1 on tensor cores (bfloat16, heads of 64 or 128), with TILES=0 on the ordinary ones.
+// CUDA source of attention when decoding: one query per head to the cached keys (gpu-decode.cc). Compiled for a model's HEAD_DIM, for SHARE query heads that read the same key head, and for WARPS per block.
+// TILES is the number of tiles of 16 keys that a warp holds in registers, 1 or 2, on tensor cores (bfloat16, heads of 64 or 128). With TILES=0 the kernel uses ordinary cores.
 #pragma once
 
-constexpr const char* gpuAttendSource = R"cuda(
-constexpr int E = HEAD_DIM, WARPS = 4;
+/** Source shared with the kernel for Hopper (gpu-attend-streamed-kernels.h). */
+constexpr const char* gpuAttendCommonSource = R"cuda(
+constexpr int E = HEAD_DIM;
 
 /**
  * qkv (rows, H + 2G, E) of the tokens at `positions` (-1: an idle row). A block of WARPS warps has a row, SHARE heads and one of `splits` parts of the keys: it turns its queries and the newest key, puts that key
@@ -21,10 +22,13 @@ template <typename T> struct Attention {
   float scale;
 };
 
-/** What a block does: its row, the row's position, its heads' part of H / SHARE and key head, its part of the keys and that part's range. */
+/** A part of the keys has at least this many: with fewer, putting parts together takes longer than reading the keys. */
+constexpr int LEAST = 256;
+
+/** What a block does: its row, the row's position, its heads' part of H / SHARE and key head, its part of the keys (of `used`, which depends on the row's position only; the others are empty) and that part's range. */
 template <typename T> struct Work {
   long long row;
-  int parts, part, split, position, group, from, to;
+  int parts, part, split, used, position, group, from, to;
   T *keys, *values;
   __device__ __forceinline__ explicit Work(const Attention<T>& of) {
     parts = of.heads / SHARE;
@@ -33,8 +37,10 @@ template <typename T> struct Work {
     row = blockIdx.x / of.splits / parts;
     position = of.positions[row];
     group = part * SHARE / (of.heads / of.groups);
-    int count = position + 1, seen = of.window > 0 ? min(of.window, count) : count, each = (seen + of.splits - 1) / of.splits;
-    from = count - seen + split * each;
+    int count = position + 1, seen = of.window > 0 ? min(of.window, count) : count;
+    used = max(1, min(of.splits, seen / LEAST));
+    int each = (seen + used - 1) / used;
+    from = min(count, count - seen + split * each);
     to = min(count, from + each);
     keys = of.keys + (row * of.groups + group) * of.capacity * E;
     values = of.values + (row * of.groups + group) * of.capacity * E;
@@ -43,35 +49,39 @@ template <typename T> struct Work {
   __device__ __forceinline__ bool hasNewest() const { return from <= position && position < to; }
 };
 
-/** Sums, maxima and sums of weights of each warp's keys (E, then 1 and 1, per head), put together and written. */
-template <typename T> __device__ __forceinline__ void finish(const Attention<T>& of, const Work<T>& work, const float (&shared)[WARPS][SHARE][E + 2]) {
+/**
+ * Puts `count` parts with a softmax of their own together: returns their sum at number d, the largest maximum and the sum of weights. read(n, e) is number e of part n: E sums, then its maximum and its sum of weights.
+ */
+template <typename Read> __device__ __forceinline__ float combine(int count, int d, float& larger, float& weight, Read read) {
+  float sum = 0.0f;
+  larger = -1e30f;
+  weight = 0.0f;
+  for (int n = 0; n < count; n++) larger = fmaxf(larger, read(n, E));
+  for (int n = 0; n < count; n++) {
+    float share = __expf(read(n, E) - larger);
+    sum += read(n, d) * share;
+    weight += read(n, E + 1) * share;
+  }
+  return sum;
+}
+
+/** Puts the warps' keys together and writes the result, or, if `part` is not null, this block's part of it there: (SHARE, E + 2). */
+template <typename T> __device__ __forceinline__ void finish(const Attention<T>& of, const Work<T>& work, const float (&shared)[WARPS][SHARE][E + 2], float* part) {
   __syncthreads();
   for (int i = threadIdx.x; i < SHARE * E; i += WARPS * 32) {
     int h = i / E, d = i % E;
-    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
-    for (int w = 0; w < WARPS; w++) larger = fmaxf(larger, shared[w][h][E]);
-    for (int w = 0; w < WARPS; w++) {
-      float share = __expf(shared[w][h][E] - larger);
-      sum += shared[w][h][d] * share;
-      weight += shared[w][h][E + 1] * share;
-    }
-    if (of.splits == 1) {
+    float larger, weight, sum = combine(WARPS, d, larger, weight, [&](int w, int e) { return shared[w][h][e]; });
+    if (part == nullptr) {
       narrow(of.out[(work.row * of.heads + work.part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
     } else {
-      float* to = of.partial + (((work.row * work.parts + work.part) * of.splits + work.split) * SHARE + h) * (E + 2);
+      float* to = part + h * (E + 2);
       to[d] = sum;
       if (d == 0) { to[E] = larger; to[E + 1] = weight; }
     }
   }
 }
 
-#if TILES
-// ---- on tensor cores: scores = Q K^T with the block's queries as the first SHARE of 16 rows, sums = V^T P^T (E, 8 heads) ----
-// Lane 4r + c of a warp has, of 16 keys, numbers of keys r and r + 8 (for the scores) and of the values of keys 2c, 2c + 1, 2c + 8 and 2c + 9. The products add over the numbers of a head, or over keys, in any
-// order, so each lane takes the numbers that it reads 16 bytes at a time, straight from the cache.
-
-constexpr int KEYS = 16;
-struct Tile { uint4 key[2][E / 32], value[4][E / 64]; };
+// ---- for tensor cores ----
 
 /** d (16, 8) += a (16, 16) b (16, 8). */
 __device__ __forceinline__ void multiply(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
@@ -84,6 +94,22 @@ __device__ __forceinline__ unsigned pair(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+)cuda";
+
+constexpr const char* gpuAttendSource = R"cuda(
+/** This block's place in partial, or null if it writes the result. */
+template <typename T> __device__ __forceinline__ float* partOf(const Attention<T>& of, const Work<T>& work) {
+  return of.splits == 1 ? nullptr : of.partial + ((work.row * work.parts + work.part) * of.splits + work.split) * SHARE * (E + 2);
+}
+
+#if TILES
+// ---- on tensor cores: scores = Q K^T with the block's queries as the first SHARE of 16 rows, sums = V^T P^T (E, 8 heads) ----
+// Lane 4r + c of a warp has, of 16 keys, numbers of keys r and r + 8 (for the scores) and of the values of keys 2c, 2c + 1, 2c + 8 and 2c + 9. The products add over the numbers of a head, or over keys, in any
+// order, so each lane takes the numbers that it reads 16 bytes at a time, straight from the cache.
+
+constexpr int KEYS = 16;
+struct Tile { uint4 key[2][E / 32], value[4][E / 64]; };
+
 __device__ __forceinline__ unsigned lowHalves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ unsigned highHalves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
 __device__ __forceinline__ unsigned word(const uint4& four, int i) { return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w; }
@@ -114,7 +140,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
       for (int j = 0; j < E / 64; j++) take(tile.value[i][j], work.values + static_cast<long long>(min(valueOf(first, i), last)) * E + 64 * j + 8 * r);
   };
   const int mine = work.from + warp * KEYS;
-  Tile a, b;
+  Tile a;
   if (mine < to) read(a, mine);
   afterTheOneBefore();
 
@@ -193,6 +219,13 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
     }
   };
   constexpr int step = WARPS * KEYS;
+#if TILES == 1
+  for (int first = mine; first < to; first += step) {
+    add(a, first);
+    if (first + step < to) read(a, first + step);
+  }
+#else
+  Tile b;
   for (int first = mine; first < to; first += 2 * step) {
     if (first + step < to) read(b, first + step);
     add(a, first);
@@ -201,6 +234,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
       add(b, first + step);
     }
   }
+#endif
 
   total += __shfl_xor_sync(~0u, total, 1);
   total += __shfl_xor_sync(~0u, total, 2);
@@ -212,7 +246,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
       int head = 2 * c + k % 2;
       if (head < SHARE) shared[warp][head][m / 4 * 64 + 8 * r + m % 4 * 2 + k / 2] = sums[m][k];
     }
-  finish(of, work, shared);
+  finish(of, work, shared, partOf(of, work));
 }
 #else
 // ---- on ordinary cores: each group of LANES threads goes over keys of its own, with a softmax of its own ----
@@ -308,7 +342,7 @@ template <typename T> __device__ void attend(const Attention<T>& of) {
       if (lane == 0) { shared[warp][h][E] = most[h]; shared[warp][h][E + 1] = total[h]; }
     }
   }
-  finish(of, work, shared);
+  finish(of, work, shared, partOf(of, work));
 }
 #endif
 
@@ -319,14 +353,7 @@ template <typename T> __device__ void together(const float* partial, T* out, int
   for (int i = threadIdx.x; i < SHARE * E; i += blockDim.x) {
     int h = i / E, d = i % E;
     const float* from = partial + ((row * parts + part) * splits * SHARE + h) * (E + 2);
-    long long step = SHARE * (E + 2);
-    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
-    for (int s = 0; s < splits; s++) larger = fmaxf(larger, from[s * step + E]);
-    for (int s = 0; s < splits; s++) {
-      float share = __expf(from[s * step + E] - larger);
-      sum += from[s * step + d] * share;
-      weight += from[s * step + E + 1] * share;
-    }
+    float larger, weight, sum = combine(splits, d, larger, weight, [&](int n, int e) { return from[n * SHARE * (E + 2) + e]; });
     narrow(out[(row * heads + part * SHARE + h) * E + d], weight == 0.0f ? 0.0f : sum / weight);
   }
 }

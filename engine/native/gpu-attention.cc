@@ -60,6 +60,9 @@ struct Shape {
   bool hasKernel(const Tensor& qkv) const { return hasGpuKernels(qkv) && dim % 16 == 0; }
 };
 
+/** Threads of the block that turns a row of `heads` heads: one per eight pairs, at most 256. */
+int rotationThreads(int64_t heads, int64_t dim) { return static_cast<int>(std::min<int64_t>(256, ceilDivide(heads * dim, 16 * 32) * 32)); }
+
 /** Queries, keys and values (B, T, H or G, E) of the joined tensor; queries and keys rotated. */
 struct Split {
   Tensor q, k, v;
@@ -74,9 +77,8 @@ struct Split {
       k = at::empty({s.batch, s.length, s.groups, s.dim}, qkv.options());
       Tensor c = cos.contiguous(), d = sin.contiguous();
       const void *in = qkv.data_ptr(), *cosines = c.data_ptr(), *sines = d.data_ptr(), *queries = q.data_ptr(), *keys = k.data_ptr();
-      int64_t rows = s.batch * s.length;
       int own = cos.dim() == 4;
-      launch("rotate_forward", qkv, ceilDivide(rows * (s.heads + s.groups) * s.dim / 16, 256), 256, {&in, &cosines, &sines, &queries, &keys, &rows, &s.length, &s.heads, &s.groups, &s.dim, &own});
+      launch("rotate_forward", qkv, s.batch * s.length, rotationThreads(s.heads + s.groups, s.dim), {&in, &cosines, &sines, &queries, &keys, &s.length, &s.heads, &s.groups, &s.dim, &own});
       return;
     }
     Tensor turned = turn(all.narrow(2, 0, s.heads + s.groups), cos, sin, false);
@@ -174,9 +176,8 @@ struct GpuAttention : Function<GpuAttention> {
       dq = dq.contiguous(), dk = dk.contiguous(), dv = dv.contiguous();
       Tensor dQkv = at::empty_like(qkv), c = cos.contiguous(), d = sin.contiguous();
       const void *queries = dq.data_ptr(), *keys = dk.data_ptr(), *values = dv.data_ptr(), *cosines = c.data_ptr(), *sines = d.data_ptr(), *out = dQkv.data_ptr();
-      int64_t rows = s.batch * s.length;
       int own = cos.dim() == 4;
-      launch("rotate_backward", qkv, ceilDivide(rows * (heads + 2 * groups) * s.dim / 16, 256), 256, {&queries, &keys, &values, &cosines, &sines, &out, &rows, &s.length, &s.heads, &s.groups, &s.dim, &own});
+      launch("rotate_backward", qkv, s.batch * s.length, rotationThreads(heads + 2 * groups, s.dim), {&queries, &keys, &values, &cosines, &sines, &out, &s.length, &s.heads, &s.groups, &s.dim, &own});
       return {dQkv, Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
     }
     auto rows = [&](const Tensor& d, int64_t count) { return d.reshape({s.batch, s.length, count, s.dim}); };

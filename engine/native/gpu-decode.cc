@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "gpu-attend-kernels.h"
+#include "gpu-attend-streamed-kernels.h"
+#include "gpu-copy-kernels.h"
 #include "gpu-decode-kernels.h"
 #include "gpu-products.h"
 
@@ -14,24 +16,48 @@ using at::Tensor;
 
 namespace {
 
+const std::string attendSource = std::string(gpuAttendCommonSource) + gpuAttendSource, streamedSource = std::string(gpuCopySource) + gpuAttendCommonSource + gpuAttendStreamedSource;
+
+std::string define(const char* name, int64_t value) { return std::string(name) + "=" + std::to_string(value); }
 /** The kernels for heads of size `dim`, other than attention's. */
 GpuProgram decodeFor(int64_t dim) {
   TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
-  return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(dim)}, true};
+  return {"decode", gpuDecodeSource, {define("HEAD_DIM", dim)}, true};
 }
 
 /** Attention of `share` heads per block, which read the same key head: at most eight on tensor cores; at most four otherwise, because with more a block uses too many registers and occupancy is low. */
 struct Attend {
-  int64_t dim, share;
-  bool tiles;
-  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim), share(1), tiles(type == at::kBFloat16 && (dim == 64 || dim == 128) && gpuGeneration() >= 8) {
+  int64_t dim, share = 1, warps = 4, tiles = 0;
+  Attend(int64_t dim, int64_t heads, int64_t groups, at::ScalarType type) : dim(dim) {
     TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU needs a head size of 16, 32, 64, 128 or 256");
     TORCH_CHECK(groups > 0 && heads > 0 && heads % groups == 0, "decoding on the GPU: expected a multiple of ", groups, " query heads, got ", heads);
-    share = std::min<int64_t>(heads / groups, 8);
-    if (!tiles) share = std::min<int64_t>(share, 4);
+    const bool tensorCores = type == at::kBFloat16 && (dim == 64 || dim == 128) && gpuGeneration() >= 8;
+    share = std::min<int64_t>(heads / groups, tensorCores ? 8 : 4);
     while (heads / groups % share != 0) share--;
+    if (!tensorCores) return;
+    // The fastest on an H200 for 64 sequences of 110M (heads of 64, share 1), 1.1B (64, 8) and 7B (128, 1): docs/decisions/0021. Heads of 128 need more registers; a larger share means fewer blocks.
+    warps = dim == 64 && share >= 4 ? 8 : 4;
+    tiles = dim == 64 && share < 4 ? 2 : 1;
   }
-  GpuProgram program() const { return {"attend", gpuAttendSource, {"HEAD_DIM=" + std::to_string(dim), "SHARE=" + std::to_string(share), "TILES=" + std::to_string(tiles)}, true}; }
+  int threads() const { return static_cast<int>(warps * 32); }
+  GpuProgram program() const { return {"attend", attendSource.c_str(), {define("HEAD_DIM", dim), define("SHARE", share), define("WARPS", warps), define("TILES", tiles)}, true}; }
+};
+
+/** The kernel that streams the cache through shared memory, on Hopper: warps per block and stages of 16 keys per warp. */
+struct Streamed {
+  Attend of;
+  int64_t warps, stages;
+  // The fastest on an H200 for 64 sequences of 110M (heads of 64, share 1), 1.1B (64, 8) and 7B (128, 1): docs/decisions/0021. They depend on the model only.
+  explicit Streamed(const Attend& of) : of(of), warps(of.dim == 64 ? (of.share >= 4 ? 8 : 2) : 4), stages(of.dim == 64 && of.share < 4 ? 4 : 2) {}
+  bool supports(int64_t splits) const { return of.tiles > 0 && gpuGeneration() == 9 && (splits == 1 || splits == 2 || splits == 4 || splits == 8); }
+  /** As in the kernel: stages, then Scratch. */
+  int sharedBytes() const {
+    auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
+    return static_cast<int>(warps * stages * 64 * of.dim + aligned(4 * (warps + 1) * of.share * (of.dim + 2)) + 2 * of.share * (of.dim + 8) + 4 * of.dim + aligned(8 * warps * stages));
+  }
+  GpuProgram program() const {
+    return {"attend-streamed", streamedSource.c_str(), {define("HEAD_DIM", of.dim), define("SHARE", of.share), define("WARPS", warps), define("STAGES", stages)}, true};
+  }
 };
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
@@ -69,8 +95,9 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
               });
   // qkv (B, (H + 2G) E) of one token per sequence, cos and sin (P, E), positions (B,) int32: the key and value are written to the cache, and out (B, H E) is the attention of the queries to it.
   // With a window, a query attends to at most that many keys, including its own. partial: space for `splits` parts of the keys, (B H splits (E + 2)) float32; none if there is one part.
-  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window) -> ()",
-              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window) {
+  // streamed: whether to use the kernel for Hopper, which needs no partial, if it supports these tensors.
+  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window, bool streamed) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window, bool streamed) {
                 int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "one row of qkv and one position per sequence");
@@ -82,7 +109,14 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-                launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
+                const Streamed fast(of);
+                if (streamed && fast.supports(splits)) {
+                  const GpuTensorMap keyMap = mapMatrix(keys.view({-1, dim}), 8), valueMap = mapMatrix(values.view({-1, dim}), 8);
+                  const GpuGrid grid = {blocks * splits, static_cast<int>(fast.warps * 32), static_cast<int>(splits), fast.sharedBytes()};
+                  launchFrom(fast.program(), "attend", qkv, grid, {&keyMap, &valueMap, &in, &c, &s, &places, &k, &v, &to, &h, &g, &capacity, &pieces, &most, &scale});
+                  return;
+                }
+                launchFrom(of.program(), "attend", qkv, blocks * splits, of.threads(), {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
                 if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
               });
   // qkv (B, (H + 2G) E): adds bias ((H + 2G) E,), then applies RMSNorm to each head of queries and keys with weights (E,).

@@ -9,12 +9,23 @@ __device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(static_ca
 __device__ __forceinline__ void narrow(float& out, float x) { out = x; }
 /** To the nearest, ties to even, as libtorch rounds. */
 __device__ __forceinline__ void narrow(bf16& out, float x) {
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else
   unsigned bits = __float_as_uint(x);
   out.bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
 }
 
 /** Eight numbers, moved as one: 16 bytes of bfloat16, twice 16 of float32. */
 template <typename T> struct alignas(16) Eight { T at[8]; };
+/** Stores eight numbers 16 bytes at a time, where the compiler may divide an assignment into smaller stores. */
+template <typename T> __device__ __forceinline__ void store(T* out, const Eight<T>& x) {
+  uint4 parts[sizeof x / 16];
+  memcpy(parts, &x, sizeof x);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof x / 16); i++) reinterpret_cast<uint4*>(out)[i] = parts[i];
+}
 
 /** Where kernels overlap (gpu.h): waits until the one before has ended and what it wrote can be read. */
 __device__ __forceinline__ void afterTheOneBefore() {
@@ -30,7 +41,8 @@ __device__ __forceinline__ void launchTheNext() {
 }
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+/** By approximate reciprocal and exponential, a few units in the last place of float32 each. 0 below -87, where the exact value is below 1.7e-38. */
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 __device__ __forceinline__ float sumOfBlock(float x) {
   __shared__ float shared[33];
@@ -56,29 +68,38 @@ template <typename T> __device__ __forceinline__ void turn(const T* in, const T*
     narrow(x.at[k], p * wide(c.at[k]) + direction * q * wide(s.at[k]));
     narrow(y.at[k], q * wide(d.at[k]) + direction * p * wide(t.at[k]));
   }
-  *reinterpret_cast<Eight<T>*>(out) = x;
-  *reinterpret_cast<Eight<T>*>(out + half) = y;
+  store(out, x);
+  store(out + half, y);
 }
 
 // ---- SwiGLU: (rows, 2F) -> (rows, F), F a multiple of 8; a thread computes eight ----
 
+/** Where thread `thread` begins in a (rows, F), and in the (rows, 2F) of gates beside ups. A number of eights fits 32 bits: 2^32 of them are 64 GiB in 16 bits. */
+struct Gated {
+  long long i, at;
+  __device__ __forceinline__ Gated(unsigned thread, long long dim) {
+    const unsigned eights = static_cast<unsigned>(dim / 8), row = thread / eights;
+    i = thread * 8ll;
+    at = i + row * dim;
+  }
+};
 template <typename T> __device__ void swigluForward(const T* in, T* out, long long rows, long long dim) {
-  long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-  if (i >= rows * dim) return;
-  const T* row = in + i / dim * 2 * dim + i % dim;
+  const Gated place(blockIdx.x * blockDim.x + threadIdx.x, dim);
+  if (place.i >= rows * dim) return;
+  const T* row = in + place.at;
   Eight<T> gate = *reinterpret_cast<const Eight<T>*>(row), up = *reinterpret_cast<const Eight<T>*>(row + dim), y;
 #pragma unroll
   for (int k = 0; k < 8; k++) { float g = wide(gate.at[k]); narrow(y.at[k], g * sigmoid(g) * wide(up.at[k])); }
-  *reinterpret_cast<Eight<T>*>(out + i) = y;
+  *reinterpret_cast<Eight<T>*>(out + place.i) = y;
 }
 )cuda";
 
 constexpr const char* gpuKernelSource = R"cuda(
 template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T* din, long long rows, long long dim) {
-  long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-  if (i >= rows * dim) return;
-  long long at = i / dim * 2 * dim + i % dim;
-  Eight<T> gate = *reinterpret_cast<const Eight<T>*>(in + at), up = *reinterpret_cast<const Eight<T>*>(in + at + dim), d = *reinterpret_cast<const Eight<T>*>(dy + i), dGate, dUp;
+  const Gated place(blockIdx.x * blockDim.x + threadIdx.x, dim);
+  if (place.i >= rows * dim) return;
+  const long long at = place.at;
+  Eight<T> gate = *reinterpret_cast<const Eight<T>*>(in + at), up = *reinterpret_cast<const Eight<T>*>(in + at + dim), d = *reinterpret_cast<const Eight<T>*>(dy + place.i), dGate, dUp;
 #pragma unroll
   for (int k = 0; k < 8; k++) {
     float g = wide(gate.at[k]), s = sigmoid(g), gradient = wide(d.at[k]);
@@ -89,33 +110,37 @@ template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T
   *reinterpret_cast<Eight<T>*>(din + at + dim) = dUp;
 }
 
-// ---- rotary embeddings: heads of E numbers, E a multiple of 16; a thread turns eight pairs ----
+// ---- rotary embeddings: heads of E numbers, E a multiple of 16; a block turns a row, a thread eight pairs at a time ----
 // qkv (rows, H + 2G, E). cos and sin (T, E), or (rows, E) with `own`; sin signed: - in the first half.
 
+/** Calls one(head, e) for eight pairs, from e on, of each head. */
+template <typename F> __device__ __forceinline__ void forPairs(long long heads, long long dim, F one) {
+  const int each = static_cast<int>(dim / 16), all = static_cast<int>(heads) * each;
+  for (int i = threadIdx.x; i < all; i += blockDim.x) one(i / each, i % each * 8);
+}
 /** Queries (rows, H, E) and keys (rows, G, E), turned. */
 template <typename T>
-__device__ void rotateForward(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
-  long long half = dim / 2, each = half / 8, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= rows * (heads + groups) * each) return;
-  long long e = i % each * 8, head = i / each % (heads + groups), row = i / each / (heads + groups), turned = (own ? row : row % length) * dim + e;
-  T* out = head < heads ? q + (row * heads + head) * dim : k + (row * groups + head - heads) * dim;
-  turn(qkv + (row * (heads + 2 * groups) + head) * dim + e, cos + turned, sin + turned, out + e, half, 1.0f);
+__device__ void rotateForward(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long length, long long heads, long long groups, long long dim, int own) {
+  const long long row = blockIdx.x, turned = (own ? row : blockIdx.x % static_cast<unsigned>(length)) * dim;
+  forPairs(heads + groups, dim, [&](int head, int e) {
+    T* out = head < heads ? q + (row * heads + head) * dim : k + (row * groups + head - heads) * dim;
+    turn(qkv + (row * (heads + 2 * groups) + head) * dim + e, cos + turned + e, sin + turned + e, out + e, dim / 2, 1.0f);
+  });
 }
 /** The gradient of qkv from those of queries, keys (turned back) and values. */
 template <typename T>
-__device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
-  long long half = dim / 2, each = half / 8, all = heads + 2 * groups, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= rows * all * each) return;
-  long long e = i % each * 8, head = i / each % all, row = i / each / all, turned = (own ? row : row % length) * dim + e;
-  T* out = dQkv + (row * all + head) * dim + e;
-  if (head >= heads + groups) {
-    const T* in = dv + (row * groups + head - heads - groups) * dim + e;
-    *reinterpret_cast<Eight<T>*>(out) = *reinterpret_cast<const Eight<T>*>(in);
-    *reinterpret_cast<Eight<T>*>(out + half) = *reinterpret_cast<const Eight<T>*>(in + half);
-    return;
-  }
-  const T* in = head < heads ? dq + (row * heads + head) * dim : dk + (row * groups + head - heads) * dim;
-  turn(in + e, cos + turned, sin + turned, out, half, -1.0f);
+__device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long length, long long heads, long long groups, long long dim, int own) {
+  const long long row = blockIdx.x, turned = (own ? row : blockIdx.x % static_cast<unsigned>(length)) * dim, half = dim / 2;
+  forPairs(heads + 2 * groups, dim, [&](int head, int e) {
+    T* out = dQkv + (row * (heads + 2 * groups) + head) * dim + e;
+    if (head >= heads + groups) {
+      const T* in = dv + (row * groups + head - heads - groups) * dim + e;
+      *reinterpret_cast<Eight<T>*>(out) = *reinterpret_cast<const Eight<T>*>(in);
+      *reinterpret_cast<Eight<T>*>(out + half) = *reinterpret_cast<const Eight<T>*>(in + half);
+    } else {
+      turn((head < heads ? dq + (row * heads + head) * dim : dk + (row * groups + head - heads) * dim) + e, cos + turned + e, sin + turned + e, out, half, -1.0f);
+    }
+  });
 }
 
 // ---- log softmax at one column: a block of 512 threads per row of V logits ----
@@ -274,11 +299,11 @@ __device__ void adamw(float* master, const T* gradient, float* first, float* sec
 #define KERNELS(T, SUFFIX)                                                                                                                                      \
   extern "C" __global__ void swiglu_forward##SUFFIX(const T* in, T* out, long long rows, long long dim) { swigluForward(in, out, rows, dim); }                \
   extern "C" __global__ void swiglu_backward##SUFFIX(const T* in, const T* dy, T* din, long long rows, long long dim) { swigluBackward(in, dy, din, rows, dim); } \
-  extern "C" __global__ void rotate_forward##SUFFIX(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
-    rotateForward(qkv, cos, sin, q, k, rows, length, heads, groups, dim, own);                                                                                 \
+  extern "C" __global__ void rotate_forward##SUFFIX(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateForward(qkv, cos, sin, q, k, length, heads, groups, dim, own);                                                                                 \
   }                                                                                                                                                            \
-  extern "C" __global__ void rotate_backward##SUFFIX(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
-    rotateBackward(dq, dk, dv, cos, sin, dQkv, rows, length, heads, groups, dim, own);                                                                         \
+  extern "C" __global__ void rotate_backward##SUFFIX(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateBackward(dq, dk, dv, cos, sin, dQkv, length, heads, groups, dim, own);                                                                         \
   }                                                                                                                                                            \
   extern "C" __global__ void pick_forward##SUFFIX(const T* logits, const long long* targets, float* picked, float* lse, float* entropy, long long vocab, float scale) { \
     pickForward(logits, targets, picked, lse, entropy, vocab, scale);                                                                                          \

@@ -4,8 +4,6 @@
 #pragma once
 
 constexpr const char* gpuProductsSource = R"cuda(
-struct alignas(64) TensorMap { char bytes[128]; };
-
 constexpr int ROWS = 64, THREADS = 160;
 constexpr unsigned WEIGHT_BYTES = TILE * 128, STAGE_BYTES = WEIGHT_BYTES + ROWS * 128;
 /** Output columns of a tile. A gated tile has as many rows of gate as of up. */
@@ -14,38 +12,16 @@ constexpr int OUTPUTS = GATED ? TILE / 2 : TILE;
 constexpr int STRIDE = (TILE + 23) / 32 * 32 + 8;
 constexpr unsigned SUM_BYTES = ROWS * STRIDE * 4, BUFFER_BYTES = STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES;
 
-__device__ __forceinline__ unsigned sharedAddress(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
-__device__ __forceinline__ void initBarrier(unsigned barrier, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory"); }
-__device__ __forceinline__ void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
-__device__ __forceinline__ void expectBytes(unsigned barrier, unsigned bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory"); }
-__device__ __forceinline__ void await(unsigned barrier, unsigned parity) {
-  unsigned done = 0;
-  while (done == 0) {
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
-  }
-}
-/** Requests 64 columns of a box of rows. */
-__device__ __forceinline__ void loadBox(unsigned to, const TensorMap& map, int column, int row, unsigned barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(reinterpret_cast<unsigned long long>(&map)), "r"(column), "r"(row), "r"(barrier)
-               : "memory");
-}
-/** The same for memory that is not read again soon. */
-__device__ __forceinline__ void streamBox(unsigned to, const TensorMap& map, int column, int row, unsigned barrier, unsigned long long policy) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(reinterpret_cast<unsigned long long>(&map)), "r"(column), "r"(row),
-               "r"(barrier), "l"(policy)
-               : "memory");
-}
 /** Describes rows of 128 bytes, swizzled in groups of eight, to the tensor cores. */
 __device__ __forceinline__ unsigned long long matrix(unsigned address) { return ((address & 0x3ffffu) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62); }
-__device__ __forceinline__ void clusterBarrier() {
-  if (SPLIT > 1) asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+__device__ __forceinline__ void blocksBarrier() {
+  if (SPLIT > 1) clusterBarrier();
   else __syncthreads();
 }
 /** Four sums in the shared memory of the cluster's block `rank`. */
 __device__ __forceinline__ void readSums(unsigned at, unsigned rank, float (&out)[4]) {
   if (SPLIT > 1) {
-    unsigned there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    const unsigned there = addressIn(rank, at);
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3]) : "r"(there) : "memory");
   } else {
     asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3]) : "r"(at) : "memory");
@@ -68,14 +44,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) product_bf16(const __grid_
       initBarrier(full + 8 * s, 1);
       initBarrier(empty + 8 * s, 4);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    publishBarriers();
   }
   __syncthreads();
   if (warp == 4) {
     if (lane == 0) {
-      unsigned long long policy;
-      asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+      const unsigned long long policy = readOnce();
       asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<unsigned long long>(&x)) : "memory");
       auto loadWeight = [&](int step, int s) {
         unsigned to = base + s * STAGE_BYTES, barrier = full + 8 * s;
@@ -124,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) product_bf16(const __grid_
       *reinterpret_cast<float2*>(to + 8 * STRIDE + i * 8) = make_float2(sums[4 * i + 2], sums[4 * i + 3]);
     }
   }
-  clusterBarrier();
+  blocksBarrier();
   constexpr int QUADS = OUTPUTS / 4;
   for (int item = rank * THREADS + threadIdx.x; item < rows * QUADS; item += SPLIT * THREADS) {
     int row = item / QUADS, column = item % QUADS * 4;

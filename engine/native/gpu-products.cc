@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "gpu-copy-kernels.h"
 #include "gpu-products-kernels.h"
 #include "gpu.h"
 
@@ -14,9 +15,9 @@ using at::Tensor;
 
 namespace {
 
-/** Rows of the weight per block, blocks that share a tile's columns, and stages of 64 columns in flight. */
+/** Rows of the weight per block, blocks that share a tile's columns, and stages of 64 columns in flight; with fewer than `leastRows` rows of x, libtorch's product is used. */
 struct Plan {
-  int64_t tile, split, stages;
+  int64_t tile, split, stages, leastRows = 1;
 };
 
 constexpr int64_t rowBytes = 128, mostRows = 64, step = 64;
@@ -29,9 +30,19 @@ constexpr int64_t mostShared = 227 * 1024;
 /** By N, K, gated. */
 using Plans = std::map<std::tuple<int64_t, int64_t, bool>, Plan>;
 /**
- * Products for which these plans were measured to be faster than libtorch's on an H200 (docs/decisions/0021): those of the models with 1.1B parameters. At 110M and 7B libtorch's are as fast or faster.
+ * Products for which these plans were measured to be faster than libtorch's on an H200 (docs/decisions/0021): those of the models with 1.1B parameters, and those of 7B except the one after attention. At 7B libtorch's are faster for one row. At 110M they are as fast or faster for 64.
  */
-const Plans measured = {{{2560, 2048, false}, {160, 4, 5}}, {{2048, 2048, false}, {64, 4, 6}}, {{5632, 2048, true}, {96, 1, 8}}, {{2048, 5632, false}, {64, 4, 6}}, {{32000, 2048, false}, {128, 1, 4}}};
+const Plans measured = {
+    {{2560, 2048, false}, {160, 4, 5}},
+    {{2048, 2048, false}, {64, 4, 6}},
+    {{5632, 2048, true}, {96, 1, 8}},
+    {{2048, 5632, false}, {64, 4, 6}},
+    {{32000, 2048, false}, {128, 1, 4}},
+    {{12288, 4096, false}, {96, 1, 6, 16}},
+    {{11008, 4096, true}, {176, 1, 4, 16}},
+    {{4096, 11008, false}, {128, 4, 4, 16}},
+    {{32000, 4096, false}, {128, 1, 4, 16}},
+};
 /** Plans set by measurements and tests. */
 Plans chosen;
 
@@ -57,7 +68,7 @@ const std::string& sourceFor(int64_t tile) {
   const std::string size = std::to_string(count), next = std::to_string(count + 1);
   source = "__device__ __forceinline__ void multiply(float (&d)[" + size + "], unsigned long long a, unsigned long long b) {\n  asm volatile(\"wgmma.mma_async.sync.aligned.m64n" + std::to_string(tile) +
            "k16.f32.bf16.bf16 {" + registers + "}, %" + size + ", %" + next + ", 1, 1, 1, 0, 0;\" : " + operands + " : \"l\"(a), \"l\"(b));\n}\n" +
-           "__device__ __forceinline__ void finish(float (&d)[" + size + "]) { asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : " + operands + " :: \"memory\"); }\n" + gpuProductsSource;
+           "__device__ __forceinline__ void finish(float (&d)[" + size + "]) { asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : " + operands + " :: \"memory\"); }\n" + gpuCopySource + gpuProductsSource;
   return source;
 }
 
@@ -72,7 +83,7 @@ bool ownProduct(const Tensor& x, const Tensor& weight, const Tensor& out, bool g
   const int64_t columns = out.size(1), dim = x.size(1);
   TORCH_CHECK(weight.size(0) == (gated ? 2 * columns : columns) && weight.size(1) == dim && out.size(0) == x.size(0), "a product of ", x.sizes(), " with a weight of ", weight.sizes(), " can't be written to ", out.sizes());
   const Plan* found = planOf(columns, dim, gated);
-  if (found == nullptr) return false;
+  if (found == nullptr || x.size(0) < found->leastRows) return false;
   const Plan plan = *found;
   const int64_t outputs = gated ? plan.tile / 2 : plan.tile;
   auto define = [](const char* name, int64_t value) { return std::string(name) + "=" + std::to_string(value); };
@@ -88,7 +99,7 @@ bool ownProduct(const Tensor& x, const Tensor& weight, const Tensor& out, bool g
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
   // ownProduct, or an error if it does not support these tensors: for tests.
   library.def("own_product_(Tensor x, Tensor weight, Tensor out, bool gated) -> ()", [](const Tensor& x, const Tensor& weight, const Tensor& out, bool gated) {
-    TORCH_CHECK(ownProduct(x, weight, out, gated), "there is no product of our own for ", x.sizes(), " with a weight of ", weight.sizes(), ": it needs Hopper, bfloat16, at most 64 rows and a plan");
+    TORCH_CHECK(ownProduct(x, weight, out, gated), "there is no product of our own for ", x.sizes(), " with a weight of ", weight.sizes(), ": it needs Hopper, bfloat16, at most 64 rows and a plan for that many");
   });
   // Sets the plan for products with this many output columns and columns of x, for measurements and tests: rows of the weight per block, blocks that share columns, stages (two or more: one is released only when the next has arrived). A tile of 0 removes it.
   library.def("choose_product(int columns, int dim, bool gated, int tile, int split, int stages) -> ()", [](int64_t columns, int64_t dim, bool gated, int64_t tile, int64_t split, int64_t stages) {

@@ -18,6 +18,8 @@ const std::string& gpuCompiler();
 
 /** Major version of the GPU's compute capability: 8 is Ampere, 9 Hopper; 0 without a GPU. */
 int gpuGeneration();
+/** Number of the GPU's multiprocessors; 0 without a GPU. */
+int gpuMultiprocessors();
 
 /** Launches kernel `name` for the dtype of `like` on the current stream: `blocks` blocks of `threads` threads each. Each argument is the address of a value. */
 void launch(const char* name, const at::Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments);

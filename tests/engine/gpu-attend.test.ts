@@ -1,4 +1,4 @@
-/** Attention of one query per head to cached keys on a GPU (native/gpu-attend-kernels.h), compared with float64. */
+/** Attention of one query per head to cached keys on a GPU (native/gpu-attend-kernels.h, gpu-attend-streamed-kernels.h), compared with float64. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
 import { atenVoid, type DType, full, scoped, tensor } from "../../engine/tensor.ts"
@@ -14,7 +14,8 @@ interface Case {
   readonly window: number
   readonly positions: ReadonlyArray<number>
 }
-const capacity = 320
+/** Places in the cache per row. */
+const capacityOf = ({ positions }: Case): number => Math.ceil((Math.max(...positions) + 1) / 64) * 64
 /** Rounds to bfloat16: numbers that both dtypes represent exactly. */
 const rounded = (data: Float32Array): Float32Array => {
   const bits = new Uint32Array(data.buffer)
@@ -33,6 +34,7 @@ const expected = (
   round: (x: Float32Array) => Float32Array
 ) => {
   const { groups, headDim: E, heads, positions, window } = of
+  const capacity = capacityOf(of)
   const width = (heads + 2 * groups) * E
   const out = new Float64Array(positions.length * heads * E)
   const newest = new Float64Array(positions.length * groups * E)
@@ -75,33 +77,50 @@ const differing = (found: ReadonlyArray<number>, wanted: Float64Array): Readonly
 const gpu = devices.find(({ device }) => device === "cuda")!
 describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
   const few = [0, 17, -1, 130, 63, 64, 319]
+  const stageEnds = [-1, 1, 7, 8, 9, 15, 16, 17, 47, 48, 49, 96, 97, 383, 384, 385]
   const cases: ReadonlyArray<Case> = [
-    ...[1, 4, 5, 7, 8].map((share) => ({ headDim: 64, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
-    ...[1, 4, 8].map((share) => ({ headDim: 128, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few })),
+    ...[64, 128].flatMap((headDim) =>
+      [1, 2, 3, 4, 5, 6, 7, 8].map((share) => ({ headDim, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few }))
+    ),
+    // Around the ends of a stage of 16 keys and of all stages, for each number of warps per block (1, 2, 4, 8), and more blocks than a GPU holds.
+    ...[64, 128].flatMap((headDim) =>
+      [12, 8, 4, 1].map((groups) => ({ headDim, heads: groups, groups, splits: 1, window: 0, positions: stageEnds }))
+    ),
+    { headDim: 64, heads: 24, groups: 12, splits: 1, window: 0, positions: Array.from({ length: 110 }, (_, i) => ((i * 37) % 90) - 1) },
+    { headDim: 128, heads: 32, groups: 4, splits: 2, window: 0, positions: [1087, 600, 511, 512, -1, 40] },
+    { headDim: 64, heads: 32, groups: 4, splits: 4, window: 0, positions: [1087, 800, 1023, 3] },
     { headDim: 64, heads: 16, groups: 1, splits: 1, window: 0, positions: few },
-    { headDim: 64, heads: 8, groups: 1, splits: 3, window: 0, positions: [5, 300, 64, 1, -1] },
-    { headDim: 128, heads: 2, groups: 2, splits: 4, window: 0, positions: [0, 319] },
+    { headDim: 64, heads: 8, groups: 1, splits: 3, window: 0, positions: [5, 300, 640, 511, 1080, -1] },
+    { headDim: 128, heads: 2, groups: 2, splits: 4, window: 0, positions: [0, 319, 767, 1087] },
     { headDim: 128, heads: 6, groups: 2, splits: 2, window: 70, positions: [10, 150, 69, 319] },
     { headDim: 64, heads: 8, groups: 2, splits: 1, window: 16, positions: [15, 16, 300] },
     { headDim: 64, heads: 2, groups: 1, splits: 8, window: 5, positions: [0, 3, 4, 5, 300] },
+    { headDim: 64, heads: 2, groups: 1, splits: 8, window: 600, positions: [511, 599, 600, 1087, -1] },
     { headDim: 16, heads: 4, groups: 4, splits: 2, window: 0, positions: few },
     { headDim: 32, heads: 6, groups: 2, splits: 1, window: 0, positions: few },
     { headDim: 256, heads: 3, groups: 1, splits: 1, window: 0, positions: few }
   ]
   const named = cases.flatMap((of) =>
-    (["bfloat16", "float32"] as const).map(
-      (dtype) =>
+    (
+      [
+        ["bfloat16", true],
+        ["bfloat16", false],
+        ["float32", false]
+      ] as const
+    ).map(
+      ([dtype, streamed]) =>
         [
-          `${of.heads} heads of ${of.headDim} to ${of.groups} key heads, ${of.splits} splits, window ${of.window}, ${dtype}`,
+          `${of.heads} heads of ${of.headDim} to ${of.groups} key heads, ${of.positions.length} rows, ${of.splits} splits, window ${of.window}, ${dtype}${streamed ? ", streamed" : ""}`,
           of,
-          dtype
+          dtype,
+          streamed
         ] as const
     )
   )
-  it.each(named)("%s", (_, of, dtype: DType) =>
+  it.each(named)("%s", (_, of, dtype: DType, streamed) =>
     scoped(() => {
       const { groups, headDim: E, heads, positions, splits, window } = of
-      const rows = positions.length
+      const [rows, capacity] = [positions.length, capacityOf(of)]
       const cached = rows * groups * capacity * E
       const inputs = {
         qkv: normal(1, rows * (heads + 2 * groups) * E),
@@ -132,7 +151,8 @@ describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
         partial,
         heads,
         splits,
-        window
+        window,
+        streamed
       )
       const wanted = expected(of, inputs, dtype === "bfloat16" ? rounded : (x) => x)
       // Per row and head, relative to its size. In bfloat16 the weights and the result are rounded.
@@ -158,5 +178,60 @@ describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
       expect(differing(keys.toNumbers(), exactKeys)).toEqual([])
       expect(differing(values.toNumbers(), exactValues)).toEqual([])
     })
+  )
+
+  const alone: ReadonlyArray<readonly [headDim: number, heads: number, groups: number, splits: number]> = [
+    [64, 32, 4, 1],
+    [64, 32, 4, 4],
+    [64, 12, 12, 1],
+    [128, 12, 12, 1],
+    [128, 8, 4, 2]
+  ]
+  it.each(alone)(
+    "with heads of %d, %d on %d key heads and %d splits, a row's bits do not depend on the others",
+    (E, heads, groups, splits) =>
+      scoped(() => {
+        const [rows, capacity, row] = [9, 1088, 4]
+        const on = (seed: number, shape: ReadonlyArray<number>) =>
+          tensor(
+            normal(
+              seed,
+              shape.reduce((a, b) => a * b)
+            ),
+            { shape }
+          ).to({ device: "cuda", dtype: "bfloat16" })
+        const qkv = on(1, [rows, (heads + 2 * groups) * E])
+        const [cos, sin] = [on(2, [capacity, E]), on(3, [capacity, E])]
+        const [keys, values] = [on(4, [rows, groups, capacity, E]), on(5, [rows, groups, capacity, E])]
+        const attend = (from: number, to: number, positions: ReadonlyArray<number>) => {
+          const out = full([to - from, heads * E], 7, { device: "cuda", dtype: "bfloat16" })
+          const [k, v] = [keys.slice(0, from, to), values.slice(0, from, to)]
+          const places = tensor(Int32Array.from(positions), { device: "cuda" })
+          atenVoid(
+            "caravan::decode_attend_",
+            qkv.slice(0, from, to),
+            cos,
+            sin,
+            k,
+            v,
+            places,
+            out,
+            full([rows * heads * splits * (E + 2)], 7, { device: "cuda" }),
+            heads,
+            splits,
+            0,
+            true
+          )
+          return out.toNumbers()
+        }
+        for (const position of [0, 16, 200, 700, 1087]) {
+          const together = attend(
+            0,
+            rows,
+            Array.from({ length: rows }, (_, i) => (i === row ? position : ((i * 53) % 1088) - 1))
+          ).slice(row * heads * E, (row + 1) * heads * E)
+          expect(differing(attend(row, row + 1, [position]), Float64Array.from(together))).toEqual([])
+        }
+      })
   )
 })

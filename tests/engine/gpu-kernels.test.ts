@@ -1,12 +1,12 @@
 /** Our GPU kernels compared with the same formulas in plain float64 operators: values and gradients, in both supported dtypes. */
 import { describe, expect, it } from "vitest"
 import { gpuKernelsMissing } from "../../engine/device.ts"
-import { composedRmsNorm, composedSwiglu, hasGpuKernels, rmsNorm, swiglu, useKernels } from "../../engine/fused.ts"
+import { composedRmsNorm, composedSwiglu, hasGpuKernels, residualNorm, rmsNorm, swiglu, useKernels } from "../../engine/fused.ts"
 import { accumulateGradients } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import { backward } from "../../engine/segments.ts"
-import { aten, atenVoid, type Device, type DType, keep, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
+import { aten, atenVoid, cat, type Device, type DType, keep, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
 import { devices } from "../devices.ts"
 import { bfloat16, fused } from "../tolerances.ts"
 
@@ -60,6 +60,74 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
       found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
     }
   )
+  // x beside its norm, so that x gets a gradient by both paths.
+  const beside: Form = (x, w) => cat(residualNorm(x, w, 1e-5), -1)
+  const residuals = [[1, 64], [4099, 264], [701, 2048], [3, 12], [2, 8200], ...norms] as const
+  it.each(residuals.flatMap(([rows, dim]) => (["float32", "bfloat16"] as const).map((dtype) => [rows, dim, dtype] as const)))(
+    "pass on and normalise %i rows of %i in %s, and add both gradients",
+    (rows, dim, dtype) => {
+      const inputs = [normal(1, rows, dim), normal(2, dim)]
+      const wanted = run((x, w) => cat([x, composedRmsNorm(x, w, 1e-5)], -1), inputs, "cpu", "float64")
+      const found = run(beside, inputs, "cuda", dtype)
+      found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
+      // The same bits every time.
+      expect(run(beside, inputs, "cuda", dtype)).toEqual(found)
+    }
+  )
+  /** Gradients of x (R, D) and of its weight from those of the passed-on x and of the norm, where there are any; undefined where there is none. */
+  const residualGradients = (
+    x: Numbers,
+    { along, isFrozen = false, normed }: { readonly along?: Numbers; readonly normed?: Numbers; readonly isFrozen?: boolean }
+  ) =>
+    scoped(() => {
+      const on = ({ data, shape }: Numbers) => tensor(data, { shape, device: "cuda" })
+      const [leaf, weight] = [on(x).requiresGrad(), on(normal(2, x.shape.at(-1)!)).requiresGrad(!isFrozen)]
+      const outputs = residualNorm(leaf, weight, 1e-5)
+      const sums = [along, normed].flatMap((pull, i) => (pull === undefined ? [] : [outputs[i]!.mul(on(pull)).sum()]))
+      sums.reduce((a, b) => a.add(b)).backward()
+      return [leaf.grad()?.toNumbers(), weight.grad()?.toNumbers()]
+    })
+  const [states, along, normed] = [normal(1, 33, 768), normal(3, 33, 768), normal(4, 33, 768)]
+  const sums = [[701, 2048], [3, 12], ...norms] as const
+  it.each(sums.flatMap(([rows, dim]) => (["float32", "bfloat16"] as const).map((dtype) => [rows, dim, dtype] as const)))(
+    "add %i rows of %i in %s to a residual connection and normalise the sum",
+    (rows, dim, dtype) => {
+      const inputs = [normal(1, rows, dim), normal(2, dim), normal(3, rows, dim)]
+      // The composed form rounds the sum to the dtype too, before the norm reads it.
+      const composed: Form = (x, w, y) => {
+        const sum = x.add(y)
+        return cat([sum, composedRmsNorm(sum, w, 1e-5)], -1)
+      }
+      const wanted = run(composed, inputs, "cpu", "float64")
+      const added: Form = (x, w, y) => cat(residualNorm(x, w, 1e-5, y), -1)
+      const found = run(added, inputs, "cuda", dtype)
+      found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
+      expect(found[3]).toEqual(found[1])
+      expect(run(added, inputs, "cuda", dtype)).toEqual(found)
+      // The sums are those of separate operators.
+      const sum = (form: Form) => run((x, w, y) => form(x, w, y).slice(-1, 0, dim), inputs, "cuda", dtype)[0]
+      expect(sum(added)).toEqual(sum(composed))
+    }
+  )
+  it("need no gradient of a norm that nothing reads, or of an x that nothing else reads", () => {
+    expect(residualGradients(states, { along })).toEqual([Array.from(along.data), undefined])
+    const zero = { ...along, data: along.data.map(() => 0) }
+    expect(residualGradients(states, { normed })).toEqual(residualGradients(states, { along: zero, normed }))
+  })
+  it("give the weight no gradient if it is frozen", () => {
+    const [ofX, ofWeight] = residualGradients(states, { along, normed })
+    expect(ofWeight!.length).toBe(768)
+    expect(residualGradients(states, { along, normed, isFrozen: true })).toEqual([ofX, undefined])
+  })
+  it("do not hide NaN in a norm or its gradients", () => {
+    /** NaN in row 5, column 3. */
+    const broken = (whole: Numbers) => ({ ...whole, data: whole.data.map((x, i) => (i === 5 * 768 + 3 ? NaN : x)) })
+    const places = (numbers: ReadonlyArray<number> | undefined) => numbers!.flatMap((x, i) => (Number.isNaN(x) ? [i] : []))
+    const row = Array.from({ length: 768 }, (_, i) => 5 * 768 + i)
+    expect(residualGradients(broken(states), { along, normed }).map(places)).toEqual([row, row.map((i) => i - 5 * 768)])
+    expect(residualGradients(states, { along, normed: broken(normed) }).map(places)).toEqual([row, [3]])
+    expect(residualGradients(states, { along: broken(along), normed }).map(places)).toEqual([[5 * 768 + 3], []])
+  })
   const gates = [
     [3, 16],
     [1, 22016],
@@ -86,18 +154,18 @@ describe.skipIf(gpu.skip)("kernels for the GPU", () => {
     caches.flatMap((one) => [1, 2].flatMap((splits) => (["keys", "values"] as const).map((where) => [...one, splits, where] as const)))
   )("do not hide NaN in the cache of a decoding step: %s, heads of %i, the keys in %i parts, NaN in %s", (dtype, dim, splits, where) => {
     scoped(() => {
-      const [batch, capacity] = [2, 64]
+      const [batch, capacity] = [2, 640]
       const floats = (...shape: ReadonlyArray<number>) => zeros(shape, { device: "cuda", dtype })
       const [keys, values] = [floats(batch, 1, capacity, dim), floats(batch, 1, capacity, dim)]
-      // The first sequence reads position 40, and attends to a NaN at 3; the second has ended.
+      // The first sequence reads position 600, and attends to a NaN at 3; the second has ended.
       const broken = where === "keys" ? keys : values
       broken.select(0, 0).select(0, 0).select(0, 3).fill_(NaN)
       const out = floats(batch, dim)
       const [cos, sin] = [floats(capacity, dim), floats(capacity, dim)]
       const partial = splits === 1 ? null : zeros([batch, splits * (dim + 2)], { device: "cuda" })
-      const positions = tensor(Int32Array.of(40, -1), { device: "cuda" })
+      const positions = tensor(Int32Array.of(600, -1), { device: "cuda" })
       const qkv = floats(batch, 3 * dim)
-      atenVoid("caravan::decode_attend_", qkv, cos, sin, keys, values, positions, out, partial, 1, splits, 0)
+      atenVoid("caravan::decode_attend_", qkv, cos, sin, keys, values, positions, out, partial, 1, splits, 0, true)
       expect(out.toNumbers()).toEqual([...new Array<number>(dim).fill(NaN), ...new Array<number>(dim).fill(0)])
     })
   })

@@ -67,7 +67,11 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
     [2048, 2048, false],
     [5632, 2048, true],
     [2048, 5632, false],
-    [32_000, 2048, false]
+    [32_000, 2048, false],
+    [12_288, 4096, false],
+    [11_008, 4096, true],
+    [4096, 11_008, false],
+    [32_000, 4096, false]
   ] as const)("have a measured plan for %i x %i, gated: %s", (columns, dim, gated) =>
     scoped(() => {
       const [x, weight] = [normal(1, 64, dim), normal(2, gated ? 2 * columns : columns, dim, 0.05)]
@@ -103,7 +107,7 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
     })
   )
 
-  it("do not support more than 64 rows, other dtypes, or shapes without a plan", () =>
+  it("do not support more than 64 rows, other dtypes, shapes without a plan, or fewer rows than the plan is for", () =>
     scoped(() => {
       expect(() => product(normal(6, 4, 64), normal(5, 64, 64), 64, false)).toThrow("no product of our own")
       choose(64, 64, false, [8, 1, 2])
@@ -112,5 +116,9 @@ describe.skipIf(gpu.skip || environment().gpuGeneration !== 9)("our products for
       const x = normal(6, 4, 64).to({ dtype: "float32" })
       expect(() => atenVoid("caravan::own_product_", x, weight, normal(7, 4, 64), false)).toThrow("no product of our own")
       choose(64, 64, false, none)
+      // The plans of 7B are for 16 rows or more.
+      const down = normal(5, 4096, 11_008)
+      expect(() => product(normal(6, 15, 11_008), down, 4096, false)).toThrow("no product of our own")
+      product(normal(6, 16, 11_008), down, 4096, false)
     }))
 })
