@@ -4,16 +4,18 @@ import fromSftPipeline from "../../pipelines/studies/from-sft.ts"
 import { ancestors, buildGraph, type Graph } from "../../runtime/define/graph.ts"
 import type { NodeResult, RunResult } from "../../runtime/run/events.ts"
 import { mean } from "../../stages/common/statistics.ts"
+import { klFigure } from "./kl-figure.ts"
 import { metricOf, readRun, readRuns, UsageError } from "./runs.ts"
 import { allArms, armsOf, type Column, compared, differences, digits } from "./tables.ts"
 
 const lastRoundOf = (run: RunResult): number => Math.max(...allArms(run).map((name) => Number(/-v(\d+)$/.exec(name)?.[1] ?? 0)))
 /** The weights of a method's KL penalty, from the names of its arms. */
-const betasOf = (run: RunResult, method: string): string =>
-  [...new Set(armsOf(run, `${method}-`).map((name) => name.slice(method.length + 1).replace(/-v\d+$/, "")))].join(",")
+const betasOf = (run: RunResult, method: string): ReadonlyArray<string> => [
+  ...new Set(armsOf(run, `${method}-`).map((name) => name.slice(method.length + 1).replace(/-v\d+$/, "")))
+]
 
 const graphOf = (run: RunResult): Promise<Graph> => {
-  const betas = Object.fromEntries(["recipe", "dpo", "rloo", "fixed"].map((method) => [`${method}Betas`, betasOf(run, method)]))
+  const betas = Object.fromEntries(["recipe", "dpo", "rloo", "fixed"].map((method) => [`${method}Betas`, betasOf(run, method).join(",")]))
   return Effect.runPromise(buildGraph(fromSftPipeline, { rounds: lastRoundOf(run), ...betas }, { seed: 0 }))
 }
 
@@ -88,4 +90,26 @@ export const fromSft = async (words: ReadonlyArray<string>): Promise<string> => 
       fixed.map((arm) => [`${arm} - sft`, always(arm), always("sft")])
     )
   ].join("\n\n")
+}
+
+/** The SVG of its arms by KL to SFT: a line per method and weight of its KL penalty through the rounds, and one through the weights of `fixed`. The recipe has one line: it ends with PPO's weights, the strongest first. */
+export const fromSftFigure = (files: ReadonlyArray<string>): Promise<string> => {
+  const runs = readRuns(files, "from-sft")
+  const [run] = runs
+  const rounds = (method: string, beta: string) => armsOf(run!, `${method}-${beta}-v`)
+  return klFigure(runs, [
+    [
+      "recipe",
+      [
+        ...armsOf(run!, "rlhf-v"),
+        ...betasOf(run!, "recipe")
+          .toSorted((a, b) => Number(b) - Number(a))
+          .flatMap((beta) => rounds("recipe", beta))
+      ]
+    ],
+    ...["DPO", "RLOO"].flatMap((name) =>
+      betasOf(run!, name.toLowerCase()).map((beta) => [`${name}, ${beta}`, rounds(name.toLowerCase(), beta)] as const)
+    ),
+    ["fixed reward models", armsOf(run!, "fixed-")]
+  ])
 }

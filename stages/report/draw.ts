@@ -19,7 +19,10 @@ const narrowFacets = (spec: Spec): Spec => {
   return facet.row === undefined ? { ...spec, facet: facet.column ?? facet, columns: 1, spec: panel } : { ...spec, spec: panel }
 }
 
-const sized = (figure: Figure, width: Width): Spec => {
+/** What is drawn of a figure. */
+type Drawn = Pick<Figure, "spec" | "rows">
+
+const sized = (figure: Drawn, width: Width): Spec => {
   const spec = typeof figure.spec === "function" ? figure.spec(width) : figure.spec
   if (spec.facet !== undefined) return width === "wide" ? spec : narrowFacets(spec)
   if (typeof figure.spec === "function") return spec
@@ -101,7 +104,7 @@ export const asFile = (svg: string): string =>
     )
     .replace(/<svg [^>]*>/, (tag) => `${tag}<rect width="100%" height="100%" fill="#ffffff"/>`)
 
-export const drawFigure = async (figure: Figure, place: "file" | "page" = "file", width: Width = "wide"): Promise<string> => {
+export const drawFigure = async (figure: Drawn, place: "file" | "page" = "file", width: Width = "wide"): Promise<string> => {
   const [vega, vegaLite] = await libraries()
   const { spec } = vegaLite.compile({
     $schema: "https://vega.github.io/schema/vega-lite/v6.json",
