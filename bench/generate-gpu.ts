@@ -4,7 +4,7 @@
  *
  *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [topk=50] [topp=0.9] [invariant=on] [kernels=off] [products=libtorch] [attention=plain] [profile=on]
  *
- * plans=FILE: JSON with a plan per product, { "1.1b qkv": [tile, split, stages], ... } (qkv, o, gateup, down, vocab). Products without a plan are libtorch's.
+ * plans=FILE: JSON with a plan per product, { "1.1b qkv": [tile, split, stages], ... } (qkv, o, gateup, down, vocab). The others keep their built-in plan, or are libtorch's.
  */
 import { readFileSync } from "node:fs"
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"

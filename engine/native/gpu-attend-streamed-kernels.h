@@ -116,7 +116,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of, const TensorMa
         multiply(scores[t], query[2 * j][0], 0, query[2 * j][1], 0, key[0], key[1]);
         multiply(scores[t], query[2 * j + 1][0], 0, query[2 * j + 1][1], 0, key[2], key[3]);
       }
-    // A row of scores has one key only: those beyond the last are left out here.
+    // A score depends on one key only: those beyond the last are left out here.
 #pragma unroll
     for (int t = 0; t < 2; t++)
 #pragma unroll

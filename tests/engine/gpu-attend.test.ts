@@ -82,7 +82,7 @@ describe.skipIf(gpu.skip)("attention to the cache on a GPU", () => {
     ...[64, 128].flatMap((headDim) =>
       [1, 2, 3, 4, 5, 6, 7, 8].map((share) => ({ headDim, heads: 2 * share, groups: 2, splits: 1, window: 0, positions: few }))
     ),
-    // Around the ends of a stage of 16 keys and of all stages, for each number of warps per block (1, 2, 4, 8), and more blocks than a GPU holds.
+    // Around the ends of a stage of 16 keys and of all stages, for each number of warps per block, and more blocks than a GPU holds.
     ...[64, 128].flatMap((headDim) =>
       [12, 8, 4, 1].map((groups) => ({ headDim, heads: groups, groups, splits: 1, window: 0, positions: stageEnds }))
     ),
