@@ -96,6 +96,19 @@ describe.skipIf(devices.find((one) => one.device === "cuda")!.skip)("on a GPU", 
           ]).toEqual([dtype, width, 1])
         })
   })
+  it.each(["float32", "bfloat16"] as const)("gives the same bits for long prompts, whose keys are divided into parts, in %s", (dtype) => {
+    const model = modelOn("cuda", dtype, { heads: 2, kvHeads: 1, headDim: 64, maxPositions: 1100 })
+    const long = [promptOf(500), promptOf(3), promptOf(1030)]
+    const answers = (which: ReadonlyArray<number>, batchSize: number) =>
+      generate(
+        model,
+        which.map((i) => long[i]!),
+        { maxNewTokens: 24, temperature: 1, seeds: which, eosId: endsOf(model), padId: 0, batchInvariant: true, batchSize }
+      )
+    const wanted = answers([0, 1, 2], 3)
+    for (const i of [0, 1, 2]) expect(answers([i], 1)).toEqual([wanted[i]])
+    expect(answers([2, 1, 0], 2)).toEqual(wanted.toReversed())
+  })
   it("gives other bits without batchInvariant", () => {
     const model = modelOn("cuda", "float32", { kvHeads: 2 })
     const alone = all.flatMap((i) => answersTo(model, [i], {}))

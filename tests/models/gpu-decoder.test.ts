@@ -210,11 +210,24 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     const wanted = plainly(() => generate(one, prompts, optionsFor(prompts.length)))
     expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
   })
-  it("splits the keys of few sequences with few heads, and reads long ones", () => {
-    const long = [promptOf(300), promptOf(301)]
-    const one = sharp({ dim: 128, heads: 2, kvHeads: 1, headDim: 64 })
-    const [found, wanted] = [generate(one, long, optionsFor(2)), plainly(() => generate(one, long, optionsFor(2)))]
-    expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+  describe("with few sequences and few heads, whose keys are divided into parts of 256 or more", () => {
+    // The first has one part up to 512 keys, then two; the second has four.
+    const long = [promptOf(500), promptOf(1030)]
+    const ofLength = (dtype: DType) => sharp({ dim: 128, heads: 2, kvHeads: 1, headDim: 64, maxPositions: 1100 }, dtype)
+    it("gives the tokens of plain decoding", () => {
+      const one = ofLength("float32")
+      const [found, wanted] = [generate(one, long, optionsFor(2)), plainly(() => generate(one, long, optionsFor(2)))]
+      expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+    })
+    it("in bfloat16 records the log-probabilities of a forward pass", () => {
+      const one = ofLength("bfloat16")
+      const found = generate(one, long, optionsFor(2, { eosId: undefined }))
+      expect(found.map(({ tokens }) => tokens.length)).toEqual([30, 30])
+      for (const [i, { logProbabilities, tokens }] of found.entries()) {
+        const differences = teacherForced(one, long[i]!, tokens, 1).map((x, t) => Math.abs(x - logProbabilities[t]!))
+        expect(differences.reduce((sum, x) => sum + x, 0) / differences.length).toBeLessThanOrEqual(bfloat16)
+      }
+    })
   })
   it("decodes with an adapter, and uses its new weights after they change", () => {
     const base = model()
