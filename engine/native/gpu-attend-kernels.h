@@ -94,6 +94,34 @@ __device__ __forceinline__ unsigned pair(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+/**
+ * The softmax over a warp's keys so far, and 16 more from `first`: lane 4r + c has head r's scores of keys 2c and 2c + 1 of each half. They become weights relative to the largest score, `most`; keys from `to` on have none.
+ * total: this lane's sum of weights. Returns the factor for earlier sums.
+ */
+__device__ __forceinline__ float addToSoftmax(float (&scores)[2][4], int first, int to, float scale, float& most, float& total) {
+  const int c = threadIdx.x % 4;
+  float larger = most;
+#pragma unroll
+  for (int t = 0; t < 2; t++)
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+      scores[t][k] = first + 8 * t + 2 * c + k < to ? scores[t][k] * scale : -2e30f;
+      larger = fmaxf(larger, scores[t][k]);
+    }
+  larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 1));
+  larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 2));
+  const float shrink = __expf(most - larger);
+  most = larger;
+  total *= shrink;
+#pragma unroll
+  for (int t = 0; t < 2; t++)
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+      scores[t][k] = __expf(scores[t][k] - larger);
+      total += scores[t][k];
+    }
+  return shrink;
+}
 )cuda";
 
 constexpr const char* gpuAttendSource = R"cuda(
@@ -184,30 +212,13 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of) {
           for (int j = 0; j < E / 64; j++) take(tile.value[i][j], newestValue + 64 * j + 8 * r);
       __syncwarp();
     }
-    float scores[2][4] = {}, larger = most;
-#pragma unroll
-    for (int t = 0; t < 2; t++) {
-#pragma unroll
-      for (int k = 0; k < E / 16; k++)
-        multiply(scores[t], word(query[k / 2], k % 2 * 2), 0, word(query[k / 2], k % 2 * 2 + 1), 0, word(tile.key[t][k / 2], k % 2 * 2), word(tile.key[t][k / 2], k % 2 * 2 + 1));
-#pragma unroll
-      for (int k = 0; k < 2; k++) {
-        scores[t][k] = first + 8 * t + 2 * c + k < to ? scores[t][k] * of.scale : -2e30f;
-        larger = fmaxf(larger, scores[t][k]);
-      }
-    }
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 1));
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 2));
-    const float shrink = __expf(most - larger);
-    most = larger;
-    total *= shrink;
+    float scores[2][4] = {};
 #pragma unroll
     for (int t = 0; t < 2; t++)
 #pragma unroll
-      for (int k = 0; k < 2; k++) {
-        scores[t][k] = __expf(scores[t][k] - larger);
-        total += scores[t][k];
-      }
+      for (int k = 0; k < E / 16; k++)
+        multiply(scores[t], word(query[k / 2], k % 2 * 2), 0, word(query[k / 2], k % 2 * 2 + 1), 0, word(tile.key[t][k / 2], k % 2 * 2), word(tile.key[t][k / 2], k % 2 * 2 + 1));
+    const float shrink = addToSoftmax(scores, first, to, of.scale, most, total);
     const unsigned weights[2] = {pair(scores[0][0], scores[0][1]), pair(scores[1][0], scores[1][1])};
     const float even = __shfl_sync(~0u, shrink, 8 * c), odd = __shfl_sync(~0u, shrink, 8 * c + 4);
 #pragma unroll

@@ -106,7 +106,7 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of, const TensorMa
       }
       __syncwarp();
     }
-    float scores[2][4] = {}, larger = most;
+    float scores[2][4] = {};
 #pragma unroll
     for (int j = 0; j < E / 32; j++)
 #pragma unroll
@@ -116,26 +116,8 @@ __device__ __forceinline__ void attend(const Attention<bf16>& of, const TensorMa
         multiply(scores[t], query[2 * j][0], 0, query[2 * j][1], 0, key[0], key[1]);
         multiply(scores[t], query[2 * j + 1][0], 0, query[2 * j + 1][1], 0, key[2], key[3]);
       }
-    // A score depends on one key only: those beyond the last are left out here.
-#pragma unroll
-    for (int t = 0; t < 2; t++)
-#pragma unroll
-      for (int k = 0; k < 2; k++) {
-        scores[t][k] = first + 8 * t + 2 * c + k < to ? scores[t][k] * of.scale : -2e30f;
-        larger = fmaxf(larger, scores[t][k]);
-      }
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 1));
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 2));
-    const float shrink = __expf(most - larger);
-    most = larger;
-    total *= shrink;
-#pragma unroll
-    for (int t = 0; t < 2; t++)
-#pragma unroll
-      for (int k = 0; k < 2; k++) {
-        scores[t][k] = __expf(scores[t][k] - larger);
-        total += scores[t][k];
-      }
+    // A score depends on one key only, so keys beyond the last, which may hold anything, need no other care here.
+    const float shrink = addToSoftmax(scores, first, to, of.scale, most, total);
     const unsigned weights[2] = {pair(scores[0][0], scores[0][1]), pair(scores[1][0], scores[1][1])};
     const float even = __shfl_sync(~0u, shrink, 8 * c), odd = __shfl_sync(~0u, shrink, 8 * c + 4);
     // Values beyond the last are read as the last: 0 times NaN would be NaN.
