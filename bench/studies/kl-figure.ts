@@ -3,24 +3,26 @@ import type { RunResult } from "../../runtime/run/events.ts"
 import { mean } from "../../stages/common/statistics.ts"
 import { drawFigure } from "../../stages/report/draw.ts"
 import { axis, type Rows, series } from "../../stages/report/figure.ts"
-import { judgedIn } from "./runs.ts"
+import { judgedIn, type Measure, UsageError } from "./runs.ts"
 
 /** A line: its name and its arms in order, such as a method's rounds. */
-export type Line = readonly [name: string, arms: ReadonlyArray<string>]
+type Line = readonly [name: string, arms: ReadonlyArray<string>]
 
 const ticks = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
-const panels = { R_c: "R_c, of the reward models", helpfulness: "helpfulness, by the oracle", safety: "safety, by the oracle" } as const
+const panels: ReadonlyArray<readonly [measure: Measure, title: string]> = [
+  ["R_c", "R_c, of the reward models"],
+  ["helpfulness", "helpfulness, by the oracle"],
+  ["safety", "safety, by the oracle"]
+]
 
-/** An SVG with a panel per measure: a point per arm, the mean over the runs' seeds, on a logarithmic axis of the KL. */
+/** An SVG with a panel per measure: a point per arm, the mean over the runs' seeds, on a logarithmic axis of the KL. Throws a UsageError for a KL of 0 or less. */
 export const klFigure = (runs: ReadonlyArray<RunResult>, lines: ReadonlyArray<Line>): Promise<string> => {
   const rows: Rows = lines.flatMap(([line, arms]) =>
     arms.flatMap((arm, index) => {
       const judged = runs.map((run) => judgedIn(run, arm))
       const kl = mean(judged.map((one) => one.kl))
-      return (["R_c", "helpfulness", "safety"] as const).map((measure) => ({
-        ...{ line, index, kl, panel: panels[measure] },
-        value: mean(judged.map((one) => one[measure]))
-      }))
+      if (!(kl > 0)) throw new UsageError(`The arm "${arm}" has a mean KL of ${kl}, which has no place on a logarithmic axis.`)
+      return panels.map(([measure, panel]) => ({ line, index, kl, panel, value: mean(judged.map((one) => one[measure])) }))
     })
   )
   const kls = rows.map(({ kl }) => kl as number)
@@ -28,7 +30,7 @@ export const klFigure = (runs: ReadonlyArray<RunResult>, lines: ReadonlyArray<Li
   return drawFigure({
     rows,
     spec: {
-      facet: { column: { field: "panel", type: "nominal", title: null, sort: Object.values(panels) } },
+      facet: { column: { field: "panel", type: "nominal", title: null, sort: panels.map(([, title]) => title) } },
       spec: {
         width: 220,
         height: 260,

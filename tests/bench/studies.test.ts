@@ -147,23 +147,34 @@ describe("the tables from SFT", () => {
 })
 
 describe("the figure of a study", () => {
-  it("has a point for each arm and measure at its KL, the mean over seeds", async () => {
-    const files = [0, 1].map((seed) => {
-      const outputs = outputsOf(`figure-${seed}`, {
+  const filesOf = (name: string, strongest: number) =>
+    [0, 1].map((seed) => {
+      const outputs = outputsOf(`${name}-${seed}`, {
         ...{ start: evaluation(0.4), "kl-start": { kl: { mean: 0 } } },
         ...{ "ppo-0.1": evaluation(0.5 + seed / 5), "kl-ppo-0.1": { kl: { mean: 0.5 + seed } } },
-        ...{ "dpo-0.1": evaluation(0.7), "kl-dpo-0.1": { kl: { mean: 4 } }, "dpo-0.3": evaluation(0.8), "kl-dpo-0.3": { kl: { mean: 2 } } }
+        ...{
+          "dpo-0.1": evaluation(0.7),
+          "kl-dpo-0.1": { kl: { mean: 4 } },
+          "dpo-0.3": evaluation(0.8),
+          "kl-dpo-0.3": { kl: { mean: strongest } }
+        }
       })
       const nodes = ["sft", "judging"].map((id) => ({ id, digest: `${id} of ${seed}` }))
-      const file = join(folder, `figure-${seed}.json`)
-      writeFileSync(file, JSON.stringify({ run: `figure-${seed}`, pipeline: "policy-optimisation", status: "succeeded", nodes, outputs }))
+      const file = join(folder, `${name}-${seed}.json`)
+      writeFileSync(file, JSON.stringify({ run: `${name}-${seed}`, pipeline: "policy-optimisation", status: "succeeded", nodes, outputs }))
       return file
     })
-    const svg = await tablesOf("policy-optimisation-figure", ...files)
+  it("has a point for each arm and measure at its KL, the mean over seeds", async () => {
+    const svg = await tablesOf("policy-optimisation-figure", ...filesOf("figure", 2))
     const points = [...svg.matchAll(/KL, nats per response: ([\d.]+); value: ([\d.]+); line: (\w+);/g)].map(
       ([, kl, value, line]) => `${line} ${kl} ${value}`
     )
     // R_c and safety are 0.5 everywhere.
     expect(new Set(points)).toEqual(new Set(["ppo 1 0.6", "ppo 1 0.5", "dpo 4 0.7", "dpo 4 0.5", "dpo 2 0.8", "dpo 2 0.5"]))
+  })
+  it("is refused for an arm whose KL is not above 0", async () => {
+    expect(await tablesOf("policy-optimisation-figure", ...filesOf("unmoved", 0))).toBe(
+      'The arm "dpo-0.3" has a mean KL of 0, which has no place on a logarithmic axis.\n'
+    )
   })
 })
