@@ -1,11 +1,12 @@
 """Reference speed on several GPUs: full fine-tuning of a random Llama with PyTorch FSDP2 (float32 masters, bf16 compute, float32 reduction).
-Usage: torchrun --nproc-per-node N bench/peers/fsdp2.py SIZE BATCH_PER_GPU LENGTH [checkpointing] [compile]. Needs torch with CUDA and transformers."""
+Usage: torchrun --nproc-per-node N bench/peers/fsdp2.py SIZE BATCH_PER_GPU LENGTH [checkpointing] [compile] [steps=6]. Needs torch with CUDA and transformers."""
 import sys, time, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard, MixedPrecisionPolicy
 from transformers import LlamaConfig, LlamaForCausalLM
 size, B, T, ac = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "checkpointing" in sys.argv[4:]
 compiled = "compile" in sys.argv[4:]
-dist.init_process_group("nccl"); rank = dist.get_rank(); world = dist.get_world_size(); torch.cuda.set_device(rank)
+k = next((int(word[6:]) for word in sys.argv[4:] if word.startswith("steps=")), 6)
+dist.init_process_group("nccl"); rank = dist.get_rank(); world = dist.get_world_size(); torch.cuda.set_device(rank % torch.cuda.device_count())
 shape = {"110m": (768, 2048, 12, 12, 12), "1.1b": (2048, 5632, 22, 32, 4), "7b": (4096, 11008, 32, 32, 32)}[size]
 config = LlamaConfig(vocab_size=32000, max_position_embeddings=4096, hidden_size=shape[0], intermediate_size=shape[1], num_hidden_layers=shape[2], num_attention_heads=shape[3], num_key_value_heads=shape[4])
 config._attn_implementation = "sdpa"; config.use_cache = False
@@ -26,8 +27,8 @@ model.train(); N = sum(p.numel() for p in model.parameters()); opt = torch.optim
 ids = torch.randint(0, 32000, (B, T), device="cuda")
 def step():
     loss = model(input_ids=ids, labels=ids).loss; loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); opt.step(); opt.zero_grad(set_to_none=True)
-for _ in range(3): step()
-torch.cuda.synchronize(); dist.barrier(); torch.cuda.reset_peak_memory_stats(); t = time.time(); k = 6
+for _ in range(min(3, k)): step()
+torch.cuda.synchronize(); dist.barrier(); torch.cuda.reset_peak_memory_stats(); t = time.time()
 for _ in range(k): step()
 torch.cuda.synchronize(); dist.barrier(); s = (time.time() - t) / k
 fl = (6 * N * T + 12 * shape[2] * shape[0] * T * T / 2) * B

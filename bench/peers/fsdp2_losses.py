@@ -8,7 +8,7 @@ folder, given = sys.argv[1], dict(word.split("=") for word in sys.argv[2:])
 steps, batch, length = (int(given.get(name, usual)) for name, usual in (("steps", 20), ("batch", 2), ("length", 4096)))
 device = "cuda" if torch.cuda.is_available() else "cpu"
 dist.init_process_group("nccl" if device == "cuda" else "gloo"); rank, world = dist.get_rank(), dist.get_world_size()
-if device == "cuda": torch.cuda.set_device(rank)
+if device == "cuda": torch.cuda.set_device(rank % torch.cuda.device_count())
 model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(device)
 model.config.use_cache = False; model.train()
 if device == "cuda": model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))

@@ -55,7 +55,15 @@ struct Pending {
   double deadline;
   /** Done once the work is. */
   std::function<void()> after;
-  bool isDone() const { return work != nullptr && work->isCompleted(); }
+  /** Whether it was waited for. On NCCL that does not mean that the GPU has finished it. */
+  bool waitedFor = false;
+#ifdef CARAVAN_NCCL
+  /** Why it failed, if it did. Its kernel waits for the lost rank forever, and so does a thread that waits for the kernel. (Gloo throws in the waiting thread.) */
+  std::exception_ptr failure() const { return work != nullptr && work->isCompleted() ? work->exception() : nullptr; }
+#else
+  std::exception_ptr failure() const { return nullptr; }
+#endif
+  bool isDone() const { return work != nullptr && work->isCompleted() && failure() == nullptr; }
 };
 
 struct Group {
@@ -165,25 +173,42 @@ std::string others(std::shared_ptr<Group> all, int port) {
   return out;
 }
 
-/** Exits this process when an operation takes too long: a rank that waits for another can do nothing else. */
+/** The first line of an error's message; the others are a stack trace. */
+std::string messageOf(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::exception& error) {
+    std::string message = error.what();
+    return message.substr(0, message.find('\n'));
+  }
+}
+
+/** "waited 600 s for the others in operation 13, gathering block 2." if an operation failed or exceeded its deadline; otherwise empty. */
+std::string troubleOf(Group& all) {
+  std::lock_guard<std::mutex> lock(all.mutex);
+  for (auto& [number, pending] : all.pending) {
+    std::string place = "in operation " + std::to_string(number) + ", " + pending.what;
+    double waited = secondsSince(pending.begun);
+    if (auto failure = pending.failure()) return "lost the others " + place + ": " + messageOf(failure) + ". Another rank ended, or the network between them failed.";
+    if (waited > pending.deadline && !pending.isDone()) return "waited " + std::to_string(static_cast<int64_t>(waited)) + " s for the others " + place + ".";
+  }
+  return "";
+}
+
+/** Exits this process when an operation fails or takes too long: a rank that waits for another can do nothing else. */
 void watch(std::shared_ptr<Group> all, int port) {
   for (;;) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    int64_t late = -1;
-    std::string what;
-    double waited = 0;
-    {
-      std::lock_guard<std::mutex> lock(all->mutex);
-      for (auto& [number, pending] : all->pending)
-        if (late == -1 && secondsSince(pending.begun) > pending.deadline && !pending.isDone()) {
-          late = number;
-          what = pending.what;
-          waited = secondsSince(pending.begun);
-        }
+    std::string trouble;
+    try {
+      trouble = troubleOf(*all);
+    } catch (const std::exception&) {
+      // CUDA has failed, which the thread that uses it reports, or the process is exiting.
+      return;
     }
-    if (late == -1) continue;
+    if (trouble.empty()) continue;
     std::string elsewhere = others(all, port);
-    std::fprintf(stderr, "\nRank %d of %d waited %.0f s for the others in operation %ld, %s.%s\n", all->rank, all->size, waited, static_cast<long>(late), what.c_str(), elsewhere.c_str());
+    std::fprintf(stderr, "\nRank %d of %d %s%s\n", all->rank, all->size, trouble.c_str(), elsewhere.c_str());
     std::fflush(stderr);
     _exit(75);
   }
@@ -216,7 +241,8 @@ void finish(int64_t number) {
   all.last = found->second.what;
 #ifdef CARAVAN_NCCL
   // The GPU may still be at it: it is watched until it is done.
-  for (auto at = all.pending.begin(); at != all.pending.end();) at = at->second.isDone() ? all.pending.erase(at) : std::next(at);
+  found->second.waitedFor = true;
+  for (auto at = all.pending.begin(); at != all.pending.end();) at = at->second.waitedFor && at->second.isDone() ? all.pending.erase(at) : std::next(at);
 #else
   all.pending.erase(found);
 #endif
@@ -349,6 +375,9 @@ void connectAll(const std::string& what) {
     all.pending.at(number).deadline = all.joining;
   }
 #ifdef CARAVAN_NCCL
+  // By default a thread of c10d aborts the process when an operation fails, after writing its own records to a file; `watch` ends it, with a message.
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 0);
+  setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", 0);
   auto how = c10d::ProcessGroupNCCL::Options::create();
   auto device = at::kCUDA;
 #else

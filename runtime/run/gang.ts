@@ -22,6 +22,11 @@ export interface Member {
 /** How long to wait, in milliseconds, to distinguish the rank that failed first from those that lost it. */
 const patience = 2000
 
+/** The line that a rank prints before it exits because an operation failed or took too long (engine/ranks/ranks.cc). */
+const lastLine = /^Rank \d+ of \d+ (waited|lost the others in) .*$/m
+/** Whether a rank failed because it lost another. */
+const isLoss = ({ message, reason }: StageError): boolean => reason === "RankError" || lastLine.exec(message)?.[1] === "lost the others in"
+
 /** A free port of this machine at this address. */
 export const freePort = (address: string): Effect.Effect<number, StageError> =>
   Effect.callback((resume) => {
@@ -94,12 +99,10 @@ export const together = (
       })
     /** The first error that is not about losing another rank. */
     const decide = () => {
-      const { error, rank } = failures.find(({ error }) => error.reason !== "RankError") ?? failures[0]!
+      const { error, rank } = failures.find(({ error }) => !isLoss(error)) ?? failures[0]!
       void killAll()
       const { isRetryable, message, reason } = error
-      // The message of a rank whose wait timed out, before it exits.
-      const waited = /^Rank \d+ of \d+ waited .*$/m.exec(message)?.[0]
-      const said = waited ?? (message.startsWith(`Rank ${rank} `) ? message : `Rank ${rank} of ${size}: ${message}`)
+      const said = lastLine.exec(message)?.[0] ?? (message.startsWith(`Rank ${rank} `) ? message : `Rank ${rank} of ${size}: ${message}`)
       Effect.runSync(Deferred.fail(failed, new StageError({ reason, message: withNodes(said), isRetryable })))
     }
     const run = (member: Member, rank: number): Effect.Effect<Outcome> =>
@@ -119,7 +122,7 @@ export const together = (
         )
         if (exit._tag === "Success") return exit.success
         failures.push({ rank, error: exit.failure })
-        if (exit.failure.reason !== "RankError") decide()
+        if (!isLoss(exit.failure)) decide()
         else if (failures.length === 1) setTimeout(decide, patience).unref()
         return yield* Effect.never
       })

@@ -5,21 +5,14 @@ import { beforeAll, describe, expect, it } from "vitest"
 import { environment } from "../../engine/device.ts"
 import { prepare } from "../../engine/prepare.ts"
 import { rowsOfRank, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
-import { backendOf, buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
+import { buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
+import { devices } from "./ranks/devices.ts"
 import { freePort, runRanks } from "./ranks/processes.ts"
 
 // Built once, with its own limit of a minute.
 beforeAll(() => void buildRanks(), 300_000)
 
-// A libtorch with CUDA does not include Gloo's headers.
-const noGloo = backendOf() !== "gloo"
-const groups = [
-  { device: "cpu" as const, size: 2, skip: noGloo },
-  { device: "cpu" as const, size: 3, skip: noGloo },
-  // NCCL needs one GPU per rank.
-  { device: "cuda" as const, size: 2, skip: environment().gpus < 2 }
-]
-
+const groups = devices.flatMap(({ device, most, skip }) => [2, 3].map((size) => ({ device, size, skip: skip || size > most })))
 for (const { device, size, skip } of groups)
   describe.skipIf(skip)(`${size} ranks on ${device}`, () => {
     const each = Array.from({ length: size }, (_, i) => i)
@@ -65,57 +58,64 @@ describe("a process that has not joined a group", () => {
   })
 })
 
-describe.skipIf(noGloo)("a group that is incomplete", () => {
-  it("reports the rank that waited, where, and how long, if another is missing", async () => {
-    const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2 })
-    expect(first!.code).toBe(1)
-    expect(first!.said.error).toMatch(
-      /^Rank 0 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: 1 of 2 ranks joined\. A rank did not start/
-    )
+for (const { device, skip } of devices) {
+  describe.skipIf(skip)(`a group on ${device} that is incomplete`, () => {
+    it("reports the rank that waited, where, and how long, if another is missing", async () => {
+      const [first] = await runRanks("collectives", { size: 2, device, ranks: [0], joining: 2 })
+      expect(first!.code).toBe(1)
+      expect(first!.said.error).toMatch(
+        /^Rank 0 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: 1 of 2 ranks joined\. A rank did not start/
+      )
+    })
+
+    it("says what to check if nobody listens at the master's address", async () => {
+      const [second] = await runRanks("collectives", { size: 2, device, ranks: [1], joining: 2 })
+      expect(second!.said.error).toMatch(
+        /^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/
+      )
+    })
+
+    it("says so if another program uses the port", async () => {
+      const port = await freePort()
+      const server = createServer().listen(port)
+      const [first] = await runRanks("collectives", { size: 2, device, ranks: [0], joining: 2, port })
+      await new Promise((resolve) => server.close(resolve))
+      expect(first!.said.error).toMatch(/^Rank 0 of 2 did not meet.*Another program uses port \d+: set MASTER_PORT to a free port/)
+    })
   })
 
-  it("says what to check if nobody listens at the master's address", async () => {
-    const [second] = await runRanks("collectives", { size: 2, ranks: [1], joining: 2 })
-    expect(second!.said.error).toMatch(
-      /^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Check that rank 0 is running/
-    )
+  describe.skipIf(skip)(`a group on ${device} whose ranks can't connect`, () => {
+    it("names the backend and the variable that selects the interface", async () => {
+      const interfaces = { GLOO_SOCKET_IFNAME: "nosuch0", NCCL_SOCKET_IFNAME: "=nosuch0" }
+      const [first] = await runRanks("collectives", { size: 2, device, joining: 5, environment: interfaces })
+      expect(first!.said.error).toMatch(
+        /^Rank 0 of 2 joined the others at 127\.0\.0\.1:\d+, but could not connect to them over (Gloo|NCCL): .*(GLOO|NCCL)_SOCKET_IFNAME selects the network interface/
+      )
+    })
   })
 
-  it("says so if another program uses the port", async () => {
-    const port = await freePort()
-    const server = createServer().listen(port)
-    const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2, port })
-    await new Promise((resolve) => server.close(resolve))
-    expect(first!.said.error).toMatch(/^Rank 0 of 2 did not meet.*Another program uses port \d+: set MASTER_PORT to a free port/)
-  })
-})
+  describe.skipIf(skip)(`a group on ${device} that loses a rank`, () => {
+    it("is reported by the ranks that wait for it", async () => {
+      const [first, second] = await runRanks("die", { size: 2, device })
+      expect(second!.signal).toBe("SIGKILL")
+      // The waiting thread reports it, or, on a GPU, the one that watches it.
+      const lost = device === "cpu" ? first!.said.error : first!.errors
+      expect(lost).toMatch(
+        device === "cpu"
+          ? /^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/
+          : /^Rank 0 of 2 lost the others in operation 2, the second sum: .* Rank 1 .* in its last report: its process is stopped or has exited\.$/m
+      )
+    })
 
-describe.skipIf(noGloo && environment().gpus < 2)("a group whose ranks can't connect", () => {
-  it("names the backend and the variable that selects the interface", async () => {
-    const device = noGloo ? "cuda" : "cpu"
-    const interfaces = { GLOO_SOCKET_IFNAME: "nosuch0", NCCL_SOCKET_IFNAME: "=nosuch0" }
-    const [first] = await runRanks("collectives", { size: 2, device, joining: 5, environment: interfaces })
-    expect(first!.said.error).toMatch(
-      /^Rank 0 of 2 joined the others at 127\.0\.0\.1:\d+, but could not connect to them over (Gloo|NCCL): .*(GLOO|NCCL)_SOCKET_IFNAME selects the network interface/
-    )
+    it("exits at the deadline if one hangs, and reports the state of each rank", async () => {
+      const [first] = await runRanks("hang", { size: 2, device, deadline: 2 })
+      expect(first!.code).toBe(75)
+      expect(first!.errors).toMatch(
+        /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has finished operation 1, the first sum, and is idle\./
+      )
+    })
   })
-})
-
-describe.skipIf(noGloo)("a group that loses a rank", () => {
-  it("is reported by the ranks that wait for it", async () => {
-    const [first, second] = await runRanks("die", { size: 2 })
-    expect(second!.signal).toBe("SIGKILL")
-    expect(first!.said.error).toMatch(/^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/)
-  })
-
-  it("exits at the deadline if one hangs, and reports the state of each rank", async () => {
-    const [first] = await runRanks("hang", { size: 2, deadline: 2 })
-    expect(first!.code).toBe(75)
-    expect(first!.errors).toMatch(
-      /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has finished operation 1, the first sum, and is idle\./
-    )
-  })
-})
+}
 
 describe("a rank without a GPU", () => {
   it.skipIf(environment().gpus > 0)("gets an error with the number of GPUs that are needed", () => {

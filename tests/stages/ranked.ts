@@ -6,16 +6,19 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { afterAll } from "vitest"
-import { prepareModule } from "../../engine/numerics.ts"
 import { openSafetensors } from "../../models/safetensors.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { processPool } from "../../runtime/run/process-pool.ts"
 import type { Sharding } from "../../runtime/run/ranks.ts"
 import type { Outcome } from "../../runtime/run/run-stage.ts"
+import { isShared } from "../engine/ranks/devices.ts"
 import type { Resumable } from "./resumable.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-ranks-"))
+// Read by the processes that start below.
+process.env.SHARED_GPU = isShared ? "yes" : "no"
+const prepareModule = new URL("../engine/ranks/prepare.ts", import.meta.url).href
 const scope = Scope.makeUnsafe()
 export const execute = Effect.runSync(Effect.provideService(processPool(prepareModule), Scope.Scope, scope))
 afterAll(() => {
@@ -89,7 +92,7 @@ export const run = async (one: Resumable, how: How = {}): Promise<Ran> => {
 export const failure = (one: Resumable, how: How): Promise<StageError> => Effect.runPromise(Effect.flip(running(one, how).work))
 
 const withoutTimes = <A>(numbers: Readonly<Record<string, A>>) =>
-  Object.fromEntries(Object.entries(numbers).filter(([name]) => !/Seconds$|^gpuMemory$/.test(name)))
+  Object.fromEntries(Object.entries(numbers).filter(([name]) => !/Seconds$|gpuMemory$/i.test(name)))
 const curveOf = (told: ReadonlyArray<Progress>) =>
   told
     .map((report) => withoutTimes(Object.fromEntries(Object.entries(report).filter(([, value]) => typeof value === "number"))))

@@ -2,6 +2,8 @@
 import { type ChildProcess, spawn } from "node:child_process"
 import { createServer } from "node:net"
 import { fileURLToPath } from "node:url"
+import { isShared } from "./devices.ts"
+import { sharedGpu } from "./shared-gpu.ts"
 
 export const freePort = (): Promise<number> =>
   new Promise((resolve, reject) => {
@@ -50,7 +52,7 @@ export const runRanks = async (
       (rank) =>
         new Promise<Ended>((resolve) => {
           const variables = { RANK: `${rank}`, WORLD_SIZE: `${size}`, LOCAL_RANK: `${rank}`, MASTER_ADDR: host, MASTER_PORT: `${port}` }
-          const gpu = device === "cuda" ? { CUDA_VISIBLE_DEVICES: `${rank}`, NCCL_NVLS_ENABLE: "0" } : {}
+          const gpu = device === "cpu" ? {} : isShared ? sharedGpu(rank) : { CUDA_VISIBLE_DEVICES: `${rank}`, NCCL_NVLS_ENABLE: "0" }
           const child = spawn(process.execPath, [member, what, device, `${joining}`, `${deadline}`], {
             env: { ...process.env, ...variables, ...gpu, ...environment }
           })

@@ -176,6 +176,14 @@ describe("a gang", () => {
     )
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe(words)
   })
+  it("waits for the error of the rank that another lost, and otherwise ends with the loss", async () => {
+    const words = "Rank 0 of 2 lost the others in operation 2, a sum: the connection was closed. Rank 1 is idle."
+    const losing = () => Effect.fail(crash(`The process exited with code 75. Its last output:\n${words}\n`))
+    const { work } = gangOf(losing, () => after(200, Effect.fail(crash("boom"))))
+    expect((await Effect.runPromise(Effect.flip(work))).message).toBe("Rank 1 of 2: boom")
+    const alone = gangOf(losing, () => Effect.never)
+    expect((await Effect.runPromise(Effect.flip(alone.work))).message).toBe(words)
+  })
   it("leaves no rank alive when it is interrupted", async () => {
     const { seen, work } = gangOf(
       () => Effect.never,
