@@ -30,6 +30,8 @@ export const alikeGradients = 0.015
  * Gloo. Training on two ranks with all weights on each is the same bit for bit.
  */
 export const ranks = 1e-5
+/** The same in bfloat16 after sixty steps: masters that differ in their last bits are rounded to different weights. 8e-5 was seen. */
+export const ranksInBfloat16 = 1e-3
 
 /** One product rounded to bfloat16 compared with float64 on the same inputs: their difference relative to the norm. Rounding alone gives 0.0017; with a gate, twice that. */
 export const bfloat16Rounding = 0.004

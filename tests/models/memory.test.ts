@@ -48,8 +48,10 @@ describe("the memory of training", () => {
     expect(of("none")).toEqual({ ...alone, activations: alone.activations + passing })
     const states = { masters: n, moments: 2 * n, gradients: n, activations: alone.activations + passing, cache: 0 }
     expect(of("optimizer")).toEqual({ weights: 2 * n, ...states })
-    // Its quarter, two blocks, and the weights outside the blocks.
-    expect(of("weights")).toEqual({ weights: (2 * n) / 4 + 2 * (84 + 2 * 128), ...states })
+    // Two blocks and the weights outside the blocks; its quarter is the masters.
+    expect(of("weights")).toEqual({ weights: 2 * (84 + 2 * 128), ...states })
+    const whole = trainingMemory(small, "float32", once, { ranks: 4, sharding: "weights" })
+    expect([whole.weights, whole.masters]).toEqual([(4 * n) / 4 + 4 * (84 + 2 * 128), 0])
   })
 
   it("counts what each block keeps per token, and a log-sum-exp per head in float32", () => {

@@ -2,7 +2,6 @@
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { loadPolicy } from "../../../models/checkpoint.ts"
@@ -17,10 +16,10 @@ import { criticFreeDiagnostics, criticFreeDiagnosticsFile, CriticFreeDiagnostics
 import { grpo } from "../../../stages/critic-free/grpo.ts"
 import { rloo } from "../../../stages/critic-free/rloo.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
-import { helpfulnessScorer } from "../../../stages/reward/scorers.ts"
 import { largestDifference } from "../../models/small.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
 import { failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
+import { scorer } from "../scorer.ts"
 import { ask, assistant, user } from "../samples.ts"
 import { newReward, talkingPolicy } from "../talking.ts"
 
@@ -40,10 +39,6 @@ beforeAll(async () => {
       Prompts,
       questions.map((text, i) => ask(text, text, { safety: i % 3 === 2 }))
     )
-  }
-  const scorer = (name: string) => {
-    const path = fileURLToPath(new URL(`scorers/${name}.mjs`, import.meta.url))
-    return runStage(helpfulnessScorer, { code: { path, type: "file", digest: name, contentDigest: name } })
   }
   scorers = { letters: await scorer("letters"), constant: await scorer("constant"), fading: await scorer("fading") }
 })

@@ -31,6 +31,7 @@ import { sharpen } from "../../models/tensors.ts"
 import { float32, sameInFloat32 } from "../../tolerances.ts"
 import { live, newFolder } from "../dying.ts"
 import { artifact, failureOf, rowsArtifact, runStage } from "../running.ts"
+import { scorer } from "../scorer.ts"
 import { ask, assistant, user } from "../samples.ts"
 import { talkingPolicy, tokenizer } from "../talking.ts"
 
@@ -344,7 +345,7 @@ describe("the stage with LoRA", () => {
     }
   })
 
-  it("raises the reward of held-out prompts in twenty iterations, for a policy tuned to answer in one of a few ways", async () => {
+  it("raises the number of rewarded letters in answers to held-out prompts", async () => {
     const texts = ["ab", "ba ab", "abab", "b", "a ba", "aab"]
     const answers = ["ab", "ba", "abab", "b a", "a"]
     const policy = await talkingPolicy(
@@ -355,10 +356,15 @@ describe("the stage with LoRA", () => {
       Prompts,
       texts.flatMap((text) => Array.from({ length: 16 }, (_, i) => ask(`${text} ${i}`, text)))
     )
-    const config = { ...quick, iterations: 20, batchSize: 64, miniBatchSize: 16, microBatchSize: 16, maxNewTokens: 8, evaluateEvery: 20 }
-    const made = await runStage(ppo, { ...given, policy, heldOut }, { ...config, noEos: "none", loraRank: 4, loraAlpha: 16 })
+    const { safety: _, ...rest } = given
+    const config = {
+      ...{ ...quick, iterations: 20, batchSize: 64, miniBatchSize: 16, microBatchSize: 16, maxNewTokens: 8, evaluateEvery: 20 },
+      ...{ noEos: "none", valueInit: "policy", loraRank: 4, loraAlpha: 16, learningRate: 3e-3, temperature: 1 }
+    }
+    const made = await runStage(ppo, { ...rest, helpfulness: await scorer("letters"), policy, heldOut }, config)
     const evaluated = (await recordOf(made)).heldOut.map(({ reward }) => reward)
-    expect(evaluated[1]! - evaluated[0]!).toBeGreaterThan(0.3)
+    // From about one letter in eight tokens; 5.9 to 6.8 more in twelve runs with other seeds and BLAS kernels.
+    expect(evaluated[1]! - evaluated[0]!).toBeGreaterThan(3)
   })
 
   it("is not written by saveCheckpoint without its base: its base could not be identified", async () => {

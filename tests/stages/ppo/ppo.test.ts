@@ -38,6 +38,7 @@ import { largestDifference, smallTokenizer } from "../../models/small.ts"
 import { sharpen } from "../../models/tensors.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
+import { scorer } from "../scorer.ts"
 
 const tokenizer = smallTokenizer()
 const model = (seed: number, over: { readonly vocabSize?: number; readonly maxPositions?: number } = {}): Llama => {
@@ -162,15 +163,20 @@ describe("ppo", () => {
     expect(largestDifference(a, b)).toBeLessThanOrEqual(sameInFloat32)
   })
 
-  it("raises the reward of a policy tuned to answer in one of a few ways", async () => {
+  it("raises the number of rewarded letters in the answers", async () => {
     const policy = await policyRef(await tuned(["ab", "ba", "abab", "b a", "a"]))
     const config = { ...quick, iterations: 15, batchSize: 64, miniBatchSize: 16, microBatchSize: 16, maxNewTokens: 8, noEos: "none" }
+    const { safety: _, ...rest } = given
     const { iterations } = await recordOf(
-      await runStage(ppo, { ...given, policy }, { ...config, learningRate: 3e-3, valueLearningRate: 0.01 })
+      await runStage(
+        ppo,
+        { ...rest, helpfulness: await scorer("letters"), policy },
+        { ...config, learningRate: 3e-3, valueLearningRate: 0.01, valueInit: "policy" }
+      )
     )
     const rewards = iterations.map((iteration) => iteration.reward)
     const [before, after] = [mean(rewards.slice(0, 3)), mean(rewards.slice(-3))]
-    expect(after - before).toBeGreaterThan(0.3)
+    expect(after - before).toBeGreaterThan(3)
     expect(iterations.at(-1)!.kl).toBeGreaterThan(0.5)
   })
 
