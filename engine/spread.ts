@@ -8,7 +8,7 @@
  *     weights      1/n of all                             the same; weights gathered block by block       -
  *
  * The next block's weights are gathered while a block is computed, and a block's gradients are sent while the next block's are computed. Gradients are summed in float32 (float64
- * if they are float64).
+ * if they are float64). With `weights`, a rank's part of 16-bit weights is float32, which the optimiser updates; it is rounded when it is gathered.
  */
 import { gradientsOf, type Parameters } from "./gradients.ts"
 import {
@@ -37,6 +37,8 @@ export interface Spread extends SpreadWeights {
   readonly parameters: Parameters
   /** Whether `parameters` are parts of the buffers, so that a norm over them covers only this rank's share. */
   readonly isPart: boolean
+  /** The `parameters` that are float32 although the weights have 16 bits, named as an optimiser of those weights names its float32 masters ("master." and the buffer's name). */
+  readonly masters: Parameters
   /** Call after the parameters have changed. */
   updated(): void
   /** Gathers all weights, for reading outside of a training step; `release` frees them again. */
@@ -63,6 +65,7 @@ export const spreadOver = (weights: Parameters, how: Sharding = sharding()): Spr
 class Whole implements Spread {
   readonly parameters: Parameters
   readonly isPart: boolean = false
+  readonly masters: Parameters = {}
   constructor(weights: Parameters) {
     this.parameters = weights
   }
@@ -163,10 +166,11 @@ class Unit {
   readonly name: string
   readonly weights: Parameters
   readonly layout: Layout
-  /** This rank's part (E,), which the optimiser updates. */
+  /** This rank's part (E,), which the optimiser updates: in the weights' dtype, or in float32 if that has 16 bits and the rank keeps only its part. */
   readonly part: Tensor
   /** (n E,); the weights are views of it. Its memory is released while they are not needed. */
   readonly #buffer: Tensor
+  readonly #dtype: DType
   readonly #keepsWhole: boolean
   #state: "parts" | "coming" | "whole" = "whole"
   #wait: Wait = () => {}
@@ -177,15 +181,16 @@ class Unit {
     this.#keepsWhole = keepsWhole
     this.layout = new Layout(weights)
     const tensors = Object.values(weights)
-    if (new Set(tensors.map(({ dtype }) => dtype)).size > 1)
+    this.#dtype = tensors[0]!.dtype
+    if (tensors.some(({ dtype }) => dtype !== this.#dtype))
       throw new Error(`The weights of ${this.name} have several dtypes and can't share one buffer: use one dtype.`)
     const made = scoped(() =>
       noGrad(() => {
-        const buffer = this.layout.filled(tensors, tensors[0]!.dtype)
+        const buffer = this.layout.filled(tensors, this.#dtype)
         const views = Object.values(this.layout.views(buffer))
         tensors.forEach((tensor, i) => atenVoid("set_data", tensor, views[i]))
         const part = this.layout.mine(buffer)
-        return { buffer: keep(buffer), part: keep(keepsWhole ? part : part.clone()) }
+        return { buffer: keep(buffer), part: keep(keepsWhole ? part : part.clone().to({ dtype: wide(this.#dtype) })) }
       })
     )
     this.#buffer = made.buffer
@@ -196,8 +201,9 @@ class Unit {
   /** Starts gathering the weights, unless they are complete or already being gathered. */
   start(): void {
     if (this.#state !== "parts") return
-    if (!this.#keepsWhole) resizeStorage_(this.#buffer, this.layout.total * elementSize[this.part.dtype])
-    this.#wait = noGrad(() => allGather(this.#buffer, this.part, `gathering the weights of ${this.name}`))
+    if (!this.#keepsWhole) resizeStorage_(this.#buffer, this.layout.total * elementSize[this.#dtype])
+    const gather = () => allGather(this.#buffer, this.part.to({ dtype: this.#dtype }), `gathering the weights of ${this.name}`)
+    this.#wait = scoped(() => noGrad(gather))
     this.#state = "coming"
   }
   /** Waits until the weights are complete. */
@@ -220,6 +226,10 @@ class Unit {
   adopt(): void {
     if (!this.#keepsWhole) scoped(() => noGrad(() => this.part.copy_(this.layout.mine(this.#buffer))))
   }
+  /** Whether the part is float32 and the weights are not. */
+  get isMaster(): boolean {
+    return this.part.dtype !== this.#dtype
+  }
   finish(): void {
     this.need()
     this.part.free()
@@ -238,6 +248,7 @@ interface Scattering {
 class Sharded implements Spread {
   readonly isPart = true
   readonly parameters: Parameters
+  readonly masters: Parameters
   readonly #units: ReadonlyArray<Unit>
   /** Units by block number. */
   readonly #blocks: ReadonlyMap<number, Unit>
@@ -253,6 +264,7 @@ class Sharded implements Spread {
     this.#rest = this.#blocks.get(-1)
     this.#last = Math.max(...this.#blocks.keys())
     this.parameters = Object.fromEntries(this.#units.map(({ name, part }) => [name, part]))
+    this.masters = Object.fromEntries(this.#units.filter(({ isMaster }) => isMaster).map(({ name, part }) => [`master.${name}`, part]))
   }
 
   begin(): void {

@@ -142,6 +142,10 @@ const withoutBlocks = (config: LlamaConfig): LlamaConfig => {
   return empty
 }
 
+/** Bytes of the parts that a rank keeps of weights that it gathers. The parts of 16-bit weights are their float32 masters (engine/spread.ts). */
+export const partBytes = (model: CostedModel, precision: Precision, ranks: number): number =>
+  precision === "bfloat16" ? 0 : trainedWeightBytes(model, precision) / ranks
+
 /** The same memory on one of several ranks: its shards, the gathered weights of two blocks and of everything outside the blocks, and one block's gradients in their dtype and in a float32 buffer. */
 const onRank = (memory: Memory, model: CostedModel, precision: Precision, { ranks, sharding }: SpreadOver): Memory => {
   const trained = trainedParameterCount(model)
@@ -153,7 +157,7 @@ const onRank = (memory: Memory, model: CostedModel, precision: Precision, { rank
   const gathered = Math.min(trained, none + 2 * block) * b
   return {
     ...memory,
-    weights: memory.weights - (sharding === "weights" ? trained * b - gathered - (trained * b) / ranks : 0),
+    weights: memory.weights + (sharding === "weights" ? gathered + partBytes(model, precision, ranks) - trained * b : 0),
     masters: memory.masters / ranks,
     moments: memory.moments / ranks,
     gradients: memory.gradients / ranks,

@@ -215,7 +215,7 @@ export class CriticFreeTrainer {
    * `resume`.
    */
   get tensors(): Parameters {
-    return this.#optimizer.state
+    return { ...this.#optimizer.state, ...this.#spread.masters }
   }
   get numbers(): TrainerNumbers {
     return { iteration: this.#iteration, steps: this.#optimizer.steps }

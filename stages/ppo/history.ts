@@ -182,6 +182,8 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   for (const spread of trainer.spreads) spread.gather()
   yield* readPolicy(point.path, policy)
   if (value !== undefined) yield* readInto(join(point.path, valueFile), trainedParameters(value))
+  // Before the optimisers' state, which may have the same weights in float32.
+  for (const spread of trainer.spreads) spread.adopt()
   const pieces = function* () {
     for (const { spread, tensors } of trainer.parts) yield* spread.pieces(tensors)
   }
@@ -196,8 +198,5 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
     history.best = clonePolicy(policy)
     yield* readPolicy(join(point.path, "best"), history.best)
   }
-  for (const spread of trainer.spreads) {
-    spread.adopt()
-    spread.release()
-  }
+  for (const spread of trainer.spreads) spread.release()
 })

@@ -8,10 +8,10 @@ import {
   type Memory,
   noMemory,
   onOneRank,
+  partBytes,
   type Precision,
   type SpreadOver,
   together,
-  trainedWeightBytes,
   trainingMemory,
   weightBytes
 } from "../../models/memory.ts"
@@ -52,9 +52,7 @@ const rolloutMemory = (
   const { masters, moments } = trainedMemory(shapes, { tokens: 0, several: false, recompute: 0 })
   // The gathered weights, in addition to the rank's own shards.
   const parts =
-    spread.sharding === "weights"
-      ? trainedOf(shapes).reduce((sum, model) => sum + trainedWeightBytes(model, precision), 0) / spread.ranks
-      : 0
+    spread.sharding === "weights" ? trainedOf(shapes).reduce((sum, model) => sum + partBytes(model, precision, spread.ranks), 0) : 0
   const sequences = Math.min(inferenceBatchSize, batchSize)
   const drawing = generationMemory(policy, precision, sequences, { prompt, response: maxNewTokens })
   const read = Math.max(

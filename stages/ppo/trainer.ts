@@ -281,8 +281,9 @@ export class PpoTrainer {
    * call `resume`.
    */
   get tensors(): Parameters {
-    const named = (model: string, optimizer: AdamW) => Object.entries(optimizer.state).map(([name, tensor]) => [`${model}.${name}`, tensor])
-    return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)]) as Parameters
+    const named = (model: "policy" | "value", optimizer: AdamW) =>
+      Object.entries({ ...optimizer.state, ...this.#spread[model].masters }).map(([name, tensor]) => [`${model}.${name}`, tensor] as const)
+    return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)])
   }
   get numbers(): TrainerNumbers {
     return { beta: this.#beta, iteration: this.#iteration, steps: this.#policyOptimizer.steps }

@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import type { Parameters } from "../../engine/gradients.ts"
 import { Random } from "../../engine/random.ts"
 import { sumOver } from "../../engine/ranks.ts"
-import { keep, noGrad, scoped } from "../../engine/tensor.ts"
+import { type DType, keep, noGrad, scoped } from "../../engine/tensor.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
@@ -94,13 +94,16 @@ const copyInto = (from: Parameters, to: Parameters): void =>
 export class HeldOut {
   readonly #options: HeldOutOptions
   readonly #parameters: Parameters
+  readonly #dtype: DType
   readonly evaluations: Array<HeldOutEvaluation> = []
   /** A copy of the weights with the lowest loss, if they are to be kept. */
   best: Parameters | undefined
 
-  constructor(options: HeldOutOptions, parameters: Parameters) {
+  /** `dtype`: of the model's weights; `parameters` may be more precise. */
+  constructor(options: HeldOutOptions, parameters: Parameters, dtype: DType) {
     this.#options = options
     this.#parameters = parameters
+    this.#dtype = dtype
   }
 
   isDue(step: number, steps: number): boolean {
@@ -135,7 +138,10 @@ export class HeldOut {
   /** The tensors for the best weights; allocated at the first call. */
   allocateBest(): Parameters {
     return (this.best ??= Object.fromEntries(
-      Object.entries(this.#parameters).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone())))])
+      Object.entries(this.#parameters).map(([name, weight]) => [
+        name,
+        keep(scoped(() => noGrad(() => weight.clone().to({ dtype: this.#dtype }))))
+      ])
     ))
   }
 

@@ -145,13 +145,17 @@ interface State {
   readonly microBatching: MicroBatching
 }
 
+/** What the optimiser reads besides the weights. */
+const optimizerState = ({ optimizer, spread }: State): Parameters => ({ ...optimizer.state, ...spread.masters })
+
 /** Restores parameters and optimiser from a checkpoint, and returns the measurements so far. */
 const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
   weightsFile: string,
   options: TrainingOptions,
-  { microBatching, heldOut, optimizer, spread }: State
+  state: State
 ): Effect.fn.Return<Measures, ArtifactError> {
+  const { microBatching, heldOut, optimizer, spread } = state
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
     ArtifactError.of({
@@ -169,7 +173,7 @@ const resume = Effect.fnUntraced(function* (
   yield* readInto(join(found.path, weightsFile), options.parameters)
   spread.adopt()
   spread.release()
-  yield* readSpread(join(found.path, optimizerFile), spread, optimizer.state)
+  yield* readSpread(join(found.path, optimizerFile), spread, optimizerState(state))
   optimizer.resume(found.step)
   microBatching.resume(measured.halved)
   heldOut?.evaluations.push(...measured.heldOut)
@@ -182,12 +186,13 @@ const keepTraining = Effect.fnUntraced(function* (
   checkpoints: TrainingCheckpoints,
   snapshot: TensorSnapshot,
   parameters: Parameters,
-  { microBatching, heldOut, optimizer, spread }: State,
+  training: State,
   { losses, gradientNorms }: Measures
 ) {
+  const { microBatching, heldOut, optimizer, spread } = training
   const halved = [...microBatching.halved]
   spread.gather()
-  const [state, best] = [wholeTensors(spread, optimizer.state), wholeTensors(spread, heldOut?.best ?? {})]
+  const [state, best] = [wholeTensors(spread, optimizerState(training)), wholeTensors(spread, heldOut?.best ?? {})]
   const hasBest = heldOut?.best !== undefined
   yield* saveTensors(checkpoints, snapshot, {
     step: optimizer.steps,
@@ -279,7 +284,8 @@ export const train = Effect.fn("train")(function* (
   const optimizer = new AdamW({ parameters: spread.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
-  const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, spread.parameters)
+  const { dtype } = Object.values(options.parameters)[0]!
+  const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, spread.parameters, dtype)
   const state: State = { spread, optimizer, heldOut, microBatching }
   const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
