@@ -16,7 +16,7 @@ if has build; then
   echo "== build"; time node -e 'import("./engine/ranks/build.mjs").then((build) => console.log(build.backendOf(), build.ranksMissing() ?? "", build.buildRanks()))' 2>&1 | tee "$out/build.log"
 fi
 if has tests; then
-  echo "== tests"; vitest run tests/engine/ranks.test.ts tests/stages/ranks.test.ts --reporter=verbose 2>&1 | tee "$out/tests.log" | tail -60
+  echo "== tests"; FAULTS=all vitest run tests/engine/ranks.test.ts tests/stages/ranks.test.ts --reporter=verbose 2>&1 | tee "$out/tests.log" | tail -60
   # What a rank says that finds no way to the others.
   NCCL_SOCKET_IFNAME==nosuch0 node bench/on-ranks.ts 2 bench/train-gpu.ts size=134m steps=1 2>&1 | tee "$out/no-way.log" | tail -5
 fi

@@ -9,7 +9,7 @@ import { buildRanks } from "../../engine/ranks/build.mjs"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { devices } from "../engine/ranks/devices.ts"
-import { ranks as tolerance, ranksInBfloat16 } from "../tolerances.ts"
+import { bfloat16, ranks as tolerance, ranksInBfloat16 } from "../tolerances.ts"
 import { misbehaving } from "./misbehaving.ts"
 import { apart, failure, type How, newFolder, type Ran, run, running, weightsIn } from "./ranked.ts"
 import { type Resumable, resumables } from "./resumable.ts"
@@ -61,7 +61,9 @@ for (const { device, most, skip } of devices)
     ])("%s does so too, sharded as %o", { timeout: 120_000 }, async (name, how) => {
       const { config = {}, ranks = 2 } = how
       const many = await run(named(name), { ...how, device, ranks: Math.min(ranks, most) })
-      expect(farthest(many, await run(named(name), { device, config }))).toBeLessThanOrEqual(tolerance)
+      // On a GPU the optimiser updates parts by another kernel. Rounding to 16 bits enlarges such differences: to .013 between micro-batch sizes of one process.
+      const allowed = device === "cuda" && name.includes("bfloat16") ? bfloat16 : tolerance
+      expect(farthest(many, await run(named(name), { device, config }))).toBeLessThanOrEqual(allowed)
     })
 
     it("one rank of a group computes the same bits as a process without one", async () => {
