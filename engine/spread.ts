@@ -37,7 +37,10 @@ export interface Spread extends SpreadWeights {
   readonly parameters: Parameters
   /** Whether `parameters` are parts of the buffers, so that a norm over them covers only this rank's share. */
   readonly isPart: boolean
-  /** The `parameters` that are float32 although the weights have 16 bits, named as an optimiser of those weights names its float32 masters ("master." and the buffer's name). */
+  /**
+   * The `parameters` that are float32 although the weights have 16 bits, named as an optimiser of those weights names its float32 masters ("master." and the buffer's name). Save them
+   * together with the optimiser's state.
+   */
   readonly masters: Parameters
   /** Call after the parameters have changed. */
   updated(): void
@@ -103,7 +106,7 @@ const byBlock = (weights: Parameters): ReadonlyArray<readonly [block: number, we
   return [...blocks].sort(([a], [b]) => (a === -1 ? 1 : b === -1 ? -1 : a - b))
 }
 
-/** The dtype in which gradients are summed. */
+/** The dtype in which gradients are summed, and of the parts of 16-bit weights. */
 const wide = (dtype: DType): DType => (dtype === "float64" ? "float64" : "float32")
 
 /** Offsets of tensors packed in a buffer. */
@@ -335,8 +338,11 @@ class Sharded implements Spread {
     for (const unit of this.#units) unit.updated()
   }
   gather(): void {
-    for (const unit of this.#units) unit.start()
-    for (const unit of this.#units) unit.need()
+    this.#units.forEach((unit, i) => {
+      // One ahead: a pending gather holds the rounded part.
+      this.#units[i + 1]?.start()
+      unit.need()
+    })
   }
   release(): void {
     for (const unit of this.#units) unit.letGo()

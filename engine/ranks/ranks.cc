@@ -1,7 +1,7 @@
 // Operators of a group of ranks (torch.distributed's c10d: Gloo on the CPU, NCCL on GPUs): join a group; sum, gather, scatter and broadcast tensors.
 //
 // A separate addon next to engine/native. It registers operators, which are called like libtorch's own. The rendezvous is c10d's TCPStore. Two threads monitor the group: one reports
-// this rank's state to the store; the other exits the process when an operation exceeds the deadline, after printing the state of each rank.
+// this rank's state to the store; the other exits the process when an operation exceeds the deadline, or fails on the GPU, after printing the state of each rank.
 #ifdef CARAVAN_NCCL
 #define USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
@@ -57,13 +57,17 @@ struct Pending {
   std::function<void()> after;
   /** Whether it was waited for. On NCCL that does not mean that the GPU has finished it. */
   bool waitedFor = false;
+  bool isDone = false;
+  /** On NCCL: why it failed. Its kernel waits for the lost rank forever, and so does a thread that waits for the kernel. (Gloo throws in the waiting thread.) */
+  std::exception_ptr failure;
+  /** Updates `isDone` and `failure`. */
+  void look() {
+    if (isDone || failure != nullptr || work == nullptr || !work->isCompleted()) return;
 #ifdef CARAVAN_NCCL
-  /** Why it failed, if it did. Its kernel waits for the lost rank forever, and so does a thread that waits for the kernel. (Gloo throws in the waiting thread.) */
-  std::exception_ptr failure() const { return work != nullptr && work->isCompleted() ? work->exception() : nullptr; }
-#else
-  std::exception_ptr failure() const { return nullptr; }
+    failure = work->exception();
 #endif
-  bool isDone() const { return work != nullptr && work->isCompleted() && failure() == nullptr; }
+    isDone = failure == nullptr;
+  }
 };
 
 struct Group {
@@ -103,8 +107,10 @@ c10::intrusive_ptr<c10d::TCPStore> connect(const std::string& host, int port, do
 /** "has finished operation 12, summing the loss, and is idle" or "is in operation 13, gathering block 2". */
 std::string placeOf(Group& all) {
   std::lock_guard<std::mutex> lock(all.mutex);
-  for (auto& [number, pending] : all.pending)
-    if (!pending.isDone()) return "is in operation " + std::to_string(number) + ", " + pending.what;
+  for (auto& [number, pending] : all.pending) {
+    pending.look();
+    if (!pending.isDone) return "is in operation " + std::to_string(number) + ", " + pending.what;
+  }
   return "has finished operation " + std::to_string(all.number) + ", " + all.last + ", and is idle";
 }
 
@@ -187,24 +193,27 @@ std::string messageOf(const std::exception_ptr& failure) {
 std::string troubleOf(Group& all) {
   std::lock_guard<std::mutex> lock(all.mutex);
   for (auto& [number, pending] : all.pending) {
+    pending.look();
+    if (pending.isDone) continue;
     std::string place = "in operation " + std::to_string(number) + ", " + pending.what;
     double waited = secondsSince(pending.begun);
-    if (auto failure = pending.failure()) return "lost the others " + place + ": " + messageOf(failure) + ". Another rank ended, or the network between them failed.";
-    if (waited > pending.deadline && !pending.isDone()) return "waited " + std::to_string(static_cast<int64_t>(waited)) + " s for the others " + place + ".";
+    if (pending.failure != nullptr) return "lost the others " + place + ": " + messageOf(pending.failure) + ". Another rank ended, or the network between them failed.";
+    if (waited > pending.deadline) return "waited " + std::to_string(static_cast<int64_t>(waited)) + " s for the others " + place + ".";
   }
   return "";
 }
 
 /** Exits this process when an operation fails or takes too long: a rank that waits for another can do nothing else. */
 void watch(std::shared_ptr<Group> all, int port) {
-  for (;;) {
+  for (int errors = 0; errors < 5;) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     std::string trouble;
     try {
       trouble = troubleOf(*all);
+      errors = 0;
     } catch (const std::exception&) {
       // CUDA has failed, which the thread that uses it reports, or the process is exiting.
-      return;
+      errors++;
     }
     if (trouble.empty()) continue;
     std::string elsewhere = others(all, port);
@@ -242,7 +251,10 @@ void finish(int64_t number) {
 #ifdef CARAVAN_NCCL
   // The GPU may still be at it: it is watched until it is done.
   found->second.waitedFor = true;
-  for (auto at = all.pending.begin(); at != all.pending.end();) at = at->second.waitedFor && at->second.isDone() ? all.pending.erase(at) : std::next(at);
+  for (auto at = all.pending.begin(); at != all.pending.end();) {
+    at->second.look();
+    at = at->second.waitedFor && at->second.isDone ? all.pending.erase(at) : std::next(at);
+  }
 #else
   all.pending.erase(found);
 #endif

@@ -101,7 +101,8 @@ export const together = (
     const decide = () => {
       const { error, rank } = failures.find(({ error }) => !isLoss(error)) ?? failures[0]!
       void killAll()
-      const { isRetryable, message, reason } = error
+      const { isRetryable, message } = error
+      const reason = isLoss(error) ? "RankError" : error.reason
       const said = lastLine.exec(message)?.[0] ?? (message.startsWith(`Rank ${rank} `) ? message : `Rank ${rank} of ${size}: ${message}`)
       Effect.runSync(Deferred.fail(failed, new StageError({ reason, message: withNodes(said), isRetryable })))
     }

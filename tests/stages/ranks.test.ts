@@ -1,5 +1,5 @@
 /** Training stages on two and four ranks (Gloo, real processes) compared with one process; ranks that fail, die or hang; and resuming after that. The same with NCCL where there are GPUs; if there is one, all ranks use it (../engine/ranks/shared-gpu.ts). */
-import { readdirSync, readFileSync } from "node:fs"
+import { cpSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -17,6 +17,9 @@ import { type Resumable, resumables } from "./resumable.ts"
 beforeAll(() => void buildRanks(), 300_000)
 const cases = await resumables()
 const named = (name: string): Resumable => cases.find((one) => one.name === name)!
+
+/** Limits in bfloat16. On a GPU the optimiser updates parts by another kernel; rounding enlarges such differences, to .013 between micro-batch sizes of one process. */
+const narrow = { cpu: ranksInBfloat16, cuda: bfloat16 }
 
 /** The largest difference of all reported numbers and of the results. */
 const farthest = (many: Ran, alone: Ran): number =>
@@ -63,8 +66,7 @@ for (const { device, most, skip } of devices)
     ])("%s does so too, sharded as %o", { timeout: 120_000 }, async (name, how) => {
       const { config = {}, ranks = 2 } = how
       const many = await run(named(name), { ...how, device, ranks: Math.min(ranks, most) })
-      // On a GPU the optimiser updates parts by another kernel. Rounding to 16 bits enlarges such differences: to .013 between micro-batch sizes of one process.
-      const allowed = device === "cuda" && name.includes("bfloat16") ? bfloat16 : tolerance
+      const allowed = name.includes("bfloat16") ? narrow[device] : tolerance
       expect(farthest(many, await run(named(name), { device, config }))).toBeLessThanOrEqual(allowed)
     })
 
@@ -151,8 +153,9 @@ const isAlive = (pid: number): boolean => {
 for (const { device, skip } of devices)
   describe.skipIf(skip)(`a rank on ${device} that is killed`, () => {
     it.each([
-      ["sft", 3],
-      ["ppo in bfloat16", 2]
+      ["ppo in bfloat16", 2],
+      ["helpfulness-reward-model with held-out pairs", 3],
+      ...dear<readonly [string, number]>(["sft", 3], ["grpo in bfloat16", 2])
     ] as const)(
       "stops the others with a message that names it; the saved state resumes to the same result: %s",
       { timeout: 120_000 },
@@ -171,13 +174,18 @@ for (const { device, skip } of devices)
           })
         })
         expect(error).toMatchObject({ reason: "Crash", isRetryable: true })
-        expect(error.message).toMatch(/^Rank 1 of 2: The process of stage \w+ was killed/)
+        expect(error.message).toMatch(/^Rank 1 of 2: The process of stage \S+ was killed/)
         expect(others.map(isAlive)).toEqual([false, false])
 
+        const copy = newFolder()
+        cpSync(folder, copy, { recursive: true })
         const resumed = await run(one, { device, ranks: 2, checkpoints: folder })
-        expect(resumed.notes).toContainEqual(expect.stringMatching(/^resumes after (step|iteration) [0-3] of [34]/))
+        const resumes = expect.stringMatching(/^resumes after (step|iteration) [0-3] of \d/)
+        expect(resumed.notes).toContainEqual(resumes)
         expect(resumed.metrics).toEqual(whole.metrics)
         expect(await weightsIn(resumed.output)).toEqual(await weightsIn(whole.output))
+        // One process reads the same files.
+        expect((await run(one, { device, checkpoints: copy })).notes).toContainEqual(resumes)
       }
     )
   })
@@ -221,7 +229,7 @@ for (const { device, most, skip } of devices)
         const steps = saved(folder)
         const ended = await run(one, { device, ranks: 2, sharding: "none", checkpoints: folder, config })
         expect(ended.notes).toContain(`resumes after step ${steps} of 60, from a checkpoint`)
-        expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(precision === "float32" ? tolerance : ranksInBfloat16)
+        expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(precision === "float32" ? tolerance : narrow[device])
       }
     )
   })

@@ -31,6 +31,7 @@ export const runRanks = async (
     ranks = Array.from({ length: size }, (_, rank) => rank),
     joining = 60,
     deadline = 60,
+    grace = 3,
     environment = {},
     ...given
   }: {
@@ -39,6 +40,8 @@ export const runRanks = async (
     readonly ranks?: ReadonlyArray<number>
     readonly joining?: number
     readonly deadline?: number
+    /** Seconds after which the others are killed when one has failed. */
+    readonly grace?: number
     readonly host?: string
     readonly port?: number
     readonly environment?: Readonly<Record<string, string>>
@@ -63,7 +66,7 @@ export const runRanks = async (
           child.on("close", (code, signal) => {
             resolve({ code, signal, said: out === "" ? undefined : JSON.parse(out), errors })
             // As a launcher does; slightly later, so that the others can report what they noticed.
-            if (code !== 0) setTimeout(() => children.forEach((other) => other.kill("SIGKILL")), 3000)
+            if (code !== 0) setTimeout(() => children.forEach((other) => other.kill("SIGKILL")), grace * 1000)
           })
         })
     )

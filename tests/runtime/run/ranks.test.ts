@@ -182,7 +182,7 @@ describe("a gang", () => {
     const { work } = gangOf(losing, () => after(200, Effect.fail(crash("boom"))))
     expect((await Effect.runPromise(Effect.flip(work))).message).toBe("Rank 1 of 2: boom")
     const alone = gangOf(losing, () => Effect.never)
-    expect((await Effect.runPromise(Effect.flip(alone.work))).message).toBe(words)
+    expect(await Effect.runPromise(Effect.flip(alone.work))).toMatchObject({ reason: "RankError", message: words })
   })
   it("leaves no rank alive when it is interrupted", async () => {
     const { seen, work } = gangOf(
