@@ -100,11 +100,14 @@ for (const { device, skip } of devices) {
       const isUnnoticed = device === "cuda" && !isShared
       const [first, second] = await runRanks("die", { size: 2, device, grace: 12, deadline: isUnnoticed ? 2 : 60 })
       expect(second!.signal).toBe("SIGKILL")
-      if (device === "cpu") expect(first!.said.error).toMatch(/^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/)
-      else
-        expect(first!.errors).toMatch(
-          /^Rank 0 of 2 (lost the others|waited \d+ s for the others) in operation 2, the second sum.* Rank 1 .* in its last report: its process is stopped or has exited\.$/m
-        )
+      const [said, expected] =
+        device === "cpu"
+          ? [first!.said.error, /^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/]
+          : [
+              first!.errors,
+              /^Rank 0 of 2 (lost the others|waited \d+ s for the others) in operation 2, the second sum.* Rank 1 .* in its last report: its process is stopped or has exited\.$/m
+            ]
+      expect(said).toMatch(expected)
     })
 
     it("exits at the deadline if one hangs, and reports the state of each rank", async () => {
