@@ -50,8 +50,8 @@ const init = (cwd: string, program: string, ...args: Array<string>) =>
 beforeAll(() => {
   init(root, process.execPath, "cli/caravan.js", "init", project)
   cpSync(join(root, "tests/consumer"), project, { recursive: true })
-  run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", "@tensorflow/tfjs@4.22.0")
-}, 300_000)
+  run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", "--fetch-retries=5", "@tensorflow/tfjs@4.22.0")
+}, 900_000)
 afterAll(() => rmSync(folder, { recursive: true, force: true }), 300_000)
 
 describe("the package, installed in another project", () => {
