@@ -25,7 +25,7 @@ const run = (cwd: string, program: string, ...args: Array<string>): string => {
     env: environment,
     encoding: "utf8",
     maxBuffer: 1 << 26,
-    timeout: 240_000
+    timeout: 800_000
   })
   if (status !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${status ?? signal}:\n${stdout}\n${stderr}`)
   return stdout
