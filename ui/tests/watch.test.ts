@@ -154,13 +154,11 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.getByRole("link", { name: "Compare", exact: true }).click()
     await page.getByRole("rowheader", { name: "rate", exact: true }).waitFor()
     await page.getByText("tuned-v1", { exact: true }).waitFor()
-    expect(
-      await page
-        .getByRole("row", { name: /config learningRate/ })
-        .first()
-        .locator("td")
-        .allTextContents()
-    ).toEqual(["0.1", "0.3", ""])
+    const rates = page
+      .getByRole("row", { name: /config learningRate/ })
+      .first()
+      .locator("td")
+    await expect.poll(() => rates.allTextContents(), { timeout: 10_000 }).toEqual(["0.1", "0.3", ""])
     expect(await faults(page)).toEqual([])
     await page.goBack()
     for (const i of [0, 1])
@@ -172,7 +170,8 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.getByRole("columnheader", { name: "rate" }).waitFor()
     await page.getByRole("combobox", { name: "Node" }).selectOption("tuned-v1")
     await page.getByRole("img", { name: /^loss, / }).waitFor()
-    expect(await page.getByRole("img", { name: /^loss, / }).getAttribute("aria-label")).toMatch(/rate=–: from .*; rate=0\.3: from /)
+    const label = () => page.getByRole("img", { name: /^loss, / }).getAttribute("aria-label")
+    await expect.poll(label, { timeout: 10_000 }).toMatch(/rate=–: from .*; rate=0\.3: from /)
     await page.getByLabel("separate charts").check()
     await page.locator(".small-multiples .chart").nth(1).waitFor()
     expect(await faults(page)).toEqual([])
