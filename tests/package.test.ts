@@ -25,7 +25,7 @@ const run = (cwd: string, program: string, ...args: Array<string>): string => {
     env: environment,
     encoding: "utf8",
     maxBuffer: 1 << 26,
-    timeout: 800_000
+    timeout: 240_000
   })
   if (status !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${status ?? signal}:\n${stdout}\n${stderr}`)
   return stdout
@@ -50,8 +50,8 @@ const init = (cwd: string, program: string, ...args: Array<string>) =>
 beforeAll(() => {
   init(root, process.execPath, "cli/caravan.js", "init", project)
   cpSync(join(root, "tests/consumer"), project, { recursive: true })
-  run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", "--fetch-retries=5", "@tensorflow/tfjs@4.22.0")
-}, 900_000)
+  run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", "@tensorflow/tfjs@4.22.0")
+}, 300_000)
 afterAll(() => rmSync(folder, { recursive: true, force: true }), 300_000)
 
 describe("the package, installed in another project", () => {
